@@ -1,0 +1,1 @@
+"""`embrasure demo`: the whole product as real processes on loopback."""

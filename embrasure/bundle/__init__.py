@@ -1,0 +1,1 @@
+"""Manifests and content-addressed blobs."""

@@ -1,0 +1,161 @@
+"""Every bound of the product, once: value, unit, and why it is that value.
+
+Names end in their unit. `docs/limits.md` is made from this file and tested to be current.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# Documents (signed, parsed whole; all other bytes are streamed)
+MANIFEST_BYTES = 16 * MIB  # 65,536 entries are 11.8 MB of JSON
+PLAN_BYTES = 64 * KIB  # 8 waves of 16 named nodes are 20 KiB
+GATE_BYTES = 64 * KIB  # 128 receipts in base64 are 55 KiB
+ORDER_BYTES = 4 * KIB  # one envelope
+STATEMENT_BYTES = 16 * KIB  # enrolment statement with its boot certificate; approval statement
+ENROLMENT_BYTES = 64 * KIB  # first floors, TLS chain and trust bundle
+POLICY_BYTES = 256 * KIB  # 100 people, 500 apps
+REVOCATIONS_BYTES = 256 * KIB  # 1,000 entries a list
+SHARD_BYTES = 128 * KIB  # one directory shard
+TLS_BUNDLE_BYTES = 64 * KIB  # CA root and two intermediates for each of five roles
+JSON_DEPTH = 8  # nesting; scanned before the parser runs
+MAX_INTEGER = 2**53 - 1  # RFC 8785 / IEEE 754 exact integers
+
+# TUF metadata (bytes a file)
+ROOT_BYTES = 512_000
+TIMESTAMP_BYTES = 16_000
+SNAPSHOT_BYTES = 256_000
+TARGETS_BYTES = 512_000
+DELEGATED_BYTES = 256_000
+ROOT_STEPS = 64  # root versions walked in one refresh
+VISITED_ROLES = 32  # delegations looked at for one target
+KEYS_PER_ROLE = 32  # distinct keys; CVE-2026-23992 is a threshold of 0
+
+# Manifest
+FILES = 65_536  # entries
+PATH_BYTES = 1_024  # whole path, and link target
+NAME_BYTES = 255  # one part of a path (ext4, xfs)
+PATH_DEPTH = 32  # parts
+FILE_BYTES = 64 * GIB  # one file
+RELEASE_BYTES = 1024 * GIB  # all files of one release
+HOOKS = 5
+PROBES = 32
+PORTS = 16
+REQUIRES = 16
+SECRETS = 64
+ARGV_ITEMS = 16
+ARGV_ITEM_BYTES = 4_096
+
+# Plan, gate, policy
+WAVES = 8
+NAMED_NODES = 16  # witnesses or canaries in one wave
+WITNESSES = 12  # named for evidence in a later wave
+AFTER = 8
+WINDOWS = 8
+SETTINGS = 64
+SETTING_BYTES = 4_096
+RECEIPTS_PER_GATE = 128
+TITLE_CHARACTERS = 80
+COMMENT_CHARACTERS = 500
+REASON_CHARACTERS = 200
+MAX_ATTEMPTS = 3  # tries a node
+PEOPLE = 100
+KEYS_PER_PERSON = 4
+APPS = 500
+FREEZES = 32
+DENIED_PER_LIST = 1_000
+DENIED_UNION = 4_096  # entries kept by a node; one more holds every new install
+LABELS = 16
+SEQ_AHEAD = 1_000_000  # seq_ceiling above the newest seq
+MANIFESTS_PER_ROLE = 6
+
+# Receipts and the letterbox
+RECEIPT_RECORD_BYTES = 256
+RECEIPT_BYTES = 320  # record and Ed25519 signature
+POST_BYTES = 4 * KIB  # sealed body of one letterbox post
+LOG_TAIL_BYTES = 2 * KIB
+LETTERBOX_SLOTS_PER_KEY = 64  # uncollected
+LETTERBOX_BYTES = GIB  # all uncollected posts
+LETTERBOX_BURST = 10  # posts, then one per LETTERBOX_REFILL_SECONDS
+LETTERBOX_REFILL_SECONDS = 10
+COLLECT_POSTS = 1_000  # a call
+OUTBOX_RECEIPTS = 1_000
+
+# Time
+SKEW_SECONDS = 300  # clocks may differ this much
+ORDER_SECONDS = 300  # life of an order
+APPROVE_SECONDS = 24 * 3600  # created to approve_by
+START_SECONDS = 4 * 3600  # approve_by to not_after
+EXPIRY_MAX_SECONDS = 14 * 86400
+TIMESTAMP_SECONDS = 24 * 3600
+SNAPSHOT_SECONDS = 7 * 86400
+GATES_SECONDS = 7 * 86400
+LOCK_SECONDS = 10  # wait for a lock file, then a typed error
+METADATA_SECONDS = 30  # one metadata file in all
+BLOB_GRACE_SECONDS = 10  # before the minimum speed counts
+BLOB_WINDOW_SECONDS = 30  # over which it is measured
+BLOB_BYTES_PER_SECOND = 16 * KIB  # slower sources are dropped
+
+# Moving bytes
+BUFFER_BYTES = 256 * KIB  # one read, one write
+FRAME_BODY_BYTES = MIB - 4 * KIB  # body of one Data message
+MESSAGE_BYTES = MIB  # gRPC receive limit
+HEADER_BYTES = 16 * KIB  # gRPC metadata
+OPEN_WANTS = 64
+OPEN_CALLS_PER_PEER = 8
+WATCH_SECONDS = 50  # a long poll is answered by then
+WATCHERS = 2_048  # waiting at once, then 503
+POLL_SECONDS = 60
+POLL_JITTER_SECONDS = 5
+
+# Node
+TRANSITIONS = 32  # state changes of one transaction
+JOURNAL_BYTES = 64 * KIB  # one state record
+STARTS = 3  # starts of an uncommitted release before it counts as a crash loop
+KEEP_RELEASES = 3
+FREE_PERCENT = 3  # of the file system kept free
+FREE_BYTES = 512 * MIB  # kept free, whichever is less of the two
+INODES_KEPT = 1_024
+BALLAST_BYTES = MIB  # given up so that a roll-back can always write
+OUTPUT_BYTES = 64 * KIB  # captured of one hook or probe
+STOP_SECONDS = 10  # SIGTERM to SIGKILL
+IPC_BYTES = 64 * KIB  # one message between fetch and apply
+INBOX_BYTES = 64 * MIB  # documents waiting for apply
+
+# Key files (libsodium Argon2id)
+KEYFILE_BYTES = 16 * KIB
+ARGON2_OPS_MIN = 3
+ARGON2_OPS_MAX = 10
+ARGON2_MEM_MIN_BYTES = 256 * MIB
+ARGON2_MEM_MAX_BYTES = 2 * GIB
+PASSPHRASE_CHARACTERS_MIN = 12
+
+# Certificates
+CA_ROOT_SECONDS = 10 * 365 * 86400
+ISSUER_SECONDS = 365 * 86400
+GATEWAY_LEAF_SECONDS = 24 * 3600
+SERVICE_LEAF_SECONDS = 7 * 86400
+OPERATOR_LEAF_SECONDS = 10 * 3600
+BOOT_LEAF_SECONDS = 10 * 365 * 86400
+BACKDATE_SECONDS = 300
+RECHECK_SECONDS = 5  # a running call's peer is checked again this often
+
+# gRPC servers
+HANDSHAKE_MILLISECONDS = 3_000
+CONNECTION_AGE_MILLISECONDS = 600_000
+CONNECTION_GRACE_MILLISECONDS = 30_000
+STREAMS_PER_CONNECTION = 32
+CONNECTIONS = 64  # gateway, mirror, letterbox
+NODE_CONNECTIONS = 16
+KEEPALIVE_MILLISECONDS = 300_000
+
+# Gateway
+LIST_ROWS = 100
+ROLLOUTS_PER_ENV = 4
+HANDSHAKES_AT_ONCE = 64
+DIAL_SECONDS = 5
+COLLECT_SECONDS = 2  # between letterbox visits while a roll-out runs
+UPLOAD_BYTES = 1024 * GIB
+AUDIT_RESERVE_BYTES = MIB

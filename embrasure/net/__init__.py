@@ -1,0 +1,1 @@
+"""Identities, TLS credentials and authorization."""

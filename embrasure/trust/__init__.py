@@ -1,0 +1,1 @@
+"""The trust decision: bytes in, verdict out."""

@@ -1,0 +1,1 @@
+"""Order, approval, publication and push: the only part that holds online keys."""

@@ -1,0 +1,1 @@
+"""Read-only mirror and write-only letterbox: no keys that sign, no way out."""

@@ -1,0 +1,1 @@
+"""The node: verify, install, prove, roll back."""

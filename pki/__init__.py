@@ -1,0 +1,1 @@
+"""Everything that can sign for people and services."""
