@@ -25,7 +25,7 @@ from embrasure.trust.documents import (
 )
 
 Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-# One certificate: DER in base64. Not PEM: documents hold no line breaks, and PEM readers skip garbage.
+# One certificate: DER in base64. PEM has line breaks, and its readers skip garbage.
 Der = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=8192)]
 
 
@@ -184,7 +184,7 @@ def parse_shard(raw: bytes) -> Shard:
 
 
 def parse_tls_bundle(raw: bytes) -> TlsBundle:
-    """Return the TLS trust bundle in `raw`; raises Refused. Certificates are checked by `embrasure.net`."""
+    """Return the TLS trust bundle in `raw`; its certificates are checked by `embrasure.net`."""
     return read(raw, TlsBundle, limit=limits.TLS_BUNDLE_BYTES, document="tls bundle")
 
 

@@ -1,0 +1,294 @@
+"""The manifest: every path, mode, length and digest of one release; what, never where.
+
+The same bytes go from staging to prod, so it names neither environment nor fleet.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from embrasure import limits
+from embrasure.errors import Refused
+from embrasure.trust import canonical as form
+from embrasure.trust.documents import (
+    AppName,
+    Count,
+    Digest,
+    Document,
+    Name,
+    Positive,
+    check_unused,
+    read,
+)
+
+TOPS = ("code", "config")
+FILE_MODES = ("0444", "0555")
+
+Argument = Annotated[str, Meta(min_length=1, max_length=limits.ARGV_ITEM_BYTES)]
+Argv = Annotated[tuple[Argument, ...], Meta(min_length=1, max_length=limits.ARGV_ITEMS)]
+PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Milliseconds = Annotated[int, Meta(ge=10, le=3_600_000)]
+EnvironmentName = Annotated[str, Meta(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")]
+
+
+class Entry(Document, frozen=True, kw_only=True):
+    """One path of the release. `target` is where a link points, else null."""
+
+    path: str
+    kind: Literal["file", "link", "dir"]
+    mode: Annotated[str, Meta(pattern=r"^[0-7]{4}$")]
+    length: Count
+    sha256: Digest
+    target: str | None
+
+
+class Run(Document, frozen=True, kw_only=True):
+    """How the app starts: an argument list, never a shell line; ports are names."""
+
+    argv: Argv
+    env: Annotated[
+        dict[EnvironmentName, Annotated[str, Meta(max_length=limits.SETTING_BYTES)]],
+        Meta(max_length=limits.SETTINGS),
+    ]
+    ports: Annotated[tuple[PortName, ...], Meta(max_length=limits.PORTS)]
+
+
+class Hook(Document, frozen=True, kw_only=True):
+    """A command of the release at one point of its install."""
+
+    point: Literal["check", "prepare", "migrate", "finish", "revert"]
+    argv: Argv
+    timeout_s: Annotated[int, Meta(ge=1, le=3600)]
+
+
+class _Probe(Document, frozen=True, kw_only=True):
+    interval_ms: Milliseconds
+    timeout_ms: Milliseconds
+    start_s: Annotated[int, Meta(ge=1, le=3600)]
+    passes: Annotated[int, Meta(ge=1, le=100)]
+
+
+class HttpProbe(_Probe, frozen=True, kw_only=True, tag="http", tag_field="kind"):
+    """GET `path` on a named port answers `status`."""
+
+    port: PortName
+    path: Annotated[str, Meta(pattern=r"^/[\x21-\x7e]{0,1023}$")]
+    status: Annotated[int, Meta(ge=100, le=599)]
+
+
+class TcpProbe(_Probe, frozen=True, kw_only=True, tag="tcp", tag_field="kind"):
+    """A named port accepts a connection."""
+
+    port: PortName
+
+
+class ExecProbe(_Probe, frozen=True, kw_only=True, tag="exec", tag_field="kind"):
+    """A command of the release ends with 0."""
+
+    argv: Argv
+
+
+Probe = HttpProbe | TcpProbe | ExecProbe
+
+
+class Require(Document, frozen=True, kw_only=True):
+    """Another app committed on the same node first."""
+
+    app: AppName
+    min_seq: Positive
+
+
+class SecretName(Document, frozen=True, kw_only=True):
+    """A secret by name, never by value."""
+
+    name: Name
+    min_version: Positive
+    mode: Annotated[str, Meta(pattern=r"^0[0-7]{3}$")]
+
+
+class Origin(Document, frozen=True, kw_only=True):
+    """Who built it: shown to approvers, never trusted."""
+
+    builder: Annotated[str, Meta(max_length=200)]
+    revision: Annotated[str, Meta(max_length=200)]
+    time: Annotated[str, Meta(max_length=40)]
+
+
+class Manifest(Document, frozen=True, kw_only=True):
+    """One release of one app."""
+
+    v: Literal[1]
+    type: Literal["manifest"]
+    app: AppName
+    version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+_-]{1,64}$")]
+    files: Annotated[tuple[Entry, ...], Meta(max_length=limits.FILES)]
+    run: Run
+    hooks: Annotated[tuple[Hook, ...], Meta(max_length=limits.HOOKS)]
+    probes: Annotated[tuple[Probe, ...], Meta(min_length=1, max_length=limits.PROBES)]
+    confirm: Literal["probes", "mirror"]
+    requires: Annotated[tuple[Require, ...], Meta(max_length=limits.REQUIRES)]
+    secrets: Annotated[tuple[SecretName, ...], Meta(max_length=limits.SECRETS)]
+    irreversible: bool
+    origin: Origin
+
+    def blobs(self) -> dict[str, int]:
+        """Return digest -> length of each distinct file content, in the manifest's order."""
+        return {entry.sha256: entry.length for entry in self.files if entry.kind == "file"}
+
+    def total_bytes(self) -> int:
+        """Return the length of all files together."""
+        return sum(entry.length for entry in self.files if entry.kind == "file")
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Return the manifest in `raw`; raises Refused (reasons of docs/formats.md), NotSupported."""
+    manifest = read(raw, Manifest, limit=limits.MANIFEST_BYTES, document="manifest")
+    check_tree(manifest.files)
+    check_commands(manifest)
+    check_unused(
+        "manifest",
+        confirm=manifest.confirm != "probes",
+        requires=manifest.requires,
+        secrets=manifest.secrets,
+        irreversible=manifest.irreversible,
+    )
+    return manifest
+
+
+def _refuse(path: str, expected: str, got: object, reason: str) -> Refused:
+    return Refused(f"manifest entry {path}", expected=expected, got=got, reason=reason)
+
+
+def check_path(path: str) -> tuple[str, ...]:
+    """Return the parts of a path that stays inside its release; raises Refused (`bad-path`).
+
+    Relative, below `code/` or `config/`, NFC, visible characters, no empty, `.` or `..` part, no
+    leading hyphen. Never repaired: what is wrong is refused.
+    """
+    if not path or len(path.encode("utf-8", errors="surrogatepass")) > limits.PATH_BYTES:
+        raise _refuse(path, f"1 to {limits.PATH_BYTES} bytes", f"{len(path)} characters", "limit")
+    if path.startswith("/") or "\\" in path or unicodedata.normalize("NFC", path) != path:
+        raise _refuse(path, "a relative path with `/`, in NFC", path, "bad-path")
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp") for c in path):
+        raise _refuse(path, "visible characters", path, "bad-path")
+    parts = tuple(path.split("/"))
+    if len(parts) > limits.PATH_DEPTH or any(len(p.encode()) > limits.NAME_BYTES for p in parts):
+        raise _refuse(path, f"{limits.PATH_DEPTH} parts of {limits.NAME_BYTES} bytes", "more",
+                      "limit")  # fmt: skip
+    if any(part in ("", ".", "..") or part.startswith("-") for part in parts):
+        raise _refuse(path, "no empty, `.`, `..` part, no leading hyphen", path, "bad-path")
+    if len(parts) < 2 or parts[0] not in TOPS:
+        raise _refuse(path, "a path below code/ or config/", path, "bad-path")
+    return parts
+
+
+def check_tree(files: tuple[Entry, ...]) -> None:
+    """Return only when `files` make one tree: sorted, distinct after case folding, parents are
+    folders, links stay in their top folder and point to no link.
+
+    Raises Refused (`bad-path`, `bad-link`, `bad-mode`, `duplicate`, `limit`, `bad-schema`).
+    """
+    kinds = {entry.path: entry.kind for entry in files}
+    paths = [entry.path for entry in files]
+    folded: dict[str, str] = {}
+    for entry in files:
+        parts = check_path(entry.path)
+        _check_entry(entry)
+        # Each prefix too: `Lib/a` and `lib/b` would be one folder on another file system.
+        for length in range(1, len(parts) + 1):
+            prefix = "/".join(parts[:length])
+            key = unicodedata.normalize("NFC", prefix.casefold())
+            if folded.setdefault(key, prefix) != prefix:
+                raise _refuse(entry.path, "one spelling", folded[key], "duplicate")
+            if length < len(parts) and kinds.get(prefix, "dir") != "dir":
+                reason = "bad-link" if kinds[prefix] == "link" else "bad-path"
+                raise _refuse(entry.path, "a folder as parent", kinds[prefix], reason)
+    if len(kinds) != len(paths):
+        raise Refused("manifest", expected="each path once", got="a path twice", reason="duplicate")
+    if paths != sorted(paths):
+        raise Refused("manifest", expected="sorted paths", got="others", reason="bad-schema")
+    for entry in files:
+        if entry.kind == "link":
+            _check_link(entry, kinds, set(folded.values()))
+    if sum(entry.length for entry in files) > limits.RELEASE_BYTES:
+        raise Refused("manifest", expected="a release of 1 TiB", got="more", reason="limit")
+
+
+_EMPTY = form.sha256_hex(b"")
+
+
+def _check_entry(entry: Entry) -> None:
+    if entry.kind == "file":
+        if entry.mode not in FILE_MODES:
+            raise _refuse(entry.path, "mode 0444 or 0555", entry.mode, "bad-mode")
+        if entry.target is not None or entry.length > limits.FILE_BYTES:
+            raise _refuse(entry.path, "a file of 64 GiB, without target", "else", "limit")
+    elif entry.kind == "dir":
+        if entry.mode != "0555":
+            raise _refuse(entry.path, "mode 0555", entry.mode, "bad-mode")
+        if (entry.target, entry.length, entry.sha256) != (None, 0, _EMPTY):
+            raise _refuse(entry.path, "a folder without content", "content", "bad-schema")
+    else:
+        raw = (entry.target or "").encode()
+        if entry.mode != "0777":
+            raise _refuse(entry.path, "mode 0777", entry.mode, "bad-mode")
+        if (entry.length, entry.sha256) != (len(raw), form.sha256_hex(raw)) or not raw:
+            raise _refuse(entry.path, "a link's own target and digest", "else", "bad-link")
+
+
+def _check_link(entry: Entry, kinds: dict[str, str], known: set[str]) -> None:
+    """A link is relative, stays in its top folder, and names a file or folder of this release."""
+    target = entry.target or ""
+    if target.startswith("/") or not re.fullmatch(r"[^\x00-\x1f\\]{1,1024}", target):
+        raise _refuse(entry.path, "a relative target", target, "bad-link")
+    parts = entry.path.split("/")[:-1]
+    for part in target.split("/"):
+        if part == "..":
+            if len(parts) <= 1:
+                raise _refuse(entry.path, f"a target inside {parts[0]}/", target, "bad-link")
+            parts.pop()
+        elif part in ("", "."):
+            raise _refuse(entry.path, "a plain target", target, "bad-link")
+        else:
+            parts.append(part)
+            # Checked at every step, so `x/..` cannot pass through a link.
+            if kinds.get("/".join(parts)) == "link":
+                raise _refuse(entry.path, "no link to a link", target, "bad-link")
+    if "/".join(parts) not in known:
+        raise _refuse(entry.path, "a target in this release", target, "bad-link")
+
+
+def is_listed(manifest: Manifest, path: str) -> bool:
+    """Return whether `path` is an executable file of the release."""
+    return any(e.path == path and e.kind == "file" and e.mode == "0555" for e in manifest.files)
+
+
+_INTERPRETER = re.compile(r"[a-z][a-z0-9.+-]{0,31}")
+
+
+def check_commands(manifest: Manifest) -> None:
+    """Return only when each command starts with an executable file of the release, or with the
+    plain name of an interpreter (which the node's owner allows or not); raises Refused.
+    """
+    commands = [("run", manifest.run.argv)]
+    commands += [(f"hook {hook.point}", hook.argv) for hook in manifest.hooks]
+    commands += [("probe", p.argv) for p in manifest.probes if isinstance(p, ExecProbe)]
+    for where, argv in commands:
+        if not is_listed(manifest, argv[0]) and not _INTERPRETER.fullmatch(argv[0]):
+            raise Refused(
+                f"manifest {where}",
+                expected="an executable file of the release, or an interpreter's name",
+                got=argv[0],
+                reason="not-declared",
+            )
+    if len({hook.point for hook in manifest.hooks}) != len(manifest.hooks):
+        raise Refused("manifest", expected="one hook a point", got="two", reason="duplicate")
+    for probe in manifest.probes:
+        if not isinstance(probe, ExecProbe) and probe.port not in manifest.run.ports:
+            raise Refused(
+                "manifest probe", expected="a port of `run`", got=probe.port, reason="not-declared"
+            )
