@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -240,7 +241,7 @@ def _check_entry(entry: Entry) -> None:
             raise _refuse(entry.path, "a link's own target and digest", "else", "bad-link")
 
 
-def _check_link(entry: Entry, kinds: dict[str, str], known: set[str]) -> None:
+def _check_link(entry: Entry, kinds: Mapping[str, str], known: set[str]) -> None:
     """A link is relative, stays in its top folder, and names a file or folder of this release."""
     target = entry.target or ""
     if target.startswith("/") or not re.fullmatch(r"[^\x00-\x1f\\]{1,1024}", target):
