@@ -15,6 +15,7 @@ from embrasure.trust import canonical as form
 # `$` also matches before a final newline; `canonical.check_text` has refused control characters.
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 KeyId = Digest
+PublicKey = Digest  # 32 raw bytes of an Ed25519 or X25519 key, in the same 64 hex digits
 NodeId = Annotated[str, Meta(pattern=r"^n-[a-z2-7]{26}$")]
 EnvName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9]{0,15}$")]
 AppName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,47}$")]

@@ -15,13 +15,13 @@ from embrasure.trust.documents import (
     Digest,
     Document,
     EnvName,
-    KeyId,
     Labels,
     Name,
     NodeId,
     Percent,
     PersonId,
     Positive,
+    PublicKey,
     Time,
     check_unused,
     read,
@@ -29,10 +29,13 @@ from embrasure.trust.documents import (
 
 
 class NamedNode(Document, frozen=True, kw_only=True):
-    """A node whose receipts count as evidence, with the id of its receipt key."""
+    """A node whose receipts count as evidence, with its raw Ed25519 receipt key (hex).
+
+    The key itself, not its id: evidence is checked from the plan alone, without the directory.
+    """
 
     id: NodeId
-    key: KeyId
+    key: PublicKey
 
 
 class Wave(Document, frozen=True, kw_only=True):

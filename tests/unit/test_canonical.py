@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embrasure.errors import Refused
+from embrasure.trust.canonical import canonical, parse
+
+LETTERS = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(LETTERS, max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(LETTERS, min_size=1, max_size=5), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def refused(raw: bytes, limit: int = 10_000) -> str:
+    with pytest.raises(Refused) as caught:
+        parse(raw, limit=limit, document="test")
+    return caught.value.reason
+
+
+@given(st.dictionaries(st.text(LETTERS, min_size=1, max_size=5), VALUES, max_size=4))
+def test_what_is_written_is_read_back(value: dict[str, object]) -> None:
+    raw = canonical(value)
+    if depth(value) <= 8:
+        assert parse(raw, limit=1 << 20, document="test") == value
+    else:
+        assert refused(raw, 1 << 20) == "limit"
+
+
+def depth(value: object) -> int:
+    if isinstance(value, dict):
+        return 1 + max((depth(item) for item in value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max((depth(item) for item in value), default=0)
+    return 0
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_only_refused(raw: bytes) -> None:
+    try:
+        parse(raw, limit=150, document="test")
+    except Refused:
+        return
+
+
+@given(st.text(max_size=60))
+def test_random_text_raises_only_refused(text: str) -> None:
+    try:
+        parse(text.encode("utf-8", errors="surrogatepass"), limit=500, document="test")
+    except Refused:
+        return
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"a":1,"a":1}',  # V19: the second would win in silence
+        b'{"a":1.0}',
+        b'{"a":1e3}',
+        b'{"a":NaN}',
+        b'{"a":9007199254740992}',
+        b'{"a":' + b"9" * 5000 + b"}",
+        b'{"a": 1}',
+        b'{"b":1,"a":1}',
+        b'{"a":1}\n',
+        b'\xef\xbb\xbf{"a":1}',
+        b'{"a":"\\u0041"}',
+        b'{"a":"\\ud800"}',
+        b"[1]",
+        b'{"\xc3\xa9":1}',
+        '{"a":"e\u0301"}'.encode(),
+        '{"a":"\u202e"}'.encode(),
+        '{"a":"\u200b"}'.encode(),
+        b'{"a":"\\n"}',
+        b"\xff",
+        b"",
+    ],
+)
+def test_every_other_spelling_is_refused(raw: bytes) -> None:
+    assert refused(raw) == "bad-schema"
+
+
+def test_the_length_is_checked_before_anything_else() -> None:
+    assert refused(b"x" * 11, limit=10) == "limit"
+
+
+@pytest.mark.misuse
+def test_nesting_of_nine_is_refused_before_the_parser_recurses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deep = b'{"a":' * 9 + b"1" + b"}" * 9
+    assert refused(deep) == "limit"
+    assert refused(b"[" * 100_000, limit=200_000) == "limit"
+    monkeypatch.setattr("embrasure.trust.canonical.check_depth", lambda *_: None)
+    assert parse(deep, limit=1000, document="test") == json.loads(deep)
+
+
+@pytest.mark.misuse
+def test_hidden_characters_are_refused_by_the_text_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = '{"a":"pay\u202egnp"}'.encode()
+    assert refused(raw) == "bad-schema"
+    monkeypatch.setattr("embrasure.trust.canonical.check_text", lambda *_: None)
+    assert parse(raw, limit=1000, document="test") == {"a": "pay\u202egnp"}
+
+
+def test_brackets_inside_text_do_not_count_as_depth() -> None:
+    value = {"a": "[[[[[[[[[[{{{{{{{{{{", "b": '"]}'}
+    assert parse(canonical(value), limit=1000, document="test") == value
