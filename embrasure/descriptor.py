@@ -1,0 +1,84 @@
+"""What is done with one open descriptor, and what the system's errors mean in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+
+from embrasure import limits
+from embrasure.errors import Denied, EmbrasureError, Failed, NotFound, Refused
+
+
+def explained(problem: OSError, thing: str) -> EmbrasureError:
+    """Return our error for what the system said about `thing`."""
+    code, text = problem.errno, problem.strerror or "an error"
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return Failed(
+            thing,
+            expected="room on the disk",
+            got=text.lower(),
+            hint="free space or inodes, then try again",
+            reason="no-space",
+        )
+    if code == errno.ENOENT:
+        return NotFound(thing, expected="a file or folder", got="nothing there")
+    if code in (errno.EEXIST, errno.ENOTEMPTY):
+        return Refused(thing, expected="a new name", got="a name in use", reason="exists")
+    if code in (errno.ELOOP, errno.ENOTDIR, errno.EXDEV, errno.EISDIR, errno.ENXIO):
+        return Refused(
+            thing, expected="no link or special file on the way", got=text, reason="bad-link"
+        )
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return Denied(thing, expected="permission", got=text.lower(), reason="permissions")
+    return Failed(thing, expected="a disk that answers", got=text, reason="io")
+
+
+@contextlib.contextmanager
+def explaining(thing: str) -> Iterator[None]:
+    """What the system refuses inside becomes one of our errors."""
+    try:
+        yield
+    except OSError as problem:
+        raise explained(problem, thing) from problem
+
+
+def check_name(name: str) -> str:
+    """Return `name` when it is one part of a path; raises Refused (`bad-path`)."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise Refused("name", expected="one part of a path", got=name, reason="bad-path")
+    if len(os.fsencode(name)) > limits.NAME_BYTES:
+        raise Refused("name", expected=f"{limits.NAME_BYTES} bytes", got=name, reason="limit")
+    return name
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Every byte of `data` is written; a short write is continued."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def read_bounded(fd: int, *, limit: int, thing: str) -> bytes:
+    """Return all bytes from `fd`; raises Refused (`limit`) at the first one beyond `limit`."""
+    held = bytearray()
+    with explaining(thing):
+        while piece := os.read(fd, min(limits.BUFFER_BYTES, limit + 1 - len(held))):
+            held += piece
+            if len(held) > limit:
+                raise Refused(thing, expected=f"at most {limit} bytes", got="more", reason="limit")
+    return bytes(held)
+
+
+def fill(fd: int, chunks: Iterable[bytes], *, limit: int | None, thing: str) -> str:
+    """Return the SHA-256 of all chunks, in hex, once written; raises Refused (`limit`)."""
+    hashed, count = hashlib.sha256(), 0
+    for chunk in chunks:
+        count += len(chunk)
+        if limit is not None and count > limit:
+            raise Refused(thing, expected=f"at most {limit} bytes", got="more", reason="limit")
+        hashed.update(chunk)
+        write_all(fd, chunk)
+    return hashed.hexdigest()

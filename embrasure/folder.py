@@ -1,0 +1,319 @@
+"""A folder held by its descriptor: every operation goes through it and never follows a link.
+
+Who can rename or replace a folder on the way to ours cannot make us write somewhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from embrasure import kernel, limits
+from embrasure.descriptor import check_name, explained, explaining, fill, read_bounded
+from embrasure.errors import Damaged, Denied, NotFound, Refused
+
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO must not block the open
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNFINISHED = ".new"  # `.NAME.RANDOM.new`: a file that a crash left before its rename
+_HELD_DEPTH = 64  # descriptors held while a tree is removed
+
+
+class Folder:
+    """A held folder. Names are single parts; `child` and `read` also take `a/b` below it."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, fd: int, path: Path) -> None:
+        """Take over the descriptor; `path` is for sentences only."""
+        self.fd = fd
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False, mode: int = 0o700) -> Folder:
+        """Return the folder at `path`; its last part is no link.
+
+        create: make it, and what is missing above it, with `mode`, and sync each parent
+        """
+        if create:
+            _make(path, mode)
+        with explaining(str(path)):
+            return cls(os.open(path, _DIRECTORY), path)
+
+    def __enter__(self) -> Self:
+        """Return the folder."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """The descriptor is closed."""
+        self.close()
+
+    def close(self) -> None:
+        """The descriptor is closed; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _where(self, name: str) -> str:
+        return str(self.path / name)
+
+    def check_mine(self) -> None:
+        """Return only when we own the folder and nobody else can write to it; raises Denied."""
+        found = os.fstat(self.fd)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise Denied(
+                str(self.path),
+                expected="a folder of our own that no other user can write to",
+                got=f"owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
+                reason="bad-owner",
+            )
+
+    # Look
+
+    def child(self, path: str) -> Folder:
+        """Return the folder below this one; raises Refused when a link is on the way."""
+        for part in path.split("/"):
+            check_name(part)
+        with explaining(self._where(path)):
+            return Folder(kernel.open_inside(self.fd, path, _DIRECTORY), self.path / path)
+
+    def open_file(self, path: str) -> int:
+        """Return a descriptor of the regular file below this folder, open for reading."""
+        for part in path.split("/"):
+            check_name(part)
+        with explaining(self._where(path)):
+            fd = kernel.open_inside(self.fd, path, _READ)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise Refused(
+                self._where(path), expected="a regular file", got="another kind", reason="bad-type"
+            )
+        return fd
+
+    def read(self, path: str, *, limit: int) -> bytes:
+        """Return the bytes of a regular file; raises Refused (`limit`) when there are more."""
+        fd = self.open_file(path)
+        try:
+            return read_bounded(fd, limit=limit, thing=self._where(path))
+        finally:
+            os.close(fd)
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """Yield the bytes of a regular file, at most `limits.BUFFER_BYTES` at a time."""
+        fd = self.open_file(path)
+        try:
+            with explaining(self._where(path)):
+                while piece := os.read(fd, limits.BUFFER_BYTES):
+                    yield piece
+        finally:
+            os.close(fd)
+
+    def stat(self, name: str) -> os.stat_result:
+        """Return what `name` itself is (a link is not followed); raises NotFound."""
+        with explaining(self._where(name)):
+            return os.stat(check_name(name), dir_fd=self.fd, follow_symlinks=False)
+
+    def has(self, name: str) -> bool:
+        """Return whether something is called `name` here."""
+        try:
+            self.stat(name)
+        except NotFound:
+            return False
+        return True
+
+    def list(self) -> list[str]:
+        """Return the names in this folder, sorted."""
+        with explaining(str(self.path)):
+            return sorted(os.listdir(self.fd))  # noqa: PTH208  # pathlib takes no descriptor
+
+    def readlink(self, name: str) -> str:
+        """Return where the link points; raises Refused when it is no link."""
+        try:
+            return os.readlink(check_name(name), dir_fd=self.fd)
+        except OSError as problem:
+            if problem.errno == errno.EINVAL:
+                raise Refused(
+                    self._where(name), expected="a link", got="another kind", reason="bad-type"
+                ) from None
+            raise explained(problem, self._where(name)) from problem
+
+    # Write
+
+    def write(
+        self, name: str, chunks: Iterable[bytes], *, mode: int = 0o400, limit: int | None = None
+    ) -> str:
+        """Return the SHA-256 of the new file `name`, in hex, after all chunks are in it.
+
+        limit: bytes; one more is refused. Nothing is synced: call `syncfs` once for many files.
+        A file that could not be finished is removed.
+        """
+        with explaining(self._where(name)):
+            fd = kernel.open_inside(self.fd, check_name(name), _NEW, 0o600)
+            try:
+                digest = fill(fd, chunks, limit=limit, thing=self._where(name))
+                os.fchmod(fd, mode)
+            except BaseException:
+                os.close(fd)
+                self.unlink(name, missing_ok=True)
+                raise
+            os.close(fd)  # its error counts: NFS and quotas report here
+            return digest
+
+    def replace(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
+        """`name` holds exactly `data`, on disk, now or after a crash; else it is as it was."""
+        self._put(name, data, mode=mode, replace=True)
+
+    def create(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
+        """`name` is new, whole and on disk; raises Refused (`exists`), never half a file."""
+        self._put(name, data, mode=mode, replace=False)
+
+    def _put(self, name: str, data: bytes, *, mode: int, replace: bool) -> None:
+        check_name(name)
+        temporary = f".{name[:200]}.{secrets.token_hex(8)}{_UNFINISHED}"
+        self.write(temporary, [data], mode=mode)
+        try:
+            self.fsync_file(temporary)
+            self.rename(temporary, self, name, replace=replace)
+        except BaseException:
+            self.unlink(temporary, missing_ok=True)
+            raise
+        self.fsync()
+
+    def remove_unfinished(self) -> int:
+        """Return how many files a crash had left unfinished here; they are gone.
+
+        Only for a caller that holds the lock of all writers of this folder.
+        """
+        stale = [n for n in self.list() if n.startswith(".") and n.endswith(_UNFINISHED)]
+        for name in stale:
+            self.unlink(name, missing_ok=True)
+        return len(stale)
+
+    def mkdir(self, name: str, *, mode: int = 0o700) -> Folder:
+        """Return the new folder `name`; raises Refused (`exists`)."""
+        with explaining(self._where(name)):
+            os.mkdir(check_name(name), mode, dir_fd=self.fd)
+        made = self.child(name)
+        made.chmod(mode)  # whatever the umask says
+        return made
+
+    def ensure(self, name: str, *, mode: int = 0o700) -> Folder:
+        """Return the folder `name`, made and synced if it was not there."""
+        with contextlib.suppress(Refused):
+            self.mkdir(name, mode=mode).close()
+            self.fsync()
+        return self.child(name)
+
+    def chmod(self, mode: int) -> None:
+        """This folder has the mode."""
+        with explaining(str(self.path)):
+            os.fchmod(self.fd, mode)
+
+    def symlink(self, target: str, name: str) -> None:
+        """`name` is a new link to `target`; raises Refused (`exists`)."""
+        with explaining(self._where(name)):
+            os.symlink(target, check_name(name), dir_fd=self.fd)
+
+    def rename(self, name: str, to: Folder, new: str, *, replace: bool = False) -> None:
+        """`name` is `new` in folder `to`, in one step; raises Refused (`exists`)."""
+        check_name(name)
+        check_name(new)
+        with explaining(to._where(new)):
+            if replace:
+                os.rename(name, new, src_dir_fd=self.fd, dst_dir_fd=to.fd)
+            else:
+                kernel.rename_new(self.fd, name, to.fd, new)
+
+    def unlink(self, name: str, *, missing_ok: bool = False) -> None:
+        """No file or link is called `name` here; raises NotFound."""
+        try:
+            os.unlink(check_name(name), dir_fd=self.fd)
+        except FileNotFoundError as problem:
+            if not missing_ok:
+                raise explained(problem, self._where(name)) from problem
+        except OSError as problem:
+            raise explained(problem, self._where(name)) from problem
+
+    def remove_tree(self, name: str) -> None:
+        """Nothing is called `name` here; raises NotFound, Damaged for another file system in it."""
+        if not stat.S_ISDIR(self.stat(name).st_mode):
+            self.unlink(name)
+            return
+        with explaining(self._where(name)):
+            _empty(self, name)
+            os.rmdir(name, dir_fd=self.fd)
+
+    # Make durable
+
+    def fsync(self) -> None:
+        """The names in this folder are on disk; an error is never retried."""
+        with explaining(str(self.path)):
+            os.fsync(self.fd)
+
+    def fsync_file(self, name: str) -> None:
+        """The bytes of the file `name` are on disk."""
+        fd = self.open_file(name)
+        try:
+            with explaining(self._where(name)):
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def syncfs(self) -> None:
+        """All that was written to this file system is on disk; an error is never retried."""
+        with explaining(str(self.path)):
+            kernel.syncfs(self.fd)
+
+
+def _make(path: Path, mode: int) -> None:
+    missing: list[Path] = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        with explaining(str(folder)), contextlib.suppress(FileExistsError):
+            folder.mkdir(mode)
+        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+
+def _empty(folder: Folder, name: str, top: Folder | None = None, depth: int = 1) -> None:
+    """The folder `name` holds nothing; what lies too deep is first moved up to the top."""
+    device = os.fstat(folder.fd).st_dev
+    with folder.child(name) as inner:
+        if os.fstat(inner.fd).st_dev != device:
+            raise Damaged(
+                str(inner.path), expected="one file system", got="a mount", reason="bad-path"
+            )
+        inner.chmod(0o700)  # ours may be 0555, where nothing can be unlinked
+        while names := inner.list():
+            for part in names:
+                _remove(inner, part, top if top is not None else inner, depth)
+
+
+def _remove(folder: Folder, name: str, top: Folder, depth: int) -> None:
+    if not stat.S_ISDIR(folder.stat(name).st_mode):
+        folder.unlink(name)
+    elif depth < _HELD_DEPTH:
+        _empty(folder, name, top, depth + 1)
+        os.rmdir(name, dir_fd=folder.fd)
+    else:
+        # A tree of any depth is removed with this many descriptors, and without deep recursion.
+        with folder.child(name) as deep:
+            deep.chmod(0o700)
+        folder.rename(name, top, f"{secrets.token_hex(16)}")

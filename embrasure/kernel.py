@@ -1,0 +1,134 @@
+"""The few system calls that crash-safe file work needs and Python does not offer."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
+_INSIDE = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
+_OPENAT2 = 437  # the same number on every architecture; no C library wraps it
+_RENAME_NOREPLACE = 1
+_FALLOC_FL_KEEP_SIZE = 1
+_FICLONE = 0x40049409
+_TRIES = 64  # of one openat2 that somebody else's renames disturb
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def _checked(result: int, name: str) -> int:
+    if result >= 0:
+        return result
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number), name)
+
+
+def open_inside(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
+    """Return a descriptor of `path` below `folder_fd`, reached without passing any link.
+
+    path: relative, its parts checked by the caller
+    Raises OSError: ELOOP or ENOTDIR for a link on the way, EXDEV for a way out.
+    """
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return _openat2(folder_fd, path, flags, mode)
+    except OSError as problem:
+        # No openat2: a kernel before 5.6, or a seccomp filter that does not know it.
+        if problem.errno not in (errno.ENOSYS, errno.EPERM):
+            raise
+    return walk_inside(folder_fd, path, flags, mode)
+
+
+def _openat2(folder_fd: int, path: str, flags: int, mode: int) -> int:
+    how = _OpenHow(flags, mode if flags & os.O_CREAT else 0, _INSIDE)
+    result = -1
+    for _ in range(_TRIES):
+        result = _libc.syscall(
+            ctypes.c_long(_OPENAT2),
+            ctypes.c_int(folder_fd),
+            ctypes.c_char_p(os.fsencode(path)),
+            ctypes.byref(how),
+            ctypes.c_size_t(ctypes.sizeof(how)),
+        )
+        if result >= 0:
+            return int(result)
+        # EAGAIN: something on the way was renamed at that moment, and `..` could not be judged.
+        if ctypes.get_errno() not in (errno.EINTR, errno.EAGAIN):
+            break
+    return _checked(result, path)
+
+
+def walk_inside(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
+    """Return what `open_inside` returns, one component at a time (kernels without openat2)."""
+    *way, last = path.split("/")
+    held = os.dup(folder_fd)
+    try:
+        for part in way:
+            inner = os.open(
+                part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=held
+            )
+            os.close(held)
+            held = inner
+        return os.open(last, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=held)
+    finally:
+        os.close(held)
+
+
+def rename_new(from_fd: int, name: str, to_fd: int, new: str) -> None:
+    """`name` is called `new`, which did not exist; raises FileExistsError when it does."""
+    result = _libc.renameat2(
+        ctypes.c_int(from_fd),
+        ctypes.c_char_p(os.fsencode(name)),
+        ctypes.c_int(to_fd),
+        ctypes.c_char_p(os.fsencode(new)),
+        ctypes.c_uint(_RENAME_NOREPLACE),
+    )
+    _checked(result, new)
+
+
+def syncfs(fd: int) -> None:
+    """Everything written to the file system of `fd` is on disk; an error is never retried."""
+    _checked(_libc.syncfs(ctypes.c_int(fd)), "syncfs")
+
+
+def reserve(fd: int, length: int) -> None:
+    """`length` bytes of disk are set aside for the file, whose size does not change.
+
+    Raises OSError (ENOSPC, EDQUOT, EFBIG); file systems that cannot reserve are let be.
+    """
+    if length <= 0:
+        return
+    # glibc has the 64-bit name on every platform; musl's plain one is 64-bit.
+    fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
+    try:
+        _checked(
+            fallocate(
+                ctypes.c_int(fd),
+                ctypes.c_int(_FALLOC_FL_KEEP_SIZE),
+                ctypes.c_int64(0),
+                ctypes.c_int64(length),
+            ),
+            "fallocate",
+        )
+    except OSError as problem:
+        if problem.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINTR):
+            raise
+
+
+def clone(target_fd: int, source_fd: int) -> bool:
+    """Return whether the target now shares the source's blocks, copied on write (reflink)."""
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(target_fd, _FICLONE, source_fd)
+        return True
+    return False
