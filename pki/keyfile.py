@@ -1,0 +1,293 @@
+"""Encrypted key files: one private key, under a passphrase, in one small JSON object.
+
+The seed is sealed together with a copy of the header, since SecretBox authenticates no other data:
+nobody can swap the key id, the purpose, the owner's name or the fleet of somebody's key file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import hmac
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import msgspec
+import nacl.utils
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    derive_private_key,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Meta
+from nacl.exceptions import CryptoError
+from nacl.pwhash import argon2id
+from nacl.secret import SecretBox
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from embrasure import limits
+from embrasure.errors import Denied, Misuse, Refused
+from embrasure.trust.documents import Document, KeyId, PersonId, read, write
+
+Purpose = Literal["security", "operator", "online", "ca"]
+Scheme = Literal["ed25519", "ecdsa-p256"]
+PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
+
+SALT_BYTES = argon2id.SALTBYTES
+_Base64 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=8192)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """How much one guess at the passphrase costs: passes and bytes of memory of Argon2id."""
+
+    ops: int
+    mem: int
+
+
+MODERATE = Cost(ops=limits.ARGON2_OPS_MIN, mem=limits.ARGON2_MEM_MIN_BYTES)  # 0.8 s
+SENSITIVE = Cost(ops=4, mem=limits.GIB)  # 5 s: offline keys, opened a few times a year
+
+
+class Header(Document, frozen=True, kw_only=True):
+    """What a key file says without its passphrase.
+
+    pub: raw Ed25519 key or uncompressed P-256 point, hex; label: the person, or the online role;
+    root: id of the fleet it signs for, empty until its first signature
+    """
+
+    v: Literal[1]
+    kdf: Literal["argon2id"]
+    ops: Annotated[int, Meta(ge=limits.ARGON2_OPS_MIN, le=limits.ARGON2_OPS_MAX)]
+    mem: Annotated[int, Meta(ge=limits.ARGON2_MEM_MIN_BYTES, le=limits.ARGON2_MEM_MAX_BYTES)]
+    salt: _Base64
+    keyid: KeyId
+    scheme: Scheme
+    pub: Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|04[0-9a-f]{128})$")]
+    purpose: Purpose
+    label: PersonId
+    root: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class KeyFile(Header, frozen=True, kw_only=True):
+    """The file: header and sealed seed."""
+
+    box: _Base64
+
+
+class _Inside(Document, frozen=True, kw_only=True):
+    """What the box holds."""
+
+    header: Header
+    seed: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A private key, what its file says of it, and what its box was opened with."""
+
+    header: Header
+    signer: CryptoSigner
+    private: PrivateKey = field(repr=False)
+    box_key: bytes = field(repr=False)
+
+
+def generate(scheme: Scheme) -> PrivateKey:
+    """Return a new private key."""
+    return (
+        Ed25519PrivateKey.generate() if scheme == "ed25519" else generate_private_key(SECP256R1())
+    )
+
+
+def public_of(private: PrivateKey) -> SSlibKey:
+    """Return the public half, with its key id."""
+    return SSlibKey.from_crypto(private.public_key())
+
+
+def new_salt() -> bytes:
+    """Return a random salt.
+
+    Key files made by one act under one passphrase share a salt: whoever guesses that passphrase
+    has all of them either way, and opening them costs one run of Argon2 instead of one a file.
+    """
+    return nacl.utils.random(SALT_BYTES)
+
+
+def seal(
+    private: PrivateKey,
+    passphrase: bytes,
+    *,
+    purpose: Purpose,
+    label: str,
+    root: str = "",
+    cost: Cost = MODERATE,
+    salt: bytes,
+) -> bytes:
+    """Return the bytes of a key file that `passphrase` opens."""
+    check_passphrase(passphrase)
+    header = Header(
+        v=1,
+        kdf="argon2id",
+        ops=cost.ops,
+        mem=cost.mem,
+        salt=base64.b64encode(salt).decode("ascii"),
+        keyid=public_of(private).keyid,
+        scheme=_scheme(private),
+        pub=_raw_public(private).hex(),
+        purpose=purpose,
+        label=label,
+        root=root,
+    )
+    return _seal(header, private, _derive(passphrase, salt, cost))
+
+
+def rebind(opened: Opened, root: str) -> bytes:
+    """Return the bytes of the same key file, now of the fleet `root`; same passphrase."""
+    header = msgspec.structs.replace(opened.header, root=root)
+    return _seal(header, opened.private, opened.box_key)
+
+
+def change_passphrase(opened: Opened, passphrase: bytes) -> bytes:
+    """Return the bytes of the same key file under another passphrase, with a salt of its own."""
+    header, cost = opened.header, Cost(ops=opened.header.ops, mem=opened.header.mem)
+    return seal(
+        opened.private,
+        passphrase,
+        purpose=header.purpose,
+        label=header.label,
+        root=header.root,
+        cost=cost,
+        salt=new_salt(),
+    )
+
+
+def _seal(header: Header, private: PrivateKey, box_key: bytes) -> bytes:
+    inside = write(_Inside(header=header, seed=_seed(private).hex()))
+    box = base64.b64encode(SecretBox(box_key).encrypt(inside)).decode("ascii")
+    raw = write(msgspec.convert({**msgspec.to_builtins(header), "box": box}, KeyFile))
+    parse(raw)  # what cannot be read again is never written
+    return raw
+
+
+def parse(raw: bytes) -> KeyFile:
+    """Return the key file in `raw`, still closed; raises Refused."""
+    found = read(raw, KeyFile, limit=limits.KEYFILE_BYTES, document="key file")
+    if len(_base64(found.salt)) != SALT_BYTES:
+        raise Refused("key file", expected=f"a salt of {SALT_BYTES} bytes", got="another length")
+    return found
+
+
+def open_bytes(raw: bytes, passphrase: bytes) -> Opened:
+    """Return the key in `raw`; raises Refused, and Denied `passphrase` when it does not open.
+
+    Steps: 1 form and bounds of the parameters, 2 the box opens, 3 the sealed copy of the header
+    equals the header, 4 the public key is the one that the seed gives.
+    """
+    # 1. Before Argon2 runs: a file cannot ask for 100 GiB, nor for a cheap guess.
+    found = parse(raw)
+    header = _header(found)
+    cost = Cost(ops=found.ops, mem=found.mem)
+    # 2.
+    try:
+        key = _derive(passphrase, _base64(found.salt), cost)
+        inside = SecretBox(key).decrypt(_base64(found.box))
+    except (CryptoError, ValueError):
+        raise Denied(
+            f"key file of {found.label}",
+            expected="its passphrase",
+            got="another one, or a damaged file",
+            reason="passphrase",
+        ) from None
+    sealed = read(inside, _Inside, limit=limits.KEYFILE_BYTES, document="key file")
+    # 3.
+    check_same(header, sealed.header)
+    # 4.
+    private = _private(header.scheme, sealed.seed)
+    if _raw_public(private).hex() != header.pub or public_of(private).keyid != header.keyid:
+        raise Refused("key file", expected="the public half of its key", got="another public key")
+    return Opened(header, CryptoSigner(private, public_of(private)), private, key)
+
+
+def check_same(header: Header, sealed: Header) -> None:
+    """Return only when the header is the one that was sealed; raises Refused."""
+    if not hmac.compare_digest(write(header), write(sealed)):
+        raise Refused(
+            "key file",
+            expected="the header that was sealed with the key",
+            got="a changed header",
+            hint="somebody swapped the key id, purpose, name or fleet of this file",
+            reason="bad-signature",
+        )
+
+
+def check_passphrase(passphrase: bytes) -> None:
+    """Return only when a new passphrase is long enough; raises Misuse."""
+    if len(passphrase.decode("utf-8", errors="replace")) < limits.PASSPHRASE_CHARACTERS_MIN:
+        raise Misuse(
+            "passphrase",
+            expected=f"at least {limits.PASSPHRASE_CHARACTERS_MIN} characters",
+            got="a shorter one",
+        )
+
+
+def public_key(header: Header) -> SSlibKey:
+    """Return the public key that a header names; raises Refused when its id is another's."""
+    try:
+        raw = bytes.fromhex(header.pub)
+        found = SSlibKey.from_crypto(
+            Ed25519PublicKey.from_public_bytes(raw)
+            if header.scheme == "ed25519"
+            else EllipticCurvePublicKey.from_encoded_point(SECP256R1(), raw)
+        )
+    except ValueError:
+        raise Refused("key file", expected=f"a key of {header.scheme}", got="else") from None
+    if found.keyid != header.keyid:
+        raise Refused("key file", expected=f"key id {found.keyid[:16]}", got=header.keyid[:16])
+    return found
+
+
+def _header(found: KeyFile) -> Header:
+    return Header(**{name: getattr(found, name) for name in Header.__struct_fields__})
+
+
+def _scheme(private: PrivateKey) -> Scheme:
+    return "ed25519" if isinstance(private, Ed25519PrivateKey) else "ecdsa-p256"
+
+
+def _raw_public(private: PrivateKey) -> bytes:
+    if isinstance(private, Ed25519PrivateKey):
+        return private.public_key().public_bytes_raw()
+    return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+
+
+def _seed(private: PrivateKey) -> bytes:
+    if isinstance(private, Ed25519PrivateKey):
+        return private.private_bytes_raw()
+    return private.private_numbers().private_value.to_bytes(32, "big")
+
+
+def _private(scheme: str, seed: str) -> PrivateKey:
+    try:
+        if scheme == "ed25519":
+            return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed))
+        return derive_private_key(int(seed, 16), SECP256R1())
+    except ValueError:
+        raise Refused("key file", expected=f"a key of {scheme}", got="other bytes") from None
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise Refused("key file", expected="base64", got="something else") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _derive(passphrase: bytes, salt: bytes, cost: Cost) -> bytes:
+    # Remembered: the process holds the keys that this opens anyhow.
+    return argon2id.kdf(SecretBox.KEY_SIZE, passphrase, salt, cost.ops, cost.mem)
