@@ -66,6 +66,11 @@ class Folder:
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        """A forgotten folder is closed too."""
+        if hasattr(self, "fd"):
+            self.close()
+
     def _where(self, name: str) -> str:
         return str(self.path / name)
 

@@ -31,11 +31,12 @@ class Space:
     inodes: int
 
 
-def read_file(path: Path, *, limit: int, private: bool = False) -> bytes:
+def read_file(path: Path, *, limit: int, private: bool = False, unshared: bool = False) -> bytes:
     """Return the bytes of the regular file at `path`, whose last part is no link.
 
     limit: bytes
     private: it must be ours, with one name, and no right for anybody else (keys, floors)
+    unshared: it must be ours or root's, and nobody else may write to it (configuration)
     Raises NotFound, Refused (`bad-link`, `bad-type`, `limit`), Denied (`permissions`).
     """
     with explaining(str(path)):
@@ -48,6 +49,8 @@ def read_file(path: Path, *, limit: int, private: bool = False) -> bytes:
             )
         if private:
             check_private(found, str(path))
+        if unshared:
+            check_unshared(found, str(path))
         if found.st_size > limit:
             raise Refused(
                 str(path),
@@ -73,17 +76,15 @@ def check_private(found: os.stat_result, thing: str) -> None:
     )
 
 
-def check_unshared(path: Path) -> None:
-    """Return only when nobody but its owner (we or root) can write to the file; raises Denied."""
-    with explaining(str(path)):
-        found = path.stat()
+def check_unshared(found: os.stat_result, thing: str) -> None:
+    """Return only when nobody but its owner (we or root) can write to a file; raises Denied."""
     if found.st_uid in (os.geteuid(), 0) and not found.st_mode & 0o022:
         return
     raise Denied(
-        str(path),
+        thing,
         expected="a file of our own or of root that no other user can write to",
         got=f"owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
-        hint=f"chmod go-w {path}",
+        hint=f"chmod go-w {thing}",
         reason="permissions",
     )
 

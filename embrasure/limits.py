@@ -20,8 +20,10 @@ POLICY_BYTES = 256 * KIB  # 100 people, 500 apps
 REVOCATIONS_BYTES = 256 * KIB  # 1,000 entries a list
 SHARD_BYTES = 128 * KIB  # one directory shard
 TLS_BUNDLE_BYTES = 64 * KIB  # CA root and two intermediates for each of five roles
+FLOORS_BYTES = MIB  # a node's floors: 4,096 denials are 280 KiB
 JSON_DEPTH = 8  # nesting; scanned before the parser runs
 MAX_INTEGER = 2**53 - 1  # RFC 8785 / IEEE 754 exact integers
+CONFIG_BYTES = 256 * KIB  # one TOML file: configuration, plan file, app.toml
 
 # TUF metadata (bytes a file)
 ROOT_BYTES = 512_000
@@ -31,6 +33,8 @@ TARGETS_BYTES = 512_000
 DELEGATED_BYTES = 256_000
 ROOT_STEPS = 64  # root versions walked in one refresh
 VISITED_ROLES = 32  # delegations looked at for one target
+DOCUMENTS_HELD = 512  # target files kept beside the metadata; the longest unused go first
+DOCUMENTS_HELD_BYTES = 256 * MIB
 KEYS_PER_ROLE = 32  # distinct keys; CVE-2026-23992 is a threshold of 0
 
 # Manifest
@@ -138,6 +142,8 @@ ISSUER_SECONDS = 365 * 86400
 GATEWAY_LEAF_SECONDS = 24 * 3600
 SERVICE_LEAF_SECONDS = 7 * 86400
 OPERATOR_LEAF_SECONDS = 10 * 3600
+OPERATOR_LEAF_LONGEST_SECONDS = 13 * 3600  # as accepted; issued for 8 to 12 h
+LEAF_SLACK_SECONDS = 3600  # a verifier accepts this much above the issued life
 BOOT_LEAF_SECONDS = 10 * 365 * 86400
 BACKDATE_SECONDS = 300
 RECHECK_SECONDS = 5  # a running call's peer is checked again this often
@@ -157,5 +163,10 @@ ROLLOUTS_PER_ENV = 4
 HANDSHAKES_AT_ONCE = 64
 DIAL_SECONDS = 5
 COLLECT_SECONDS = 2  # between letterbox visits while a roll-out runs
+COLLECT_IDLE_SECONDS = 60  # between visits otherwise
+BLOCKED_SECONDS = 24 * 3600  # a condition that stays unmet halts the roll-out
+SILENT_SECONDS = 900  # after a wave's deadline, for a pull node's word
+REDIAL_SECONDS = 5  # first pause before an unreachable node is dialled again; doubles
+REDIAL_MAX_SECONDS = 300
 UPLOAD_BYTES = 1024 * GIB
 AUDIT_RESERVE_BYTES = MIB
