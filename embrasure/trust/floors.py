@@ -1,0 +1,218 @@
+"""Floors: what this machine has seen and never goes back behind, kept in two copies.
+
+Outside the metadata folder: a power cut that empties metadata files must not reset them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Generic, Literal, Self, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from embrasure import limits
+from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused
+from embrasure.fs import Folder, read_file
+from embrasure.trust import canonical as form
+from embrasure.trust.documents import (
+    AppName,
+    Count,
+    Digest,
+    Document,
+    KeyId,
+    NodeId,
+    Positive,
+    convert,
+    read,
+)
+
+RoleName = Annotated[str, Meta(pattern=r"^[\x20-\x7e]{1,128}$")]
+MaybeDigest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+_NAMES = ("a", "b")
+
+
+class Committed(Document, frozen=True, kw_only=True):
+    """A release that passed its probes here. `ran`: which content of the plan runs."""
+
+    plan: Digest
+    seq: Positive
+    ran: Literal["main", "fallback"]
+    manifest: Digest
+    wave: Count
+
+
+class AppFloor(Document, frozen=True, kw_only=True):
+    """What was seen of one app. Digests are "" before anything was seen."""
+
+    seen_seq: Count = 0
+    seen_plan: MaybeDigest = ""
+    committed: Committed | None = None
+    previous: Committed | None = None
+    gate_seq: Count = 0
+    gseq: Count = 0
+    gate_digest: MaybeDigest = ""
+    tries: dict[Digest, Count] = msgspec.field(default_factory=dict)
+
+
+class Union(Document, frozen=True, kw_only=True):
+    """Denials of every revocations version merged so far; `through` is the highest of them."""
+
+    plans: tuple[Digest, ...] = ()
+    manifests: tuple[Digest, ...] = ()
+    keys: tuple[KeyId, ...] = ()
+    nodes: tuple[NodeId, ...] = ()
+    through: Count = 0
+
+    def size(self) -> int:
+        """Return how many entries are held, against `limits.DENIED_UNION`."""
+        return len(self.plans) + len(self.manifests) + len(self.keys) + len(self.nodes)
+
+
+class Floors(Document, frozen=True, kw_only=True):
+    """A node's floors. `tuf`: role -> version; `time`: Unix s; `oseq`: gate key id -> order."""
+
+    tuf: dict[RoleName, Count]
+    time: Count
+    apps: dict[AppName, AppFloor]
+    oseq: dict[KeyId, Count]
+    union: Union
+    epoch: Positive
+
+    @classmethod
+    def first(cls, *, epoch: int = 1, time: int = 0) -> Self:
+        """Return the floors of a machine that has seen nothing."""
+        return cls(tuf={}, time=time, apps={}, oseq={}, union=Union(), epoch=epoch)
+
+    def app(self, name: str) -> AppFloor:
+        """Return the floor of an app, which is empty before anything was seen of it."""
+        return self.apps.get(name, AppFloor())
+
+    def with_app(self, name: str, floor: AppFloor) -> Self:
+        """Return these floors with another floor for one app."""
+        return msgspec.structs.replace(self, apps={**self.apps, name: floor})
+
+
+class TufFloors(Document, frozen=True, kw_only=True):
+    """The metadata floors of one `TrustClient`.
+
+    versions: role -> version; keys: role -> key ids when that floor was set; time: Unix seconds;
+    complete: top-level role -> version, at the last refresh that succeeded as a whole.
+    """
+
+    versions: dict[RoleName, Count]
+    keys: dict[RoleName, tuple[KeyId, ...]]
+    complete: dict[RoleName, Count]
+    time: Count
+
+    @classmethod
+    def first(cls) -> Self:
+        """Return the floors of a client that has verified nothing yet."""
+        return cls(versions={}, keys={}, complete={}, time=0)
+
+
+class _Copy(Document, frozen=True, kw_only=True):
+    """One of the two files. sha256: of the canonical form of `counter` and `floors`."""
+
+    counter: Positive
+    floors: dict[str, object]
+    sha256: Digest
+
+
+T = TypeVar("T", bound=Document)
+
+
+class PairStore(Generic[T]):
+    """One document in two files, `a` and `b`: a save replaces the older, a load repairs a bad one.
+
+    One writer at a time (the callers' lock); readers need none.
+    """
+
+    def __init__(self, folder: Path, shape: type[T]) -> None:
+        self.folder = folder
+        self.shape = shape
+
+    def exists(self) -> bool:
+        """Return whether at least one of the two files is there, in whatever state."""
+        return any((self.folder / name).exists() for name in _NAMES)
+
+    def create(self, floors: T) -> None:
+        """Both files hold `floors`; raises Refused (`exists`) when there are any already."""
+        if self.exists():
+            raise Refused(str(self.folder), expected="no floors yet", got="floors", reason="exists")
+        with Folder.open(self.folder, create=True) as held:
+            for counter, name in enumerate(_NAMES, start=1):
+                held.replace(name, _encode(floors, counter))
+
+    def load(self) -> T:
+        """Return the newest floors that are whole; a file that is not is written again.
+
+        Raises Refused (`no-trust`) when neither is: floors never start again from zero.
+        """
+        found, bad = self._both()
+        if not found:
+            raise Refused(
+                str(self.folder),
+                expected="floors that this machine wrote",
+                got="; ".join(f"{name}: {problem.got}" for name, problem in bad.items()),
+                untouched="what runs keeps running; nothing new is installed",
+                hint="enrol this node again with the next epoch",
+                reason="no-trust",
+            )
+        counter, floors = max(found.values(), key=lambda item: item[0])
+        for name in bad:
+            # The same counter would leave two equal copies; one below keeps the order of ages.
+            with Folder.open(self.folder) as held:
+                held.replace(name, _encode(floors, max(1, counter - 1)))
+        return floors
+
+    def save(self, floors: T) -> None:
+        """`floors` are on disk, now or after a crash; else the former ones are."""
+        found, bad = self._both()
+        if not found:
+            self.load()
+        older = next(iter(bad), min(found, key=lambda name: found[name][0]))
+        counter = max(number for number, _ in found.values())
+        with Folder.open(self.folder) as held:
+            held.replace(older, _encode(floors, counter + 1))
+
+    def _both(self) -> tuple[dict[str, tuple[int, T]], dict[str, EmbrasureError]]:
+        found: dict[str, tuple[int, T]] = {}
+        bad: dict[str, EmbrasureError] = {}
+        for name in _NAMES:
+            try:
+                found[name] = self._one(name)
+            except (Refused, NotFound) as problem:
+                bad[name] = problem
+        return found, bad
+
+    def _one(self, name: str) -> tuple[int, T]:
+        raw = read_file(self.folder / name, limit=limits.FLOORS_BYTES, private=True)
+        copy = read(raw, _Copy, limit=limits.FLOORS_BYTES, document="floors")
+        if _hash(copy.counter, copy.floors) != copy.sha256:
+            raise Refused(
+                "floors", expected="the hash of what they say", got="another", reason="bad-hash"
+            )
+        return copy.counter, convert(copy.floors, self.shape, "floors")
+
+
+class FloorStore(PairStore[Floors]):
+    """A node's floors."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, Floors)
+
+
+def _hash(counter: int, floors: object) -> str:
+    return form.sha256_hex(form.canonical({"counter": counter, "floors": floors}))
+
+
+def _encode(floors: Document, counter: int) -> bytes:
+    value = msgspec.to_builtins(floors)
+    raw = form.canonical({"counter": counter, "floors": value, "sha256": _hash(counter, value)})
+    if len(raw) > limits.FLOORS_BYTES:
+        # Written but unreadable floors would be no floors at all.
+        raise Damaged(
+            "floors", expected=f"at most {limits.FLOORS_BYTES} bytes", got=len(raw), reason="limit"
+        )
+    return raw

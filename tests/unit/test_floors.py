@@ -1,0 +1,155 @@
+"""Floors: two copies, repaired, never from zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embrasure.errors import Denied, Refused
+from embrasure.trust import floors as module
+from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, TufFloors, Union
+
+A, B = "a" * 64, "b" * 64
+
+
+def some(time: int = 1) -> Floors:
+    done = Committed(plan=A, seq=4, ran="main", manifest=B, wave=2)
+    app = AppFloor(seen_seq=4, seen_plan=A, committed=done, tries={A: 1}, gseq=9, gate_digest=B)
+    floors = Floors.first(epoch=2, time=time).with_app("shop", app)
+    return msgspec.structs.replace(
+        floors, tuf={"root": 3, "dev-shop": 4}, oseq={A: 7}, union=Union(plans=(B,), through=5)
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FloorStore:
+    made = FloorStore(tmp_path / "floors")
+    made.create(some())
+    return made
+
+
+def test_what_was_saved_is_what_is_loaded(store: FloorStore) -> None:
+    assert store.load() == some()
+    for time in range(2, 7):
+        store.save(some(time))
+        assert FloorStore(store.folder).load() == some(time)
+
+
+def test_an_app_that_was_never_seen_has_an_empty_floor() -> None:
+    assert Floors.first().app("shop") == AppFloor()
+    assert some().app("shop").gseq == 9
+    assert some().union.size() == 1
+
+
+def test_floors_are_created_once(store: FloorStore) -> None:
+    with pytest.raises(Refused) as refused:
+        store.create(Floors.first())
+    assert refused.value.reason == "exists"
+    assert store.load() == some()
+
+
+def test_a_store_without_files_has_no_trust_and_does_not_exist(tmp_path: Path) -> None:
+    store = FloorStore(tmp_path / "none")
+    assert not store.exists()
+    for act in (store.load, lambda: store.save(some())):
+        with pytest.raises(Refused) as refused:
+            act()
+        assert refused.value.reason == "no-trust"
+
+
+BAD = [b"", b"{}", b"\x00" * 500, b'{"counter":9,"floors":{},"sha256":"' + b"0" * 64 + b'"}']
+
+
+@pytest.mark.parametrize("rubbish", BAD)
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_one_bad_copy_is_repaired_from_the_other(
+    store: FloorStore, name: str, rubbish: bytes
+) -> None:
+    store.save(some(2))
+    store.save(some(3))  # both copies are newer than the first
+    (store.folder / name).write_bytes(rubbish)
+    kept = store.load()
+    assert kept in (some(2), some(3))
+    assert (store.folder / name).read_bytes() != rubbish
+    # Repaired: now the other may be lost.
+    other = "b" if name == "a" else "a"
+    (store.folder / other).unlink()
+    assert store.load() == kept
+
+
+def test_the_loss_of_the_older_copy_loses_nothing(store: FloorStore) -> None:
+    for time in range(2, 9):
+        store.save(some(time))
+        both = {name: (store.folder / name).read_bytes() for name in ("a", "b")}
+        newest = max(both, key=lambda name: int(both[name].split(b",")[0].split(b":")[1]))
+        (store.folder / ("b" if newest == "a" else "a")).write_bytes(b"")
+        assert store.load() == some(time)
+
+
+def test_a_save_replaces_the_bad_copy_and_keeps_the_good_one(store: FloorStore) -> None:
+    store.save(some(2))
+    (store.folder / "b").write_bytes(b"")
+    good = (store.folder / "a").read_bytes()
+    store.save(some(3))
+    assert (store.folder / "a").read_bytes() == good
+    assert store.load() == some(3)
+
+
+@pytest.mark.misuse
+def test_two_bad_copies_never_start_again_from_zero(store: FloorStore) -> None:
+    for name in ("a", "b"):
+        (store.folder / name).write_bytes(b"")
+    with pytest.raises(Refused) as refused:
+        store.load()
+    assert refused.value.reason == "no-trust"
+    with pytest.raises(Refused):
+        store.save(Floors.first())
+    # Without the rule (a store that begins anew) the floor of every app would be gone.
+    for name in ("a", "b"):
+        (store.folder / name).unlink()
+    store.create(Floors.first())
+    assert store.load().app("shop").seen_seq == 0
+
+
+@pytest.mark.misuse
+def test_an_edited_copy_is_not_believed(store: FloorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for time in (2, 3):
+        store.save(some(time))
+    raw = (store.folder / "a").read_bytes()
+    lowered = raw.replace(b'"seen_seq":4', b'"seen_seq":1')
+    assert lowered != raw
+    (store.folder / "a").write_bytes(lowered)
+    assert store.load().app("shop").seen_seq == 4
+    # The same edit without the hash: the lower floor is believed.
+    sealed = module._encode(msgspec.structs.replace(some(9)), 99)
+    (store.folder / "a").write_bytes(sealed.replace(b'"seen_seq":4', b'"seen_seq":1'))
+    fake = sealed.split(b'"sha256":"')[1][:64].decode()
+    monkeypatch.setattr(module, "_hash", lambda counter, floors: fake)
+    assert store.load().app("shop").seen_seq == 1
+
+
+def test_floors_that_others_can_read_are_denied(store: FloorStore) -> None:
+    for name in ("a", "b"):
+        (store.folder / name).chmod(0o644)
+    with pytest.raises(Denied):
+        store.load()
+
+
+def test_a_link_in_place_of_a_copy_is_not_followed(store: FloorStore, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes((store.folder / "a").read_bytes())
+    elsewhere.chmod(0o600)
+    (store.folder / "a").unlink()
+    (store.folder / "a").symlink_to(elsewhere)
+    assert store.load() == some()
+    assert not (store.folder / "a").is_symlink()
+
+
+def test_metadata_floors_have_the_same_form(tmp_path: Path) -> None:
+    store = module.PairStore(tmp_path / "tuf-floors", TufFloors)
+    store.create(TufFloors.first())
+    floors = TufFloors(versions={"root": 1}, keys={"root": (A,)}, complete={"root": 1}, time=5)
+    store.save(floors)
+    assert store.load() == floors
