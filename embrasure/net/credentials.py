@@ -1,0 +1,127 @@
+"""TLS credentials for gRPC: servers that forget every ticket, callers that dial an identity.
+
+The only module that makes gRPC credentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from logging import getLogger
+
+import grpc
+
+from embrasure import limits
+from embrasure.errors import Misuse
+from embrasure.net.certificates import check_pair, load_certificates
+from embrasure.net.identity import Role, dns_name
+from embrasure.net.trustbundle import TrustHolder
+
+LOG = getLogger(__name__)
+
+Option = tuple[str, str | int]
+
+CHANNEL_OPTIONS: tuple[Option, ...] = (
+    # A channel has one identity: no other channel may lend it a connection.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.keepalive_time_ms", limits.KEEPALIVE_MILLISECONDS),
+    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
+    ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
+    ("grpc.max_metadata_size", limits.HEADER_BYTES),
+    # Neither a proxy of the environment nor a DNS record may choose where or how we call.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.enable_retries", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A private key and the chain of its certificate, as PEM; checked to belong together."""
+
+    key_pem: bytes
+    chain_pem: bytes
+
+    def __post_init__(self) -> None:
+        check_pair(self.key_pem, self.chain_pem, what="TLS")
+
+    def __repr__(self) -> str:
+        return "Pair(...)"
+
+
+class ServerKeys:
+    """What a listener shows and whom it lets in: read before every handshake, swapped as a whole.
+
+    roles: the client roles of this listener, its one trust set.
+    failures: how often a handshake had to use the last good configuration.
+    """
+
+    def __init__(self, pair: Pair, holder: TrustHolder, *, roles: Sequence[Role]) -> None:
+        self.holder = holder
+        self.roles = tuple(roles)
+        self.pair = pair
+        self.failures = 0
+
+    def swap(self, pair: Pair) -> None:
+        """New connections see `pair`; open ones end by their age."""
+        self.pair = pair
+
+    def configuration(self) -> grpc.ServerCertificateConfiguration:
+        """Return a new configuration out of memory; raises Refused when nobody is trusted."""
+        pair, trust = self.pair, self.holder.trust
+        return grpc.ssl_server_certificate_configuration(
+            [(pair.key_pem, pair.chain_pem)], trust.pem(self.roles)
+        )
+
+    def fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the configuration for one handshake; None keeps the last good one.
+
+        A new object each time: it has new ticket keys, so no ticket is ever accepted. A ticket
+        would let a client back in after its expiry, or with no certificate at all (measured).
+        """
+        try:
+            return self.configuration()
+        except Exception:
+            # gRPC would swallow it in silence.
+            self.failures += 1
+            LOG.exception("no new TLS configuration; the last good one stays")
+            return None
+
+
+def server_credentials(keys: ServerKeys) -> grpc.ServerCredentials:
+    """Return credentials that demand a client certificate and ask `keys` at every handshake."""
+    return grpc.dynamic_ssl_server_credentials(
+        keys.configuration(),
+        keys.fetch,  # type: ignore[arg-type]  # None is documented, and missing in the stubs
+        True,
+    )
+
+
+def channel(
+    address: str,
+    *,
+    role: Role,
+    name: str,
+    domain: str,
+    issuer_pems: bytes,
+    key_pem: bytes,
+    chain_pem: bytes,
+    options: Sequence[Option] = (),
+) -> grpc.aio.Channel:
+    """Return a channel to `address` that speaks only with the server `role`/`name`.
+
+    issuer_pems: the one or two issuers of that role; key_pem, chain_pem: who we are.
+    A channel keeps its credentials for ever: make a new one for a new certificate.
+    Raises Refused (`pem`, `pair`).
+    """
+    host = dns_name(role, name, domain)
+    if not host:
+        # Without a name to demand gRPC would check the address instead.
+        raise Misuse("dialled role", expected="one that listens", got=role)
+    load_certificates(issuer_pems, what=f"issuers of {role}")
+    pair = Pair(key_pem, chain_pem)
+    credentials = grpc.ssl_channel_credentials(issuer_pems, pair.key_pem, pair.chain_pem)
+    override: Option = ("grpc.ssl_target_name_override", host)
+    return grpc.aio.secure_channel(
+        address, credentials, options=[*CHANNEL_OPTIONS, *options, override]
+    )

@@ -1,0 +1,104 @@
+"""A hardened gRPC server: exactly the methods of its table, bounded, behind the authorization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+
+from embrasure import limits
+from embrasure.clock import Clock, now
+from embrasure.errors import Failed
+from embrasure.net.authorize import Authorize, Groups, Peers, Table, check_table
+from embrasure.net.credentials import ServerKeys, server_credentials
+from embrasure.net.trustbundle import TrustHolder
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service of a listener.
+
+    descriptor: `node_pb2.DESCRIPTOR.services_by_name["Node"]`; add: the generated
+    `add_NodeServicer_to_server`; servicer: the object with the handlers.
+    """
+
+    descriptor: ServiceDescriptor
+    add: Callable[[Any, grpc.aio.Server], object]
+    servicer: object
+
+
+def server_options(connections: int) -> list[tuple[str, int]]:
+    """Return the bounds of a listener that takes at most `connections` at once."""
+    return [
+        # Another process must not share the port and take half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.server_handshake_timeout_ms", limits.HANDSHAKE_MILLISECONDS),
+        # The age alone leaves streams alive for ever; the grace ends them.
+        ("grpc.max_connection_age_ms", limits.CONNECTION_AGE_MILLISECONDS),
+        ("grpc.max_connection_age_grace_ms", limits.CONNECTION_GRACE_MILLISECONDS),
+        ("grpc.max_concurrent_streams", limits.STREAMS_PER_CONNECTION),
+        ("grpc.max_allowed_incoming_connections", connections),
+        ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
+        ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
+        ("grpc.max_metadata_size", limits.HEADER_BYTES),
+    ]
+
+
+def build_server(
+    services: Sequence[Service],
+    table: Table,
+    holder: TrustHolder,
+    *,
+    connections: int = limits.CONNECTIONS,
+    groups: Groups = "hybrid",
+    clock: Clock = now,
+    recheck_s: float = limits.RECHECK_SECONDS,
+) -> grpc.aio.Server:
+    """Return a server that has `services` behind `table`, not yet bound.
+
+    table: "/embrasure.v1.Node/Order" -> roles. To be called in the running event loop.
+    Raises Refused (`table`) when table and services differ.
+    """
+    check_table(table, served(services))
+    peers = Peers(holder, clock=clock, groups=groups)
+    server = grpc.aio.server(
+        interceptors=[Authorize(table, peers, recheck_s=recheck_s)],
+        options=server_options(connections),
+        compression=grpc.Compression.NoCompression,
+    )
+    for service in services:
+        service.add(service.servicer, server)
+    return server
+
+
+def served(services: Sequence[Service]) -> list[tuple[str, Callable[..., object]]]:
+    """Return the full name and the function of every method of `services`."""
+    return [
+        (f"/{service.descriptor.full_name}/{method.name}", getattr(service.servicer, method.name))
+        for service in services
+        for method in service.descriptor.methods
+    ]
+
+
+def bind(server: grpc.aio.Server, address: str, keys: ServerKeys) -> int:
+    """Return the port on which `server` will listen at `address` (`127.0.0.1:0`: any).
+
+    Raises Failed (`bind`), Refused (`no-issuer`).
+    """
+    credentials = server_credentials(keys)
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError as problem:
+        raise Failed(
+            f"listener {address}",
+            expected="a free port of this host",
+            got=problem,
+            untouched="nothing listens",
+            reason="bind",
+        ) from None
+    if port == 0:
+        raise Failed(f"listener {address}", expected="a port", got="none", reason="bind")
+    return port
