@@ -1,0 +1,143 @@
+"""Fetch's half of a conversation: it asks, gets the files apply wants, hears what happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from embrasure.descriptor import write_all
+from embrasure.errors import EmbrasureError, NotFound, Unavailable
+from embrasure.trust.source import Source
+from node.ipc import Channel
+from node.messages import (
+    AnswerNote,
+    Done,
+    End,
+    EndStatus,
+    Failure,
+    FromApply,
+    Message,
+    Pipe,
+    PostNote,
+    ProgressNote,
+    ReceiptNote,
+    StateNote,
+    Want,
+    error_of,
+    sentence,
+)
+
+
+class Hearer(Protocol):
+    """Who wants to know what happens while it happens."""
+
+    def receipt(self, note: ReceiptNote) -> None:
+        """Apply signed this receipt."""
+        ...
+
+    def progress(self, note: ProgressNote) -> None:
+        """The install stands here."""
+        ...
+
+
+class Deaf:
+    """Nobody wants to know."""
+
+    def receipt(self, note: ReceiptNote) -> None:
+        """The outbox has it."""
+
+    def progress(self, note: ProgressNote) -> None:
+        """Not shown."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """All that apply said in one conversation."""
+
+    answers: list[AnswerNote] = field(default_factory=list)
+    posts: list[PostNote] = field(default_factory=list)
+    state: StateNote | None = None
+
+
+class NoSource:
+    """For questions that need no file."""
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+        """Raises NotFound."""
+        raise NotFound(path, expected="a source", got="none")
+
+
+def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: Hearer) -> Heard:
+    """Return what apply said to `ask`, after every file it wanted was got from `source`.
+
+    Raises the error that apply ended with; Unavailable when apply is gone; Refused for nonsense.
+    """
+    channel.send(ask)
+    heard = Heard()
+    while True:
+        message = channel.receive()
+        match message:
+            case Want():
+                serve(channel, message, source)
+            case ReceiptNote():
+                hearer.receipt(message)
+            case ProgressNote():
+                hearer.progress(message)
+            case AnswerNote():
+                heard.answers.append(message)
+            case PostNote():
+                heard.posts.append(message)
+            case StateNote():
+                heard.state = message
+            case Done():
+                return heard
+            case Failure():
+                raise error_of(message)
+
+
+def serve(channel: Channel[FromApply], want: Want, source: Source) -> None:
+    """Apply got the bytes of `want` through a pipe, and was told how that ended."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        channel.send(Pipe(id=want.id), reading)
+    except BaseException:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    status, length, got = _pour(writing, want, source)
+    channel.send(End(id=want.id, status=status, length=length, got=sentence(got)))
+
+
+def _pour(writing: int, want: Want, source: Source) -> tuple[EndStatus, int, str]:
+    length = 0
+    try:
+        with _closing(source.fetch(want.path, offset=want.offset, limit=want.limit)) as pieces:
+            for piece in pieces:
+                write_all(writing, piece)
+                length += len(piece)
+    except BrokenPipeError:
+        return "refused", length, "apply wants no more of it"
+    except NotFound as problem:
+        return "not-found", length, str(problem)
+    except Unavailable as problem:
+        return "unavailable", length, str(problem)
+    except EmbrasureError as problem:
+        return "refused", length, str(problem)
+    finally:
+        os.close(writing)
+    return "ok", length, ""
+
+
+@contextmanager
+def _closing(pieces: Iterator[bytes]) -> Iterator[Iterator[bytes]]:
+    # A source that is not read to its end must give back its connection now, not some day.
+    try:
+        yield pieces
+    finally:
+        close = getattr(pieces, "close", None)
+        if close is not None:
+            close()

@@ -1,0 +1,195 @@
+"""Apply's half of a conversation: files are wanted over the socket, their bytes come out of pipes.
+
+Fetch is not believed: a want has a size, a lowest speed and an end, whatever fetch does.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.trust.layout import parse_file
+from embrasure.trust.receipt import read_record
+from node.ipc import Channel
+from node.messages import (
+    End,
+    FromFetch,
+    Message,
+    Pipe,
+    ProgressNote,
+    ReceiptNote,
+    Want,
+    pack,
+    sentence,
+)
+
+Tick = Callable[[], float]
+
+
+class Pace:
+    """How long one want may still wait; only waiting counts, not what we do with the bytes.
+
+    whole_seconds: for the whole file, or None for the lowest speed of blobs
+    """
+
+    def __init__(self, *, whole_seconds: float | None) -> None:
+        self._whole = whole_seconds
+        self._left = limits.BLOB_GRACE_SECONDS if whole_seconds is None else whole_seconds
+        self._left += limits.BLOB_WINDOW_SECONDS if whole_seconds is None else 0
+        self._count = 0
+
+    @property
+    def left(self) -> float:
+        """Seconds that the next byte may take."""
+        return max(0.0, self._left)
+
+    def note(self, *, waited: float, count: int) -> None:
+        """`count` bytes came after `waited` seconds; raises Unavailable (`slow`) when too few."""
+        self._left -= waited
+        self._count += count
+        if self._left > 0:
+            return
+        needed = limits.BLOB_BYTES_PER_SECOND * limits.BLOB_WINDOW_SECONDS
+        if self._whole is not None or self._count < needed:
+            raise Unavailable(
+                "source",
+                expected=f"{limits.BLOB_BYTES_PER_SECOND} bytes a second",
+                got=f"{self._count} bytes in the last period",
+                reason="slow",
+            )
+        self._left, self._count = float(limits.BLOB_WINDOW_SECONDS), 0
+
+
+class IpcSource:
+    """A Source whose files fetch gets; untrusted, as every source."""
+
+    def __init__(self, channel: Channel[FromFetch], *, tick: Tick = time.monotonic) -> None:
+        self._channel, self._tick = channel, tick
+        self._id, self._is_broken = 0, False
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+        """Yield the bytes of `path` from `offset` on; one want at a time.
+
+        Raises NotFound, Unavailable, Refused; after a broken conversation always Unavailable.
+        """
+        kind = parse_file(path)
+        pace = Pace(whole_seconds=limits.METADATA_SECONDS if kind.metadata else None)
+        pipe = self._open(path, offset=offset, limit=limit)
+        count = 0
+        try:
+            for piece in self._pieces(pipe, limit, pace):
+                count += len(piece)
+                yield piece
+        except BaseException:
+            os.close(pipe)
+            with suppress(EmbrasureError):
+                self._end()  # so that the next want starts clean
+            raise
+        os.close(pipe)
+        self._check_end(self._end(), path, count)
+
+    def _open(self, path: str, *, offset: int, limit: int) -> int:
+        if self._is_broken:
+            raise Unavailable("source", expected="fetch", got="it is gone", reason="ipc-closed")
+        self._id += 1
+        want = Want(id=self._id, path=path, offset=offset, limit=limit)
+        with self._breaking():
+            self._channel.send(want)
+            answer, pipe = self._channel.receive_with(seconds=limits.METADATA_SECONDS)
+            if isinstance(answer, Pipe) and answer.id == self._id and pipe is not None:
+                return pipe
+            if pipe is not None:
+                os.close(pipe)
+            raise Refused("ipc", expected="a pipe for the want", got=answer, reason="bad-schema")
+
+    def _pieces(self, pipe: int, limit: int, pace: Pace) -> Iterator[bytes]:
+        waiting = select.poll()
+        waiting.register(pipe, select.POLLIN)
+        rest = limit
+        while True:
+            began = self._tick()
+            ready = waiting.poll(int(pace.left * 1000) + 1)
+            # One byte more than allowed is read, so that too much is seen and not cut off.
+            piece = os.read(pipe, min(limits.BUFFER_BYTES, rest + 1)) if ready else b""
+            pace.note(waited=self._tick() - began, count=len(piece))
+            if not ready:
+                continue
+            if not piece:
+                return
+            rest -= len(piece)
+            if rest < 0:
+                raise Refused("source", expected=f"{limit} bytes", got="more", reason="limit")
+            yield piece
+
+    def _end(self) -> End:
+        with self._breaking():
+            answer = self._channel.receive(seconds=limits.METADATA_SECONDS)
+            if isinstance(answer, End) and answer.id == self._id:
+                return answer
+            raise Refused("ipc", expected="the end of the want", got=answer, reason="bad-schema")
+
+    def _check_end(self, end: End, path: str, count: int) -> None:
+        if end.status == "not-found":
+            raise NotFound(path, expected="a file of the source", got=end.got or "none")
+        if end.status == "refused":
+            raise Refused(path, expected="a source that gives it", got=end.got, reason="source")
+        if end.status == "unavailable" or end.length != count:
+            got = end.got or f"{count} of {end.length} bytes"
+            raise Unavailable(path, expected="all its bytes", got=got, reason="source")
+
+    def _breaking(self) -> _Breaking:
+        return _Breaking(self)
+
+    def break_off(self) -> None:
+        """No want is answered any more: the two sides have lost each other."""
+        self._is_broken = True
+        self._channel.close()
+
+
+class _Breaking:
+    """Whatever goes wrong inside ends the conversation: a wrong turn cannot be taken back."""
+
+    def __init__(self, source: IpcSource) -> None:
+        self._source = source
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._source.break_off()
+
+
+class IpcReport:
+    """Tells fetch what happens; a lost peer changes nothing, so nothing here raises."""
+
+    def __init__(self, channel: Channel[FromFetch]) -> None:
+        self._channel = channel
+        self._told: set[bytes] = set()
+        self._is_lost = False
+
+    def receipt(self, signed: bytes, body: bytes) -> None:
+        """Fetch knows this receipt, once, or is gone."""
+        if signed in self._told:
+            return
+        self._told.add(signed)
+        rseq = read_record(signed[: limits.RECEIPT_RECORD_BYTES]).rseq
+        self.tell(ReceiptNote(rseq=rseq, signed=pack(signed), body=pack(body)))
+
+    def progress(self, state: str, done: int, total: int) -> None:
+        """Fetch knows where the install stands, or is gone."""
+        self.tell(ProgressNote(state=sentence(state), done=done, total=total))
+
+    def tell(self, message: Message) -> None:
+        """Fetch got `message`, or is gone."""
+        if self._is_lost:
+            return
+        try:
+            self._channel.send(message)
+        except EmbrasureError:
+            self._is_lost = True

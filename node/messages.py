@@ -1,0 +1,255 @@
+"""Every message between fetch and apply: exact fields, one spelling, one parser for each side.
+
+Fetch asks (`OrderAsk`, `PollAsk`, `StatusAsk`, `OutboxAsk`, `PostedAsk`). While apply works on it,
+it wants files; fetch answers each `Want` with a `Pipe`, beside which a descriptor travels that the
+bytes come from, and an `End`. Apply notes what happens; `Done` or `Failure` is its last word.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from embrasure import errors, limits
+from embrasure.errors import EmbrasureError, Refused, shown
+from embrasure.trust import canonical as form
+from embrasure.trust.documents import Base64, Count, Document, Positive, convert
+
+DOCUMENT = "ipc message"
+Word = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9:_.-]{0,95}$")]
+Sentence = Annotated[str, Meta(max_length=512)]
+App = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9-]{0,47})?$")]
+EndStatus = Literal["ok", "not-found", "unavailable", "refused"]
+
+
+class Message(Document, frozen=True, kw_only=True, tag_field="is"):
+    """One message; its member `is` names it."""
+
+
+class OrderAsk(Message, frozen=True, kw_only=True, tag="order"):
+    """Fetch: the gateway offers this order (a DSSE envelope); obey it if it holds."""
+
+    envelope: Base64
+
+
+class PollAsk(Message, frozen=True, kw_only=True, tag="poll"):
+    """Fetch: see whether there is something to install in the files that I can get."""
+
+
+class StatusAsk(Message, frozen=True, kw_only=True, tag="status"):
+    """Fetch: say where this node stands."""
+
+
+class OutboxAsk(Message, frozen=True, kw_only=True, tag="outbox"):
+    """Fetch: hand me the oldest receipts that no letterbox has taken yet."""
+
+    limit: Annotated[int, Meta(ge=1, le=limits.LETTERBOX_SLOTS_PER_KEY)]
+
+
+class PostedAsk(Message, frozen=True, kw_only=True, tag="posted"):
+    """Fetch: a letterbox has taken this receipt."""
+
+    rseq: Positive
+
+
+class Pipe(Message, frozen=True, kw_only=True, tag="pipe"):
+    """Fetch: the bytes of want `id` come out of the descriptor beside this message."""
+
+    id: Positive
+
+
+class End(Message, frozen=True, kw_only=True, tag="end"):
+    """Fetch: no more bytes of want `id` come; `length` of them went into its pipe."""
+
+    id: Positive
+    status: EndStatus
+    length: Count
+    got: Sentence
+
+
+class Want(Message, frozen=True, kw_only=True, tag="want"):
+    """Apply: send me at most `limit` bytes of this repository path, from `offset` on."""
+
+    id: Positive
+    path: Annotated[str, Meta(max_length=400)]
+    offset: Count
+    limit: Count
+
+
+class ReceiptNote(Message, frozen=True, kw_only=True, tag="receipt"):
+    """Apply: a signed receipt and its sealed body; the outbox keeps a copy until it is posted."""
+
+    rseq: Positive
+    signed: Base64
+    body: Base64
+
+
+class ProgressNote(Message, frozen=True, kw_only=True, tag="progress"):
+    """Apply: where the install stands; for people."""
+
+    state: Word
+    done: Count
+    total: Count
+
+
+class AnswerNote(Message, frozen=True, kw_only=True, tag="answer"):
+    """Apply: what became of one app; `floor` tells a gateway that is behind its number."""
+
+    kind: Word
+    reason: Sentence
+    app: App
+    floor: Count
+
+
+class PostNote(Message, frozen=True, kw_only=True, tag="post"):
+    """Apply: one letterbox post, its header (a DSSE envelope) and its sealed body."""
+
+    rseq: Positive
+    header: Base64
+    body: Base64
+
+
+class AppState(Document, frozen=True, kw_only=True):
+    """One app of this node, as its disk has it."""
+
+    app: App
+    state: Word
+    seq: Count
+    gseq: Count
+    manifest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+    detail: Sentence
+
+
+class StateNote(Message, frozen=True, kw_only=True, tag="state"):
+    """Apply: where this node stands, read from its disk."""
+
+    node: Annotated[str, Meta(max_length=64)]
+    env: Annotated[str, Meta(max_length=16)]
+    mode: Literal["push", "pull"]
+    epoch: Count
+    oseq: Count
+    rseq: Count
+    timestamp: Count
+    apps: Annotated[tuple[AppState, ...], Meta(max_length=64)]
+
+
+class Done(Message, frozen=True, kw_only=True, tag="done"):
+    """Apply: the conversation ended well."""
+
+
+class Failure(Message, frozen=True, kw_only=True, tag="failure"):
+    """Apply: the conversation ended with this error."""
+
+    error: Literal[
+        "Damaged", "Denied", "Failed", "Misuse", "NotFound", "NotSupported", "Refused",
+        "Unavailable",
+    ]  # fmt: skip
+    thing: Sentence
+    expected: Sentence
+    got: Sentence
+    untouched: Sentence
+    hint: Sentence
+    reason: Sentence
+
+
+FromFetch: TypeAlias = OrderAsk | PollAsk | StatusAsk | OutboxAsk | PostedAsk | Pipe | End
+FromApply: TypeAlias = (
+    Want | ReceiptNote | ProgressNote | AnswerNote | PostNote | StateNote | Done | Failure
+)
+
+_FROM_FETCH: dict[str, type[FromFetch]] = {
+    "order": OrderAsk, "poll": PollAsk, "status": StatusAsk, "outbox": OutboxAsk,
+    "posted": PostedAsk, "pipe": Pipe, "end": End,
+}  # fmt: skip
+_FROM_APPLY: dict[str, type[FromApply]] = {
+    "want": Want, "receipt": ReceiptNote, "progress": ProgressNote, "answer": AnswerNote,
+    "post": PostNote, "state": StateNote, "done": Done, "failure": Failure,
+}  # fmt: skip
+_ERRORS: dict[str, type[EmbrasureError]] = {
+    "Damaged": errors.Damaged, "Denied": errors.Denied, "Failed": errors.Failed,
+    "Misuse": errors.Misuse, "NotFound": errors.NotFound, "NotSupported": errors.NotSupported,
+    "Refused": errors.Refused, "Unavailable": errors.Unavailable,
+}  # fmt: skip
+
+
+def write_message(message: Message) -> bytes:
+    """Return the one byte string of `message`; raises Refused (`limit`) for a too large one."""
+    raw = form.canonical(msgspec.to_builtins(message))
+    if len(raw) > limits.IPC_BYTES:
+        raise Refused(
+            DOCUMENT, expected=f"at most {limits.IPC_BYTES} bytes", got=len(raw), reason="limit"
+        )
+    return raw
+
+
+def parse_from_fetch(raw: bytes) -> FromFetch:
+    """Return the message of fetch in `raw`; raises Refused only."""
+    value = form.parse(raw, limit=limits.IPC_BYTES, document=DOCUMENT)
+    return convert(value, _FROM_FETCH[_name(value, frozenset(_FROM_FETCH))], DOCUMENT)
+
+
+def parse_from_apply(raw: bytes) -> FromApply:
+    """Return the message of apply in `raw`; raises Refused only."""
+    value = form.parse(raw, limit=limits.IPC_BYTES, document=DOCUMENT)
+    return convert(value, _FROM_APPLY[_name(value, frozenset(_FROM_APPLY))], DOCUMENT)
+
+
+def _name(value: dict[str, object], known: frozenset[str]) -> str:
+    name = value.get("is")
+    if not isinstance(name, str) or name not in known:
+        raise Refused(
+            DOCUMENT, expected="a message of this side", got=repr(name), reason="bad-schema"
+        )
+    return name
+
+
+def pack(data: bytes) -> str:
+    """Return `data` as it travels in a message."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def unpack(text: str) -> bytes:
+    """Return the bytes that `pack` packed; raises Refused."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused(DOCUMENT, expected="base64", got=text, reason="bad-schema") from None
+
+
+def sentence(text: str) -> str:
+    """Return `text` so that it fits a message: visible ASCII, cut with the cut shown."""
+    return shown(text, 400).encode("ascii", "backslashreplace").decode("ascii")[:512]
+
+
+def failure_of(error: EmbrasureError) -> Failure:
+    """Return the message that carries `error` to the other side."""
+    names = (kind.__name__ for kind in type(error).__mro__)
+    name = next((name for name in names if name in _ERRORS), "Failed")
+    return convert(
+        {
+            "is": "failure",
+            "error": name,
+            **{
+                part: sentence(getattr(error, part))
+                for part in ("thing", "expected", "got", "untouched", "hint", "reason")
+            },
+        },
+        Failure,
+        DOCUMENT,
+    )
+
+
+def error_of(failure: Failure) -> EmbrasureError:
+    """Return the error that `failure` carries."""
+    return _ERRORS[failure.error](
+        failure.thing,
+        expected=failure.expected,
+        got=failure.got,
+        untouched=failure.untouched,
+        hint=failure.hint,
+        reason=failure.reason,
+    )

@@ -1,0 +1,296 @@
+"""Wants over the socket: every byte of a source arrives, and nothing fetch does can hurt apply."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from nacl.signing import SigningKey
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.trust.layout import blob_file
+from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, Receipt, sign_receipt
+from embrasure.trust.source import Source
+from node.answering import Deaf, Heard, converse
+from node.asking import IpcReport, IpcSource, Pace
+from node.ipc import Channel
+from node.messages import (
+    Done,
+    End,
+    FromApply,
+    FromFetch,
+    Message,
+    Pipe,
+    PollAsk,
+    ProgressNote,
+    ReceiptNote,
+    parse_from_apply,
+    parse_from_fetch,
+    unpack,
+)
+
+BLOB = blob_file("ab" * 32)
+TIMESTAMP = "metadata/timestamp.json"
+
+
+class Held:
+    """A source of files in memory; an error in place of bytes is raised at that point."""
+
+    def __init__(self, files: dict[str, list[bytes | EmbrasureError]]) -> None:
+        self.files = files
+        self.asked: list[tuple[str, int, int]] = []
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+        self.asked.append((path, offset, limit))
+        if path not in self.files:
+            raise NotFound(path, expected="a file", got="none")
+        for piece in self.files[path]:
+            if isinstance(piece, EmbrasureError):
+                raise piece
+            yield piece
+
+
+def run(source: Source, work: Callable[[IpcSource, Channel[FromFetch]], None]) -> Heard:
+    """Let apply do `work` while fetch serves `source`; what goes wrong in apply is raised."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fetch = Channel(left, parse_from_apply)
+    apply = Channel(right, parse_from_fetch)
+    problems: list[BaseException] = []
+
+    def half() -> None:
+        with apply:
+            try:
+                assert apply.receive(seconds=5) == PollAsk()
+                work(IpcSource(apply), apply)
+                apply.send(Done())
+            except BaseException as problem:
+                problems.append(problem)
+
+    thread = threading.Thread(target=half)
+    thread.start()
+    try:
+        with fetch:
+            return converse(fetch, PollAsk(), source, Deaf())
+    except EmbrasureError:
+        thread.join()
+        if not problems:
+            raise
+        raise problems[0] from None
+    finally:
+        thread.join()
+        assert not problems or isinstance(problems[0], EmbrasureError), problems
+
+
+def descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
+def whole(source: IpcSource, path: str, *, offset: int = 0, limit: int = 1 << 30) -> bytes:
+    return b"".join(source.fetch(path, offset=offset, limit=limit))
+
+
+def test_every_byte_arrives_and_wants_follow_one_another() -> None:
+    big = os.urandom(3 * limits.BUFFER_BYTES + 7)
+    held = Held({BLOB: [big[:100], big[100:]], TIMESTAMP: [b"{}"]})
+    got: list[bytes] = []
+
+    def work(source: IpcSource, _: Channel[FromFetch]) -> None:
+        got.extend([whole(source, BLOB, offset=5, limit=len(big)), whole(source, TIMESTAMP)])
+
+    run(held, work)
+    assert got == [big, b"{}"]
+    assert held.asked[0] == (BLOB, 5, len(big))
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        (NotFound("x", expected="a", got="b"), NotFound),
+        (Unavailable("x", expected="a", got="b"), Unavailable),
+        (Refused("x", expected="a", got="b"), Refused),
+    ],
+)
+def test_what_stops_the_source_stops_apply_with_the_same_class(
+    problem: EmbrasureError, kind: type[EmbrasureError]
+) -> None:
+    seen: list[bytes] = []
+
+    def work(source: IpcSource, _: Channel[FromFetch]) -> None:
+        with pytest.raises(EmbrasureError) as raised:
+            seen.extend(source.fetch(BLOB, offset=0, limit=100))
+        assert type(raised.value) is kind
+        assert whole(source, TIMESTAMP) == b"{}"  # the conversation goes on
+
+    run(Held({BLOB: [b"begin", problem], TIMESTAMP: [b"{}"]}), work)
+    assert b"".join(seen) == b"begin"
+
+
+def test_a_want_given_up_early_leaves_the_conversation_whole() -> None:
+    def work(source: IpcSource, _: Channel[FromFetch]) -> None:
+        pieces = source.fetch(BLOB, offset=0, limit=1 << 30)
+        next(pieces)
+        pieces.close()  # type: ignore[attr-defined]  # a generator
+        assert whole(source, TIMESTAMP) == b"{}"
+
+    run(Held({BLOB: [bytes(1 << 20)] * 8, TIMESTAMP: [b"{}"]}), work)
+
+
+@pytest.mark.misuse
+def test_a_path_that_is_no_repository_path_never_reaches_fetch() -> None:
+    held = Held({})
+
+    def work(source: IpcSource, _: Channel[FromFetch]) -> None:
+        with pytest.raises(Refused):
+            whole(source, "../../etc/shadow")
+
+    run(held, work)
+    assert held.asked == []
+
+
+@pytest.mark.misuse
+def test_more_bytes_than_wanted_are_refused() -> None:
+    def work(source: IpcSource, _: Channel[FromFetch]) -> None:
+        with pytest.raises(Refused) as refused:
+            whole(source, BLOB, limit=10)
+        assert refused.value.reason == "limit"
+        assert whole(source, TIMESTAMP) == b"{}"
+
+    run(Held({BLOB: [bytes(11)], TIMESTAMP: [b"{}"]}), work)
+
+
+Fetch = Channel[FromApply]
+
+
+@contextmanager
+def hostile(answer: Callable[[Fetch], None]) -> Iterator[IpcSource]:
+    """Apply's source, with `answer` as all that fetch does."""
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def half() -> None:
+        with Channel(left, parse_from_apply) as fetch:
+            fetch.receive(seconds=5)
+            answer(fetch)
+
+    thread = threading.Thread(target=half)
+    thread.start()
+    with Channel(right, parse_from_fetch) as apply:
+        yield IpcSource(apply)
+    thread.join()
+
+
+def give(fetch: Fetch, message: Message, data: bytes, then: Message | None = None) -> None:
+    """Send `message` with a pipe that holds `data` and ends."""
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    fetch.send(message, reading)
+    os.close(reading)
+    if then is not None:
+        fetch.send(then)
+
+
+@pytest.mark.misuse
+def test_an_end_that_counts_other_bytes_than_came_is_not_success() -> None:
+    def answer(fetch: Fetch) -> None:
+        give(fetch, Pipe(id=1), b"short")
+        fetch.send(End(id=1, status="ok", length=6, got=""))
+
+    with hostile(answer) as source, pytest.raises(Unavailable):
+        whole(source, BLOB)
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda fetch: fetch.send(End(id=1, status="ok", length=0, got="")),
+        lambda fetch: give(fetch, Pipe(id=2), b""),
+        lambda fetch: fetch.send(Pipe(id=1)),
+        lambda fetch: give(fetch, PollAsk(), b""),
+        lambda fetch: fetch.send(PollAsk()),
+        lambda fetch: None,
+        lambda fetch: give(fetch, Pipe(id=1), b"x", then=PollAsk()),
+    ],
+    ids=["end first", "other want", "no pipe", "pipe elsewhere", "no answer", "gone", "no end"],
+)
+def test_an_answer_out_of_turn_ends_the_conversation_for_good(
+    turn: Callable[[Fetch], None],
+) -> None:
+    before = descriptors()
+    with hostile(turn) as source:
+        with pytest.raises((Refused, Unavailable)):
+            whole(source, BLOB)
+        with pytest.raises(Unavailable, match="gone"):
+            whole(source, BLOB)
+    assert descriptors() == before
+
+
+@pytest.mark.misuse
+def test_a_pipe_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embrasure.limits.METADATA_SECONDS", 0.1)
+    reading, writing = os.pipe()
+    with (
+        hostile(lambda fetch: fetch.send(Pipe(id=1), reading)) as source,
+        pytest.raises(Unavailable) as slow,
+    ):
+        whole(source, TIMESTAMP)
+    assert slow.value.reason == "slow"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_pace_counts_waiting_only_and_asks_for_the_lowest_speed() -> None:
+    enough = limits.BLOB_BYTES_PER_SECOND * limits.BLOB_WINDOW_SECONDS
+    first = limits.BLOB_GRACE_SECONDS + limits.BLOB_WINDOW_SECONDS
+    pace = Pace(whole_seconds=None)
+    for _ in range(50):
+        pace.note(waited=0.0, count=1)  # slow because of us: no reason to give up
+    pace.note(waited=first, count=enough)
+    assert pace.left == limits.BLOB_WINDOW_SECONDS
+    with pytest.raises(Unavailable) as slow:
+        pace.note(waited=limits.BLOB_WINDOW_SECONDS, count=enough - 1)
+    assert slow.value.reason == "slow"
+
+
+def test_pace_of_metadata_is_one_time_for_the_whole_file() -> None:
+    pace = Pace(whole_seconds=30.0)
+    pace.note(waited=29.0, count=1 << 20)
+    with pytest.raises(Unavailable):
+        pace.note(waited=1.0, count=1 << 30)
+
+
+def signed_receipt(*, rseq: int) -> bytes:
+    zero = bytes(32)
+    return sign_receipt(
+        Receipt(
+            scope=bytes(16), seq=1, plan=zero, manifest=zero, node="n-" + "a" * 26, previous=zero,
+            body=zero, boot=bytes(16), nonce=bytes(16), rseq=rseq, finished=1, took_s=1,
+            soaked_s=1, epoch=1, gseq=1, wave=0, attempt=1, kind=Kind.SOAKED, outcome=Outcome.OK,
+            ran=Ran.MAIN, isolation=0, reason=Reason.NONE,
+        ),
+        SigningKey.generate(),
+    )  # fmt: skip
+
+
+def test_a_report_tells_each_receipt_once_and_outlives_its_peer() -> None:
+    left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    fetch, apply = Channel(left, parse_from_apply), Channel(right, parse_from_fetch)
+    report = IpcReport(apply)
+    signed = signed_receipt(rseq=7)
+    report.receipt(signed, b"body")
+    report.receipt(signed, b"body")
+    report.progress("probing", 1, 3)
+    note = fetch.receive(seconds=1)
+    assert isinstance(note, ReceiptNote)
+    assert (note.rseq, unpack(note.signed)) == (7, signed)
+    assert fetch.receive(seconds=1) == ProgressNote(state="probing", done=1, total=3)
+    fetch.close()
+    report.receipt(signed_receipt(rseq=8), b"body")
+    report.progress("probing", 2, 3)
+    apply.close()
