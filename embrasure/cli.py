@@ -21,16 +21,12 @@ INTERRUPTED = 130
 
 
 def _verbs(group: str, modules: dict[str, dict[str, str]], text: str) -> LazyGroup:
-    """Return a group; modules: module -> verb -> help line.
-
-    The attribute is `group_verb`, or `verb` in `pki.cli_group`.
-    """
+    """Return a group; modules: module -> verb -> help line; the attribute is `group_verb`."""
     table: dict[str, tuple[str | click.Group, str]] = {}
     for module, verbs in modules.items():
-        prefix = "" if module == f"pki.cli_{group}" else f"{group}_"
         for verb, line in verbs.items():
-            table[verb] = (f"{module}:{prefix}{verb}", line)
-    return LazyGroup(group, table, text)
+            table[verb] = (f"{module}:{group.replace(' ', '_')}_{verb}", line)
+    return LazyGroup(group.split()[-1], table, text)
 
 
 KEYS = _verbs(
@@ -59,12 +55,10 @@ TRUST = _verbs(
     "trust",
     {
         "pki.cli_trust": {
-            "env": "Environments: draft a new one.",
-            "app": "Apps: draft one with its operators and threshold.",
             "sign": "Show the whole change of a draft, then sign it.",
             "merge": "Put a draft with enough signatures in force.",
-            "discard": "Drop a draft.",
-            "renew": "Draft a role again with a later expiry.",
+            "discard": "Drop a draft that is not in force.",
+            "renew": "Draft the same content with a new expiry.",
             "show": "Show roles, thresholds, persons and expiries.",
             "verify": "Verify the trust folder from a pinned root.",
             "revoke": "Stop plans, manifests, keys or nodes with one signature.",
@@ -73,6 +67,18 @@ TRUST = _verbs(
         "gateway.cli_trust": {"submit": "Send signed trust files to the gateway."},
     },
     "Who may say what: roles, environments, apps.",
+)
+TRUST.table["env"] = (
+    _verbs("trust env", {"pki.cli_trust": {"add": "Draft a new environment."}}, "Environments."),
+    "Environments: add.",
+)
+TRUST.table["app"] = (
+    _verbs(
+        "trust app",
+        {"pki.cli_trust": {"add": "Draft an app with its operators and threshold."}},
+        "Apps.",
+    ),
+    "Apps: add.",
 )
 RELEASE = _verbs(
     "release",

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from embrasure import kernel, limits
-from embrasure.descriptor import check_name, explained, explaining, fill, read_bounded
+from embrasure.descriptor import check_name, explained, explaining, fill, read_bounded, write_all
 from embrasure.errors import Damaged, Denied, NotFound, Refused
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO must not block the open
@@ -100,11 +100,11 @@ class Folder:
             check_name(part)
         with explaining(self._where(path)):
             fd = kernel.open_inside(self.fd, path, _READ)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        try:
+            _check_regular(fd, self._where(path))
+        except BaseException:
             os.close(fd)
-            raise Refused(
-                self._where(path), expected="a regular file", got="another kind", reason="bad-type"
-            )
+            raise
         return fd
 
     def read(self, path: str, *, limit: int) -> bytes:
@@ -175,6 +175,18 @@ class Folder:
                 raise
             os.close(fd)  # its error counts: NFS and quotas report here
             return digest
+
+    def append(self, name: str, data: bytes, *, mode: int = 0o600) -> int:
+        """Return the size of the file after `data` is behind its end; nothing is synced."""
+        with explaining(self._where(name)):
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+            fd = kernel.open_inside(self.fd, check_name(name), flags, mode)
+            try:
+                _check_regular(fd, self._where(name))
+                write_all(fd, data)
+                return os.fstat(fd).st_size
+            finally:
+                os.close(fd)
 
     def replace(self, name: str, data: bytes, *, mode: int = 0o600) -> None:
         """`name` holds exactly `data`, on disk, now or after a crash; else it is as it was."""
@@ -280,6 +292,11 @@ class Folder:
         """All that was written to this file system is on disk; an error is never retried."""
         with explaining(str(self.path)):
             kernel.syncfs(self.fd)
+
+
+def _check_regular(fd: int, thing: str) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise Refused(thing, expected="a regular file", got="another kind", reason="bad-type")
 
 
 def _make(path: Path, mode: int) -> None:
