@@ -8,6 +8,10 @@ from collections import Counter
 import hypothesis
 import pytest
 
+import embrasure  # before grpc: it forbids TLS 1.2 for the whole process
+
+assert embrasure.__version__
+
 hypothesis.settings.register_profile(
     "shared",
     deadline=None,  # a shared machine: wall clock proves nothing
