@@ -69,7 +69,7 @@ def wave(**changes: object) -> tuple[object, ...]:
 
 
 SIXTY = plan_of((60, 100)).waves
-BAD = {
+BAD: dict[str, dict[str, object]] = {
     "no canary": {"waves": plan_of((40, 100)).waves[1:]},
     "last wave leaves nodes out": {"waves": plan_of((40, 100)).waves[:2]},
     "percent 0": {"waves": wave(percent=0)},
