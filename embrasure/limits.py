@@ -79,6 +79,7 @@ MANIFESTS_PER_ROLE = 6
 RECEIPT_RECORD_BYTES = 256
 RECEIPT_BYTES = 320  # record and Ed25519 signature
 POST_BYTES = 4 * KIB  # sealed body of one letterbox post
+POST_HEADER_BYTES = KIB  # its signed header, one envelope
 LOG_TAIL_BYTES = 2 * KIB
 LETTERBOX_SLOTS_PER_KEY = 64  # uncollected
 LETTERBOX_BYTES = GIB  # all uncollected posts

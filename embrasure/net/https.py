@@ -1,0 +1,133 @@
+"""What a pull node says to a mirror (fetch, watch) and to a letterbox (post); no more exists."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+from urllib3.response import HTTPResponse
+
+from embrasure import limits
+from embrasure.clock import Clock, now
+from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.net.dial import HttpsClient, Server
+from embrasure.net.pace import Deadline, MinimumSpeed, Seconds
+from embrasure.net.trustbundle import Trust
+from embrasure.trust import layout
+
+_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
+_LENGTH = re.compile(r"[0-9]{1,15}")
+_VERSION = re.compile(rb"[1-9][0-9]{0,8}")
+_ABSENT = frozenset({403, 404, 410})
+
+
+class MirrorSource:
+    """A mirror as a Source (`embrasure.trust.source`); untrusted, like every source."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        name: str,
+        trust: Trust,
+        clock: Clock = now,
+        steady: Seconds = time.monotonic,
+    ) -> None:
+        self.server = Server(address, "mirror", name, trust, clock, steady)
+        self._client = HttpsClient(self.server)
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._client.close()
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+        """Yield the bytes of `path` from `offset` on, at most `limit` of them, as they come.
+
+        A body that ends early is Unavailable, so nothing cut looks whole. A server that ignores
+        the range is taken: the bytes before `offset` are thrown away.
+        """
+        kind = layout.parse_file(path)
+        steady = self.server.steady
+        pace = Deadline(steady) if kind.metadata else MinimumSpeed(steady)
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        with self._client.ask("GET", path, headers=headers) as answer:
+            check_found(answer, path)
+            skip = check_extent(answer, path, offset=offset, limit=limit)
+            while piece := answer.read1(limits.BUFFER_BYTES, decode_content=False):
+                pace.add(len(piece))
+                kept = piece[skip:]
+                skip = max(0, skip - len(piece))
+                if kept:
+                    yield kept
+
+    def watch(self, version: int, *, seconds: float = limits.WATCH_SECONDS) -> int | None:
+        """Return the mirror's timestamp version once it is above `version`, None after a while.
+
+        A hint and no more: whatever it says, a normal refresh follows. Raises NotFound when the
+        server has no watch (a static one), Unavailable.
+        """
+        with self._client.ask("GET", f"v1/watch/{version}", seconds=seconds + 10) as answer:
+            check_found(answer, "v1/watch", also=204)
+            if answer.status == 204:
+                return None
+            found = self._client.read_small(answer, limit=16)
+        if not _VERSION.fullmatch(found):
+            raise Refused("v1/watch", expected="a version", got=found, reason="bad-schema")
+        return int(found)
+
+
+class LetterboxClient:
+    """The one thing a pull node may do with a letterbox: post."""
+
+    def __init__(self, address: str, *, name: str, trust: Trust, clock: Clock = now) -> None:
+        self._client = HttpsClient(Server(address, "letterbox", name, trust, clock))
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._client.close()
+
+    def post(self, path: str, frame: bytes) -> None:
+        """`frame` (`embrasure.net.post`) lies in its slot; a repeat of the same bytes is fine.
+
+        Raises Refused (the box will never take it), Unavailable (`busy`: later).
+        """
+        with self._client.ask("POST", path, body=frame) as answer:
+            if answer.status not in (200, 201, 204):
+                word = self._client.read_small(answer, limit=200).decode("ascii", "replace")
+                raise _turned_down(answer.status, word)
+
+
+def check_found(answer: HTTPResponse, path: str, *, also: int = 206) -> None:
+    """Return only when `answer` brings what was asked for; raises ours."""
+    if answer.status in (200, also):
+        return
+    if answer.status in _ABSENT:
+        raise NotFound(path, expected="a file", got=answer.status)
+    if answer.status == 416:
+        raise Refused(path, expected="bytes at the offset", got="none", reason="bad-offset")
+    raise Unavailable(path, expected="a file", got=f"status {answer.status}")
+
+
+def check_extent(answer: HTTPResponse, path: str, *, offset: int, limit: int) -> int:
+    """Return how many bytes of the body lie before `offset`; raises Refused (`limit`, ...)."""
+    stated = answer.headers.get("Content-Length", "")
+    if not _LENGTH.fullmatch(stated):
+        raise Refused(path, expected="a stated length", got=stated, reason="bad-schema")
+    skip = offset
+    if answer.status == 206:
+        found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        if found is None or int(found[1]) != offset or int(found[2]) + 1 != int(found[3]):
+            raise Refused(path, expected="the range asked for", got="another", reason="bad-offset")
+        skip = 0
+    if int(stated) - skip > limit:
+        raise Refused(path, expected=f"at most {limit} bytes", got=stated, reason="limit")
+    if int(stated) < skip:
+        raise Refused(path, expected="bytes at the offset", got="none", reason="bad-offset")
+    return skip
+
+
+def _turned_down(status: int, word: str) -> EmbrasureError:
+    if status in (429, 503, 507) or status >= 500:
+        return Unavailable("post", expected="room in the letterbox", got=word, reason="busy")
+    return Refused("post", expected="to be taken", got=f"{status} {word}", reason="post")
