@@ -1,0 +1,82 @@
+"""What a plan means for the nodes of today: members of each wave, and what to look at twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embrasure.trust.directory import Entry
+from embrasure.trust.plan import Plan
+from embrasure.trust.waves import need_of, wave_of, witnesses
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What the plan means today: node ids of each wave, and what a person should look at."""
+
+    members: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """The number of nodes in all waves."""
+        return sum(len(wave) for wave in self.members)
+
+
+def members_of(plan: Plan, entries: Sequence[Entry]) -> tuple[tuple[str, ...], ...]:
+    """Return the ids of the active nodes of each wave, sorted; each node is in at most one."""
+    found: list[list[str]] = [[] for _ in plan.waves]
+    for entry in sorted(entries, key=lambda entry: entry.id):
+        if entry.state != "active" or entry.env != plan.env:
+            continue
+        number = wave_of(plan, entry.id, entry.labels)
+        if number is not None:
+            found[number].append(entry.id)
+    return tuple(tuple(wave) for wave in found)
+
+
+def preview(plan: Plan, entries: Sequence[Entry]) -> Preview:
+    """Return who is in which wave of `plan` today, and what deserves a second look.
+
+    Approvers call this on the proposed plan: it also names witnesses that are not the ones which
+    the rule would choose, and nodes whose receipt key is not the directory's.
+    """
+    members = members_of(plan, entries)
+    total = sum(len(wave) for wave in members)
+    keys = {entry.id: entry.receipt.key for entry in entries if entry.state == "active"}
+    warnings: list[str] = []
+    for number, (wave, mine) in enumerate(zip(plan.waves, members, strict=True)):
+        warnings += _named_warnings(plan, number, mine, keys)
+        if number == 0:
+            continue
+        done = sum(len(m) for m in members[: number + 1])
+        if total and abs(done * 100 - wave.percent * total) > wave.percent * total / 2:
+            warnings.append(
+                f"wave {wave.name} ends at {100 * done // total} percent of the nodes, "
+                f"not {wave.percent}"
+            )
+        if 1 <= len(wave.nodes) <= 2 and number < len(plan.waves) - 1:
+            warnings.append(
+                f"wave {wave.name} needs all of its {len(wave.nodes)} witnesses: "
+                "one dead node stalls the roll-out"
+            )
+        if not mine and number < len(plan.waves) - 1:
+            warnings.append(f"wave {wave.name} is empty and stays because of the policy")
+    return Preview(members, tuple(warnings))
+
+
+def _named_warnings(
+    plan: Plan, number: int, mine: Sequence[str], keys: dict[str, str]
+) -> list[str]:
+    """Deviations of the named nodes from the directory and from the rule."""
+    wave, found = plan.waves[number], []
+    for node in wave.nodes:
+        if node.id not in mine:
+            found.append(f"{node.id} is named in wave {wave.name} and is no member of it")
+        elif keys.get(node.id) != node.key:
+            found.append(f"{node.id} is named with a key that is not the directory's")
+    if number and set(witnesses(plan, mine)) != {node.id for node in wave.nodes}:
+        found.append(f"the witnesses of wave {wave.name} are not the ones that the rule chooses")
+    if number and wave.need < need_of(len(wave.nodes)):
+        found.append(f"wave {wave.name} needs fewer witnesses than two thirds")
+    return found
