@@ -32,9 +32,7 @@ Text = Annotated[str, Meta(max_length=200)]
 Version = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+_-]{1,64}\Z")]
 
 
-class _Table(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False
-):
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of the file: unknown keys are refused, missing ones have a default or are told."""
 
 
