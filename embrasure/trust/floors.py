@@ -101,7 +101,7 @@ class TufFloors(Document, frozen=True, kw_only=True):
     """
 
     versions: dict[RoleName, Count]
-    keys: dict[RoleName, tuple[KeyId, ...]]
+    keys: dict[RoleName, tuple[RoleName, ...]]
     complete: dict[RoleName, Count]
     time: Count
 

@@ -1,0 +1,73 @@
+"""Target files kept beside the metadata, by SHA-256: a cache, checked whenever it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, NotFound
+from embrasure.fs import Folder, read_file
+
+
+class DocumentCache:
+    """A folder of documents. When it is full, what was not used for longest goes first."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        count: int = limits.DOCUMENTS_HELD,
+        total_bytes: int = limits.DOCUMENTS_HELD_BYTES,
+    ) -> None:
+        """The folder exists. count, total_bytes: most that is kept."""
+        self.folder = folder
+        self.count = count
+        self.total_bytes = total_bytes
+        Folder.open(folder, create=True).close()
+
+    def get(self, sha256: str, *, length: int) -> bytes | None:
+        """Return the document of this hash, or None; what does not have its hash is removed."""
+        path = self.folder / sha256
+        try:
+            raw = read_file(path, limit=length)
+        except NotFound:
+            return None
+        except EmbrasureError:
+            raw = b""
+        if hashlib.sha256(raw).hexdigest() == sha256:
+            os.utime(path)
+            return raw
+        self._drop(sha256)
+        return None
+
+    def put(self, raw: bytes) -> None:
+        """The document is on disk under its hash, and the cache is within its bounds."""
+        name = hashlib.sha256(raw).hexdigest()
+        with Folder.open(self.folder) as held:
+            held.replace(name, raw)
+        self._trim(keep=name)
+
+    def _drop(self, name: str) -> None:
+        # Another process may have been faster.
+        with Folder.open(self.folder) as held, contextlib.suppress(NotFound):
+            held.remove_tree(name)
+
+    def _trim(self, *, keep: str) -> None:
+        with Folder.open(self.folder) as held:
+            found = []
+            for name in held.list():
+                try:
+                    about = held.stat(name)
+                except NotFound:
+                    continue
+                found.append((about.st_mtime_ns, name, about.st_size))
+            left, total = len(found), sum(size for _, _, size in found)
+            for _, name, size in sorted(found):
+                if left <= self.count and total <= self.total_bytes:
+                    return
+                if name != keep:
+                    held.unlink(name, missing_ok=True)
+                    left, total = left - 1, total - size

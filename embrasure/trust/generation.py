@@ -1,0 +1,141 @@
+"""Metadata on disk in generations: python-tuf works in a copy, one rename makes it current.
+
+python-tuf syncs nothing and removes root.json before it links the next one; a kill or a power cut
+in the middle must leave the former generation as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from embrasure.descriptor import explaining
+from embrasure.errors import EmbrasureError, NotFound
+from embrasure.fs import Folder
+
+HISTORY = "root_history"
+_NUMBER = re.compile(r"[1-9][0-9]{0,15}")
+CURRENT, COMPLETE = "current", "complete"
+
+
+class Generations:
+    """`trusted/<n>/` with two links: `current`, the newest verified files, and `complete`, the
+    newest generation that a whole refresh succeeded in. One writer at a time (the caller's lock).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` and `folder/trusted` exist afterwards."""
+        self.folder = folder
+        self.trusted = folder / "trusted"
+        Folder.open(self.trusted, create=True).close()
+
+    def linked(self, link: str) -> Path | None:
+        """Return the generation that `link` names; None when there is none, or it is damaged."""
+        try:
+            with Folder.open(self.folder) as held:
+                target = held.readlink(link)
+                parts = target.split("/")
+                if len(parts) != 2 or parts[0] != "trusted" or not _NUMBER.fullmatch(parts[1]):
+                    return None
+                held.child(target).close()
+        except EmbrasureError:
+            # Floors do not depend on it: without files the workflow starts again at the anchor.
+            return None
+        return self.folder / target
+
+    def begin(self) -> Path:
+        """Return a new generation: hard links to the files of the current one, else empty.
+
+        What crashed before it became current is removed first.
+        """
+        with Folder.open(self.trusted) as held:
+            self._sweep(held)
+            number = max((int(name) for name in held.list() if _NUMBER.fullmatch(name)), default=0)
+            name = str(number + 1)
+            with held.mkdir(name) as new, new.mkdir(HISTORY) as history:
+                current = self.linked(CURRENT)
+                if current is not None:
+                    _link_files(current, new)
+                    _link_files(current / HISTORY, history)
+        return self.trusted / name
+
+    def changed(self, generation: Path) -> frozenset[str]:
+        """Return the files, relative to the generation, that the current one does not have."""
+        current = self.linked(CURRENT)
+        before = {} if current is None else _files(current)
+        return frozenset(n for n, inode in _files(generation).items() if before.get(n) != inode)
+
+    def commit(self, generation: Path, *, complete: bool) -> None:
+        """The generation is current, and on disk; `complete` names it too if the refresh was whole.
+
+        One without a change is dropped instead.
+        """
+        changed = self.changed(generation)
+        current = self.linked(CURRENT)
+        if not changed and current is not None:
+            self.discard(generation)
+            generation = current
+        else:
+            with Folder.open(generation) as held:
+                for name in changed:
+                    held.fsync_file(name)
+                with held.child(HISTORY) as history:
+                    history.fsync()
+                held.fsync()
+            with Folder.open(self.trusted) as trusted:
+                trusted.fsync()
+            self._point(CURRENT, generation)
+        if complete and self.linked(COMPLETE) != generation:
+            self._point(COMPLETE, generation)
+
+    def discard(self, generation: Path) -> None:
+        """The generation is gone."""
+        with Folder.open(self.trusted) as held:
+            held.remove_tree(generation.name)
+
+    def _point(self, link: str, generation: Path) -> None:
+        with Folder.open(self.folder) as held:
+            held.unlink(f".{link}.new", missing_ok=True)
+            held.symlink(f"trusted/{generation.name}", f".{link}.new")
+            held.rename(f".{link}.new", held, link, replace=True)
+            held.fsync()
+
+    def _sweep(self, held: Folder) -> None:
+        kept = {linked.name for link in (CURRENT, COMPLETE) if (linked := self.linked(link))}
+        for name in held.list():
+            if name not in kept:
+                held.remove_tree(name)
+
+
+def read_generation(generation: Path, name: str, *, limit: int) -> bytes | None:
+    """Return the bytes of one file of a generation; None when it is missing or no plain file."""
+    try:
+        with Folder.open(generation) as held:
+            return held.read(name, limit=limit)
+    except EmbrasureError:
+        return None
+
+
+def _link_files(source: Path, to: Folder) -> None:
+    for name in _names(source):
+        with explaining(name):
+            os.link(source / name, name, dst_dir_fd=to.fd, follow_symlinks=False)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with Folder.open(folder) as held:
+            return [n for n in held.list() if stat.S_ISREG(held.stat(n).st_mode)]
+    except NotFound:
+        return []
+
+
+def _files(generation: Path) -> dict[str, int]:
+    """Inodes: python-tuf replaces a file, it never writes into one."""
+    found = {}
+    for prefix in ("", f"{HISTORY}/"):
+        for name in _names(generation / prefix):
+            found[f"{prefix}{name}"] = (generation / prefix / name).stat().st_ino
+    return found

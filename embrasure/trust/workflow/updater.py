@@ -1,0 +1,163 @@
+"""python-tuf's Updater with a given time, bounded delegations, and errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import tuf
+from tuf.api.exceptions import (
+    BadVersionNumberError,
+    DownloadError,
+    DownloadHTTPError,
+    DownloadLengthMismatchError,
+    ExpiredMetadataError,
+    LengthOrHashMismatchError,
+    RepositoryError,
+    UnsignedMetadataError,
+)
+from tuf.api.metadata import Key, Role, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from embrasure import limits
+from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.trust.workflow.versions import Keys, plain
+
+METADATA = "metadata/"  # base url: a url is then a repository path
+
+
+def check_library(version: str = tuf.__version__) -> None:
+    """Return only with a python-tuf that this wrapper was written for; raises Damaged.
+
+    7.0.0 follows diamond delegations (#2977) and ends silently on a broken stream; 8 is unread.
+    """
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if not (7, 0, 1) <= numbers < (8,):
+        raise Damaged("python-tuf", expected=">= 7.0.1, < 8", got=version, reason="dependency")
+
+
+check_library()
+
+
+def check_keys(roles: Mapping[str, Role], keys: Mapping[str, Key]) -> None:
+    """Return only when each role has 1 <= threshold <= distinct keys <= limit; raises Refused.
+
+    Distinct by what they are: one key under two ids would count as two persons. A threshold of 0
+    once disabled all checks of another client (CVE-2026-23992).
+    """
+    for name, role in roles.items():
+        held = [keys[keyid] for keyid in role.keyids if keyid in keys]
+        distinct = {(k.keytype, k.scheme, k.keyval.get("public", "").strip()) for k in held}
+        if not (1 <= role.threshold <= len(distinct) == len(role.keyids) <= limits.KEYS_PER_ROLE):
+            raise Refused(
+                f"role {name}",
+                expected=f"1 <= threshold <= distinct keys <= {limits.KEYS_PER_ROLE}",
+                got=f"threshold {role.threshold}, {len(distinct)} keys, {len(role.keyids)} ids",
+                reason="threshold",
+            )
+
+
+class ClockedUpdater(Updater):
+    """One refresh. `parents`: role -> delegator of each targets role that was verified."""
+
+    def __init__(
+        self, folder: Path, anchor: bytes, fetcher: FetcherInterface, *, at: datetime, url: str
+    ) -> None:
+        """Trust `anchor`; files verified on the way are in `folder`.
+
+        at: the time that expiry is measured against, fixed for this refresh
+        """
+        self.parents: dict[str, str] = {}
+        config = UpdaterConfig(
+            max_root_rotations=limits.ROOT_STEPS,
+            max_delegations=limits.VISITED_ROLES,
+            root_max_length=limits.ROOT_BYTES,
+            timestamp_max_length=limits.TIMESTAMP_BYTES,
+            snapshot_max_length=limits.SNAPSHOT_BYTES,
+            targets_max_length=limits.TARGETS_BYTES,
+        )
+        # Always the anchor: with `bootstrap=None` the cached root would be the trust anchor.
+        super().__init__(str(folder), url, fetcher=fetcher, config=config, bootstrap=anchor)
+        self._trusted_set.reference_time = at
+
+    def _load_timestamp(self) -> None:
+        # The root is final here, and nothing that it delegates has been looked at.
+        root = self._trusted_set.root
+        check_keys(root.roles, root.keys)
+        super()._load_timestamp()
+
+    def _load_targets(self, role: str, parent_role: str) -> Targets:
+        found = super()._load_targets(role, parent_role)
+        if found.delegations is not None and found.delegations.roles is not None:
+            check_keys(found.delegations.roles, found.delegations.keys)
+        self.parents[role] = parent_role
+        return found
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The verified snapshot; only after `refresh`."""
+        return self._trusted_set.snapshot
+
+    @property
+    def targets(self) -> Targets:
+        """The verified top-level targets; only after `refresh`."""
+        return self._trusted_set.targets
+
+    def load_role(self, role: str) -> None:
+        """The role that `targets` delegates is verified, fetched if need be."""
+        self._load_targets(role, Targets.type)
+
+    def trusted(self) -> dict[str, Signed]:
+        """Return what was verified, by role; on the way also what is not yet final."""
+        names = (Root.type, Timestamp.type, Snapshot.type, *self.parents)
+        return {name: self._trusted_set[name] for name in names if name in self._trusted_set}
+
+    def keys(self) -> Keys:
+        """Return the key ids of each role that the verified metadata delegates, as floors do."""
+
+        def ids(role: Role) -> frozenset[str]:
+            return frozenset(plain(keyid) for keyid in role.keyids)
+
+        found = {name: ids(role) for name, role in self._trusted_set.root.roles.items()}
+        for name in self.parents:
+            targets = self._trusted_set[name]
+            if isinstance(targets, Targets) and targets.delegations is not None:
+                for child, role in (targets.delegations.roles or {}).items():
+                    name_held = plain(child)
+                    found[name_held] = found.get(name_held, frozenset()) | ids(role)
+        return found
+
+
+_REASONS: tuple[tuple[type[RepositoryError], str, str], ...] = (
+    (ExpiredMetadataError, "expired", "metadata that has not expired"),
+    (BadVersionNumberError, "rollback", "no version behind one seen before"),
+    (UnsignedMetadataError, "threshold", "signatures of its threshold"),
+    (LengthOrHashMismatchError, "bad-hash", "the length and hash that were signed"),
+)
+
+
+def explained(problem: Exception, what: str) -> EmbrasureError:
+    """Return our error for one of python-tuf's about the file `what`.
+
+    Source: tuf.api.exceptions 7.0.1.
+    """
+    if isinstance(problem, DownloadHTTPError):
+        kind = NotFound if problem.status_code in (403, 404) else Unavailable
+        return kind(what, expected="a file that the metadata names", got=problem)
+    if isinstance(problem, DownloadLengthMismatchError):
+        return Refused(what, expected="no more bytes than allowed", got=problem, reason="limit")
+    if isinstance(problem, DownloadError):
+        return Unavailable(what, expected="the whole file", got=problem)
+    if isinstance(problem, OSError):
+        return Damaged(what, expected="a folder that can be written", got=problem, reason="io")
+    for kind_of, reason, expected in _REASONS:
+        if isinstance(problem, kind_of):
+            return Refused(
+                what,
+                expected=expected,
+                got=problem,
+                untouched="the metadata trusted before",
+                reason=reason,
+            )
+    return Refused(what, expected="metadata that verifies", got=problem, reason="bad-metadata")
