@@ -198,7 +198,9 @@ def make_plan(
             proposer=proposer,
             created=write_time(at),
             approve_by=write_time(at + timedelta(seconds=limits.APPROVE_SECONDS)),
-            not_after=write_time(at + timedelta(seconds=limits.APPROVE_SECONDS * 2)),
+            not_after=write_time(
+                at + timedelta(seconds=limits.APPROVE_SECONDS + limits.START_SECONDS)
+            ),
             title=f"{release.manifest.app} {release.manifest.version}",
             comment="",
         )
