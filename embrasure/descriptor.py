@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from embrasure import limits
 from embrasure.errors import Denied, EmbrasureError, Failed, NotFound, Refused
@@ -82,3 +83,19 @@ def fill(fd: int, chunks: Iterable[bytes], *, limit: int | None, thing: str) -> 
         hashed.update(chunk)
         write_all(fd, chunk)
     return hashed.hexdigest()
+
+
+def make_folders(path: Path, mode: int) -> None:
+    """The folder at `path` and those above it are there, and on disk."""
+    missing: list[Path] = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        with explaining(str(folder)), contextlib.suppress(FileExistsError):
+            folder.mkdir(mode)
+        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)

@@ -16,7 +16,15 @@ from types import TracebackType
 from typing import Self
 
 from embrasure import kernel, limits
-from embrasure.descriptor import check_name, explained, explaining, fill, read_bounded, write_all
+from embrasure.descriptor import (
+    check_name,
+    explained,
+    explaining,
+    fill,
+    make_folders,
+    read_bounded,
+    write_all,
+)
 from embrasure.errors import Damaged, Denied, NotFound, Refused
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO must not block the open
@@ -43,7 +51,7 @@ class Folder:
         create: make it, and what is missing above it, with `mode`, and sync each parent
         """
         if create:
-            _make(path, mode)
+            make_folders(path, mode)
         with explaining(str(path)):
             return cls(os.open(path, _DIRECTORY), path)
 
@@ -243,6 +251,17 @@ class Folder:
         with explaining(self._where(name)):
             os.symlink(target, check_name(name), dir_fd=self.fd)
 
+    def link(self, name: str, to: Folder, new: str) -> None:
+        """The file `name` is also called `new` in folder `to`; raises Refused (`exists`)."""
+        with explaining(to._where(new)):
+            os.link(
+                check_name(name),
+                check_name(new),
+                src_dir_fd=self.fd,
+                dst_dir_fd=to.fd,
+                follow_symlinks=False,
+            )
+
     def rename(self, name: str, to: Folder, new: str, *, replace: bool = False) -> None:
         """`name` is `new` in folder `to`, in one step; raises Refused (`exists`)."""
         check_name(name)
@@ -297,21 +316,6 @@ class Folder:
 def _check_regular(fd: int, thing: str) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise Refused(thing, expected="a regular file", got="another kind", reason="bad-type")
-
-
-def _make(path: Path, mode: int) -> None:
-    missing: list[Path] = []
-    while not path.is_dir():
-        missing.append(path)
-        path = path.parent
-    for folder in reversed(missing):
-        with explaining(str(folder)), contextlib.suppress(FileExistsError):
-            folder.mkdir(mode)
-        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
 
 
 def _empty(folder: Folder, name: str, top: Folder | None = None, depth: int = 1) -> None:
