@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import func, insert, select
@@ -17,7 +17,7 @@ from sqlalchemy.orm import aliased
 
 from embrasure import limits
 from embrasure.clock import Clock, now, write_time
-from embrasure.errors import Damaged, Failed, Refused, shown
+from embrasure.errors import Damaged, EmbrasureError, Failed, Refused, shown
 from embrasure.trust import canonical as form
 from gateway import tables
 from gateway.database import Database
@@ -106,6 +106,22 @@ class Journal:
     ) -> int:
         """Record what needs no intent: a refused attempt, something seen."""
         return self._write("note", act, key, actor=actor, result=result, reason=reason, facts=facts)
+
+    @contextmanager
+    def act(
+        self, act: str, key: str, *, actor: str = "", stop: bool = False, **facts: Fact
+    ) -> Iterator[None]:
+        """Record the intent, run the block, record how it ended; its error passes through."""
+        n = self.intent(act, key, actor=actor, stop=stop, **facts)
+        try:
+            yield
+        except EmbrasureError as problem:
+            self.outcome(n, "refused", reason=f"{problem} [{problem.word}]", stop=stop)
+            raise
+        except BaseException as problem:
+            self.outcome(n, "error", reason=type(problem).__name__, stop=stop)
+            raise
+        self.outcome(n, "ok", stop=stop)
 
     def open_intents(self) -> list[Event]:
         """Return the intents without an outcome, oldest first: what a crash left undecided."""

@@ -1,0 +1,282 @@
+"""The publisher: what nodes would refuse is never shown, and what is shown comes at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Targets
+
+from embrasure.errors import Denied, Refused
+from embrasure.trust import layout
+from embrasure.trust.client import TrustClient
+from embrasure.trust.documents import digest, write
+from gateway.repository import Online, Repository
+from tests.simulate.metadata import sign_metadata
+from tests.simulate.repository import SimRepository
+
+ONLINE = ("timestamp", "snapshot", "gates-dev")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.at = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def go(self, **by: float) -> None:
+        self.at += timedelta(**by)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sim(clock: Clock) -> SimRepository:
+    repo = SimRepository(clock=clock)
+    repo.add_app("shop")
+    repo.add_app("blog")
+    repo.add_node()
+    repo.publish()
+    return repo
+
+
+def online_of(sim: SimRepository) -> Online:
+    return Online(
+        snapshot=sim.signers["snapshot"][0],
+        timestamp=sim.signers["timestamp"][0],
+        gates={"dev": sim.signers["gates-dev"][0]},
+    )
+
+
+def trust_files(sim: SimRepository) -> dict[str, bytes]:
+    """What the security team's folder holds: everything but what the gateway signs."""
+    return {
+        path: data
+        for path, data in sim.files.items()
+        if not any(f"{name}.json" in path for name in (*ONLINE, "dev-shop", "dev-blog"))
+        and not path.startswith("targets/gates")
+    }
+
+
+def made(sim: SimRepository, folder: Path, clock: Clock) -> Repository:
+    for path, data in trust_files(sim).items():
+        file = folder / "repository" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    (folder / "state").mkdir(mode=0o700, exist_ok=True)
+    return Repository(
+        folder / "repository",
+        state=folder / "state",
+        anchor=sim.anchor,
+        online=online_of(sim),
+        clock=clock,
+    )
+
+
+@pytest.fixture
+def repository(sim: SimRepository, tmp_path: Path, clock: Clock) -> Repository:
+    opened = made(sim, tmp_path, clock)
+    opened.open()
+    return opened
+
+
+def node_view(
+    sim: SimRepository, repository: Repository, folder: Path, clock: Clock
+) -> TrustClient:
+    client = TrustClient(folder, sim.anchor, clock=clock)
+    client.refresh(repository.source(), roles=None)
+    return client
+
+
+def test_the_first_publication_shows_the_trust_files_and_an_empty_gates_role(
+    repository: Repository, sim: SimRepository, tmp_path: Path, clock: Clock
+) -> None:
+    view = repository.view()
+    assert {"fleet-dev", "revocations", "gates-dev", "targets"} <= set(view.roles)
+    assert view.roles["timestamp"].version == 1
+    node_view(sim, repository, tmp_path / "node", clock)
+
+
+def test_nothing_staged_publishes_nothing_new(repository: Repository) -> None:
+    before = repository.view()
+    assert repository.publish() == before
+
+
+def shop_release(sim: SimRepository) -> tuple[bytes, dict[str, bytes], str]:
+    """A signed role, its documents, and the plan's digest, as `approved` gives them."""
+    node = next(iter(sim.nodes.values()))
+    release = sim.add_release("shop")
+    plan = sim.set_plan(release, canary=[node])
+    sim.publish()
+    role = sim.files[layout.metadata_file("dev-shop", sim.versions["dev-shop"])]
+    documents = {
+        layout.plan_path("dev", "shop"): write(plan),
+        layout.manifest_path("dev", "shop", release.digest): release.raw,
+    }
+    return role, documents, digest(plan)
+
+
+def test_a_role_and_its_gate_become_visible_together(
+    repository: Repository, sim: SimRepository, tmp_path: Path, clock: Clock
+) -> None:
+    role, documents, _ = shop_release(sim)
+    gate = write(sim.draft_gate(sim.plans["dev-shop"]))
+    repository.stage_role(role, documents)
+    repository.set_gate("dev", "shop", gate)
+    view = repository.publish()
+    assert view.target("dev-shop", "dev/shop/plan.json") is not None
+    assert view.target("gates-dev", "gates/dev/shop.json") is not None
+    client = node_view(sim, repository, tmp_path / "node", clock)
+    held = client.held()
+    assert (
+        client.target(held, "gates-dev", "gates/dev/shop.json", repository.source(), limit=1 << 20)
+        == gate
+    )
+    again = repository.publish()
+    assert again.roles["snapshot"].version == view.roles["snapshot"].version
+
+
+def test_gates_of_other_apps_stay(repository: Repository) -> None:
+    repository.set_gate("dev", "shop", b"one")
+    repository.publish()
+    repository.set_gate("dev", "blog", b"two")
+    view = repository.publish()
+    assert set(view.roles["gates-dev"].targets) == {"gates/dev/shop.json", "gates/dev/blog.json"}
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("attack", ["unsigned", "one signature", "other document", "other app"])
+def test_what_a_node_would_refuse_is_never_published(
+    attack: str,
+    repository: Repository,
+    sim: SimRepository,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    role, documents, _ = shop_release(sim)
+    signed = Metadata[Targets].from_bytes(role).signed
+    if attack == "unsigned":
+        role = sign_metadata(signed, [])
+    elif attack == "one signature":
+        role = sign_metadata(signed, sim.signers["dev-shop"][:1])
+    elif attack == "other document":
+        documents[layout.plan_path("dev", "shop")] = b"{}"
+    else:
+        role = sign_metadata(signed, [CryptoSigner.generate_ed25519()])
+    before = repository.view()
+    files = {path.name for path in repository.folder.rglob("*.json")}
+    repository.stage_role(role, documents)
+    with pytest.raises(Refused):
+        repository.publish()
+    assert repository.view() == before
+    assert {path.name for path in repository.folder.rglob("*.json")} == files
+    repository.publish()  # the bad one is gone: nothing stands in the way of others
+
+    # Without the check it would have been shown.
+    monkeypatch.setattr(Repository, "_verify", lambda *_: None)
+    monkeypatch.setattr(Repository, "_refresh", lambda self: before)
+    repository.stage_role(role, documents)
+    repository.publish()
+    assert {path.name for path in repository.folder.rglob("*.json")} > files
+
+
+def test_the_timestamp_is_written_last(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embrasure.fs import Folder
+
+    written: list[str] = []
+    whole = Folder.replace
+
+    def seen(self: Folder, name: str, data: bytes, *, mode: int = 0o600) -> None:
+        written.append(name)
+        whole(self, name, data, mode=mode)
+
+    monkeypatch.setattr(Folder, "replace", seen)
+    repository.set_gate("dev", "shop", b"gate")
+    repository.publish()
+    ours = [name for name in written if name.endswith(".json") and name != "tuf.json"]
+    assert ours.index("timestamp.json") > max(
+        ours.index(name) for name in ours if "gates-dev" in name or "snapshot" in name
+    )
+
+
+@pytest.mark.parametrize("kept", range(5))
+def test_a_crash_between_two_files_shows_the_old_state_and_the_next_start_goes_on(
+    kept: int, sim: SimRepository, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = made(sim, tmp_path, clock)
+    repository.open()
+    before = repository.view()
+    whole = Repository._write
+
+    def crash(self: Repository, files: dict[str, bytes]) -> None:
+        last = "metadata/timestamp.json"
+        some = sorted(files, key=lambda name: (name == last, name))[:kept]
+        whole(self, {path: files[path] for path in some})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Repository, "_write", crash)
+        repository.set_gate("dev", "shop", b"gate")
+        with pytest.raises(KeyboardInterrupt):
+            repository.publish()
+    node = node_view(sim, repository, tmp_path / "node", clock)
+    again = made(sim, tmp_path, clock)
+    again.open()
+    shown = again.view().roles["timestamp"].version
+    assert shown == before.roles["timestamp"].version + (kept == 4)
+    again.set_gate("dev", "shop", b"gate")
+    again.publish()
+    node.refresh(again.source(), roles=None)
+
+
+def test_what_grows_old_is_signed_again(repository: Repository, clock: Clock) -> None:
+    assert not repository.renew()
+    clock.go(hours=6)
+    assert repository.renew()
+    view = repository.view()
+    assert (view.roles["timestamp"].version, view.roles["snapshot"].version) == (2, 1)
+    clock.go(hours=18)
+    assert repository.renew()
+    view = repository.view()
+    assert (view.roles["timestamp"].version, view.roles["snapshot"].version) == (3, 2)
+    assert view.roles["gates-dev"].version == 2
+
+
+def test_a_gateway_that_slept_a_month_publishes_again(
+    sim: SimRepository, tmp_path: Path, clock: Clock
+) -> None:
+    first = made(sim, tmp_path, clock)
+    first.open()
+    first.set_gate("dev", "shop", b"gate")
+    first.publish()
+    clock.go(days=25)
+    again = made(sim, tmp_path, clock)
+    again.open()
+    assert "gates/dev/shop.json" in again.view().roles["gates-dev"].targets
+
+
+def test_a_role_that_expired_does_not_stop_the_others(
+    repository: Repository, sim: SimRepository, clock: Clock
+) -> None:
+    sim.life["dev-shop"] = timedelta(days=2)
+    role, documents, _ = shop_release(sim)
+    repository.stage_role(role, documents)
+    repository.publish()
+    clock.go(days=3)
+    repository.set_gate("dev", "blog", b"gate")
+    view = repository.publish()
+    assert view.role("dev-shop") is None
+    assert "expired" in repository.problems["dev-shop"]
+    assert view.target("gates-dev", "gates/dev/blog.json") is not None
+
+
+def test_an_environment_without_a_gate_key_is_refused(repository: Repository) -> None:
+    with pytest.raises(Denied, match="gates-prod"):
+        repository.set_gate("prod", "shop", b"gate")
