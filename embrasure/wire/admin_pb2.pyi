@@ -1,8 +1,8 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -73,20 +73,22 @@ class ProposalQuery(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class ProposalReply(_message.Message):
-    __slots__ = ("id", "role", "plan", "manifest", "statements", "info")
+    __slots__ = ("id", "env", "app", "role", "plan", "statements", "info")
     ID_FIELD_NUMBER: _ClassVar[int]
+    ENV_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
-    MANIFEST_FIELD_NUMBER: _ClassVar[int]
     STATEMENTS_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
     id: str
+    env: str
+    app: str
     role: bytes
     plan: bytes
-    manifest: bytes
     statements: _containers.RepeatedScalarFieldContainer[bytes]
     info: bytes
-    def __init__(self, id: _Optional[str] = ..., role: _Optional[bytes] = ..., plan: _Optional[bytes] = ..., manifest: _Optional[bytes] = ..., statements: _Optional[_Iterable[bytes]] = ..., info: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., env: _Optional[str] = ..., app: _Optional[str] = ..., role: _Optional[bytes] = ..., plan: _Optional[bytes] = ..., statements: _Optional[_Iterable[bytes]] = ..., info: _Optional[bytes] = ...) -> None: ...
 
 class ReserveRequest(_message.Message):
     __slots__ = ("env", "app")
@@ -96,31 +98,59 @@ class ReserveRequest(_message.Message):
     app: str
     def __init__(self, env: _Optional[str] = ..., app: _Optional[str] = ...) -> None: ...
 
-class Digests(_message.Message):
-    __slots__ = ("sha256",)
+class Blob(_message.Message):
+    __slots__ = ("sha256", "length", "held")
     SHA256_FIELD_NUMBER: _ClassVar[int]
-    sha256: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, sha256: _Optional[_Iterable[str]] = ...) -> None: ...
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    length: int
+    held: int
+    def __init__(self, sha256: _Optional[str] = ..., length: _Optional[int] = ..., held: _Optional[int] = ...) -> None: ...
+
+class BlobList(_message.Message):
+    __slots__ = ("blobs",)
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    blobs: _containers.RepeatedCompositeFieldContainer[Blob]
+    def __init__(self, blobs: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ...) -> None: ...
+
+class Upload(_message.Message):
+    __slots__ = ("sha256", "length", "offset", "body")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    length: int
+    offset: int
+    body: bytes
+    def __init__(self, sha256: _Optional[str] = ..., length: _Optional[int] = ..., offset: _Optional[int] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class TrustFile(_message.Message):
+    __slots__ = ("path", "body", "force")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    body: bytes
+    force: bool
+    def __init__(self, path: _Optional[str] = ..., body: _Optional[bytes] = ..., force: bool = ...) -> None: ...
 
 class ProposeRequest(_message.Message):
-    __slots__ = ("env", "app", "role", "plan", "manifest", "statement", "supersede", "no_queue")
+    __slots__ = ("env", "app", "role", "plan", "statement", "supersede")
     ENV_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
-    MANIFEST_FIELD_NUMBER: _ClassVar[int]
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
     SUPERSEDE_FIELD_NUMBER: _ClassVar[int]
-    NO_QUEUE_FIELD_NUMBER: _ClassVar[int]
     env: str
     app: str
     role: bytes
     plan: bytes
-    manifest: bytes
     statement: bytes
     supersede: bool
-    no_queue: bool
-    def __init__(self, env: _Optional[str] = ..., app: _Optional[str] = ..., role: _Optional[bytes] = ..., plan: _Optional[bytes] = ..., manifest: _Optional[bytes] = ..., statement: _Optional[bytes] = ..., supersede: bool = ..., no_queue: bool = ...) -> None: ...
+    def __init__(self, env: _Optional[str] = ..., app: _Optional[str] = ..., role: _Optional[bytes] = ..., plan: _Optional[bytes] = ..., statement: _Optional[bytes] = ..., supersede: bool = ...) -> None: ...
 
 class ApproveRequest(_message.Message):
     __slots__ = ("id", "signature", "statement")

@@ -96,12 +96,12 @@ class AdminStub(object):
                 _registered_method=True)
         self.MissingBlobs = channel.unary_unary(
                 '/embrasure.v1.Admin/MissingBlobs',
-                request_serializer=embrasure_dot_wire_dot_admin__pb2.Digests.SerializeToString,
-                response_deserializer=embrasure_dot_wire_dot_admin__pb2.Digests.FromString,
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.BlobList.SerializeToString,
+                response_deserializer=embrasure_dot_wire_dot_admin__pb2.BlobList.FromString,
                 _registered_method=True)
         self.PutBlob = channel.stream_unary(
                 '/embrasure.v1.Admin/PutBlob',
-                request_serializer=embrasure_dot_wire_dot_admin__pb2.Chunk.SerializeToString,
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.Upload.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
                 _registered_method=True)
         self.Propose = channel.unary_unary(
@@ -126,7 +126,7 @@ class AdminStub(object):
                 _registered_method=True)
         self.SubmitTrust = channel.stream_unary(
                 '/embrasure.v1.Admin/SubmitTrust',
-                request_serializer=embrasure_dot_wire_dot_admin__pb2.Chunk.SerializeToString,
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.TrustFile.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
                 _registered_method=True)
         self.StartRollout = channel.unary_unary(
@@ -242,6 +242,7 @@ class AdminServicer(object):
 
     def MissingBlobs(self, request, context):
         """Proposing and approving
+        Which of these blobs the gateway lacks, and how far a broken upload got. A manifest is a blob.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -387,12 +388,12 @@ def add_AdminServicer_to_server(servicer, server):
             ),
             'MissingBlobs': grpc.unary_unary_rpc_method_handler(
                     servicer.MissingBlobs,
-                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.Digests.FromString,
-                    response_serializer=embrasure_dot_wire_dot_admin__pb2.Digests.SerializeToString,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.BlobList.FromString,
+                    response_serializer=embrasure_dot_wire_dot_admin__pb2.BlobList.SerializeToString,
             ),
             'PutBlob': grpc.stream_unary_rpc_method_handler(
                     servicer.PutBlob,
-                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.Chunk.FromString,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.Upload.FromString,
                     response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
             ),
             'Propose': grpc.unary_unary_rpc_method_handler(
@@ -417,7 +418,7 @@ def add_AdminServicer_to_server(servicer, server):
             ),
             'SubmitTrust': grpc.stream_unary_rpc_method_handler(
                     servicer.SubmitTrust,
-                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.Chunk.FromString,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.TrustFile.FromString,
                     response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
             ),
             'StartRollout': grpc.unary_unary_rpc_method_handler(
@@ -800,8 +801,8 @@ class Admin(object):
             request,
             target,
             '/embrasure.v1.Admin/MissingBlobs',
-            embrasure_dot_wire_dot_admin__pb2.Digests.SerializeToString,
-            embrasure_dot_wire_dot_admin__pb2.Digests.FromString,
+            embrasure_dot_wire_dot_admin__pb2.BlobList.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.BlobList.FromString,
             options,
             channel_credentials,
             insecure,
@@ -827,7 +828,7 @@ class Admin(object):
             request_iterator,
             target,
             '/embrasure.v1.Admin/PutBlob',
-            embrasure_dot_wire_dot_admin__pb2.Chunk.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.Upload.SerializeToString,
             embrasure_dot_wire_dot_admin__pb2.Json.FromString,
             options,
             channel_credentials,
@@ -962,7 +963,7 @@ class Admin(object):
             request_iterator,
             target,
             '/embrasure.v1.Admin/SubmitTrust',
-            embrasure_dot_wire_dot_admin__pb2.Chunk.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.TrustFile.SerializeToString,
             embrasure_dot_wire_dot_admin__pb2.Json.FromString,
             options,
             channel_credentials,

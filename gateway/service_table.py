@@ -1,0 +1,35 @@
+"""Who may call which Admin method: operators, all of them; a person's own rights are in policy."""
+
+from __future__ import annotations
+
+from embrasure.net.authorize import Table
+
+_OPERATOR = frozenset({"operator"})
+_METHODS = (
+    "Whoami",
+    "Overview",
+    "ListReleases",
+    "ListApprovals",
+    "ListRollouts",
+    "RolloutStatus",
+    "WatchRollout",
+    "Fleet",
+    "Audit",
+    "Fetch",
+    "Proposal",
+    "Reserve",
+    "MissingBlobs",
+    "PutBlob",
+    "Propose",
+    "Approve",
+    "Reject",
+    "Withdraw",
+    "SubmitTrust",
+    "StartRollout",
+    "PauseRollout",
+    "ResumeRollout",
+    "AbortRollout",
+    "RetryRollout",
+    "SetAddress",
+)
+ADMIN_TABLE: Table = {f"/embrasure.v1.Admin/{name}": _OPERATOR for name in _METHODS}
