@@ -123,18 +123,18 @@ class TrustClient:
         Raises Refused (`no-trust`) when nothing is held, or not what was last verified here.
         """
         generation, floors = self.workflow.complete()
-        verified = held_metadata(generation, self.anchor)
-        try:
-            check_versions(floors.complete, {n: s.version for n, s in verified.signed.items()})
-        except Refused as problem:
-            raise Refused(
-                "metadata on disk",
-                expected=problem.expected,
-                got=f"{problem.thing} {problem.got}",
-                untouched="what runs keeps running",
-                hint="refresh from a source",
-                reason="no-trust",
-            ) from problem
+        while True:
+            try:
+                verified = held_metadata(generation, self.anchor)
+                check_held(verified, floors.complete)
+            except Refused:
+                # Another process may have made a newer one complete, and removed this one.
+                before = generation
+                generation, floors = self.workflow.complete()
+                if generation == before:
+                    raise
+            else:
+                break
         return self._keep(verified, fresh=False)
 
     def target(
@@ -224,6 +224,21 @@ def _name(view: View) -> ViewName:
 def _listed(snapshot: Snapshot) -> tuple[str, ...]:
     names = (name.removesuffix(".json") for name in snapshot.meta)
     return tuple(sorted(name for name in names if name not in layout.TOP_ROLES))
+
+
+def check_held(verified: Verified, complete: Mapping[str, int]) -> None:
+    """Return only when the disk holds what the last complete refresh left; raises Refused."""
+    try:
+        check_versions(complete, {name: found.version for name, found in verified.signed.items()})
+    except Refused as problem:
+        raise Refused(
+            "metadata on disk",
+            expected=problem.expected,
+            got=f"{problem.thing} {problem.got}",
+            untouched="what runs keeps running",
+            hint="refresh from a source",
+            reason="no-trust",
+        ) from problem
 
 
 def check_target(raw: bytes, path: str, *, length: int, sha256: str) -> None:

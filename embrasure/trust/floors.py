@@ -125,7 +125,7 @@ T = TypeVar("T", bound=Document)
 class PairStore(Generic[T]):
     """One document in two files, `a` and `b`: a save replaces the older, a load repairs a bad one.
 
-    One writer at a time (the callers' lock); readers need none.
+    One writer at a time (the callers' lock); readers need none, and repair nothing.
     """
 
     def __init__(self, folder: Path, shape: type[T]) -> None:
@@ -144,9 +144,10 @@ class PairStore(Generic[T]):
             for counter, name in enumerate(_NAMES, start=1):
                 held.replace(name, _encode(floors, counter))
 
-    def load(self) -> T:
-        """Return the newest floors that are whole; a file that is not is written again.
+    def load(self, *, repair: bool = True) -> T:
+        """Return the newest floors that are whole.
 
+        repair: a file that is not whole is written again; only for the one writer
         Raises Refused (`no-trust`) when neither is: floors never start again from zero.
         """
         found, bad = self._both()
@@ -160,7 +161,7 @@ class PairStore(Generic[T]):
                 reason="no-trust",
             )
         counter, floors = max(found.values(), key=lambda item: item[0])
-        for name in bad:
+        for name in bad if repair else ():
             # The same counter would leave two equal copies; one below keeps the order of ages.
             with Folder.open(self.folder) as held:
                 held.replace(name, _encode(floors, max(1, counter - 1)))

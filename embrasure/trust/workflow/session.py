@@ -20,7 +20,7 @@ from embrasure.errors import EmbrasureError, Refused
 from embrasure.fs import Folder, lock
 from embrasure.trust import layout
 from embrasure.trust.floors import PairStore, TufFloors
-from embrasure.trust.generation import COMPLETE, HISTORY, Generations, read_generation
+from embrasure.trust.generation import COMPLETE, CURRENT, HISTORY, Generations, read_generation
 from embrasure.trust.workflow.updater import METADATA, ClockedUpdater, explained
 from embrasure.trust.workflow.versions import (
     after_reset,
@@ -64,13 +64,13 @@ class Workflow:
         self.clock = clock
         self.timestamp_s = timestamp_s
         self.url = url
-        first = not folder.exists() and not enrolled
         Folder.open(folder, create=True).close()
         self.store = PairStore(folder / "tuf-floors", TufFloors)
         with self._locked():
             self.generations = Generations(folder)
-            # A folder without floors was robbed of them: only a new folder starts from zero.
-            if first and not self.store.exists():
+            # Verified files without floors were robbed of them: only a new folder starts at zero.
+            robbed = enrolled or (folder / CURRENT).is_symlink()
+            if not robbed and not self.store.exists():
                 self.store.create(TufFloors.first())
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
@@ -78,7 +78,7 @@ class Workflow:
 
     def floors(self) -> TufFloors:
         """Return the floors; raises Refused (`no-trust`) when both copies are gone."""
-        return self.store.load()
+        return self.store.load(repair=False)  # the lock is not held
 
     def raise_floors(self, *, versions: Mapping[str, int] | None = None, time: int = 0) -> None:
         """No floor is lower than these: of an enrolment answer, or times of verified gates."""
@@ -171,7 +171,8 @@ class Workflow:
 
     def complete(self) -> tuple[Path, TufFloors]:
         """Return the newest complete generation and the floors; raises Refused (`no-trust`)."""
-        floors = self.store.load()
+        # Floors first: what is read after them can only be newer.
+        floors = self.floors()
         generation = self.generations.linked(COMPLETE)
         if generation is None:
             raise Refused(

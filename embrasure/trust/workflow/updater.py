@@ -20,7 +20,7 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Key, Role, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from embrasure import limits
+from embrasure import descriptor, limits
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.trust.workflow.versions import Keys, plain
 
@@ -40,22 +40,21 @@ def check_library(version: str = tuf.__version__) -> None:
 check_library()
 
 
-def check_keys(roles: Mapping[str, Role], keys: Mapping[str, Key]) -> None:
-    """Return only when each role has 1 <= threshold <= distinct keys <= limit; raises Refused.
+def check_keys(name: str, role: Role, keys: Mapping[str, Key]) -> None:
+    """Return only when 1 <= threshold <= distinct keys <= limit for the role; raises Refused.
 
     Distinct by what they are: one key under two ids would count as two persons. A threshold of 0
     once disabled all checks of another client (CVE-2026-23992).
     """
-    for name, role in roles.items():
-        held = [keys[keyid] for keyid in role.keyids if keyid in keys]
-        distinct = {(k.keytype, k.scheme, k.keyval.get("public", "").strip()) for k in held}
-        if not (1 <= role.threshold <= len(distinct) == len(role.keyids) <= limits.KEYS_PER_ROLE):
-            raise Refused(
-                f"role {name}",
-                expected=f"1 <= threshold <= distinct keys <= {limits.KEYS_PER_ROLE}",
-                got=f"threshold {role.threshold}, {len(distinct)} keys, {len(role.keyids)} ids",
-                reason="threshold",
-            )
+    held = [keys[keyid] for keyid in role.keyids if keyid in keys]
+    distinct = {(k.keytype, k.scheme, k.keyval.get("public", "").strip()) for k in held}
+    if not 1 <= role.threshold <= len(distinct) == len(held) <= limits.KEYS_PER_ROLE:
+        raise Refused(
+            f"role {name}",
+            expected=f"1 <= threshold <= distinct keys <= {limits.KEYS_PER_ROLE}",
+            got=f"threshold {role.threshold}, {len(distinct)} keys under {len(held)} ids",
+            reason="threshold",
+        )
 
 
 class ClockedUpdater(Updater):
@@ -84,13 +83,17 @@ class ClockedUpdater(Updater):
     def _load_timestamp(self) -> None:
         # The root is final here, and nothing that it delegates has been looked at.
         root = self._trusted_set.root
-        check_keys(root.roles, root.keys)
+        for name, role in root.roles.items():
+            check_keys(name, role, root.keys)
         super()._load_timestamp()
 
     def _load_targets(self, role: str, parent_role: str) -> Targets:
+        parent = self._trusted_set.get(parent_role)
+        if isinstance(parent, Targets) and parent.delegations is not None:
+            named = (parent.delegations.roles or {}).get(role)
+            if named is not None:
+                check_keys(role, named, parent.delegations.keys)
         found = super()._load_targets(role, parent_role)
-        if found.delegations is not None and found.delegations.roles is not None:
-            check_keys(found.delegations.roles, found.delegations.keys)
         self.parents[role] = parent_role
         return found
 
@@ -150,7 +153,7 @@ def explained(problem: Exception, what: str) -> EmbrasureError:
     if isinstance(problem, DownloadError):
         return Unavailable(what, expected="the whole file", got=problem)
     if isinstance(problem, OSError):
-        return Damaged(what, expected="a folder that can be written", got=problem, reason="io")
+        return descriptor.explained(problem, what)
     for kind_of, reason, expected in _REASONS:
         if isinstance(problem, kind_of):
             return Refused(
