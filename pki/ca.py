@@ -20,8 +20,8 @@ from securesystemslib.signer import Signer
 from embrasure import fs, limits
 from embrasure.clock import Clock
 from embrasure.errors import Refused
+from embrasure.net.identity import PROFILES, IssuerName
 from pki import profiles
-from pki.profiles import IssuerName
 from pki.signers import SignerKey
 
 _CERTIFICATE_BYTES = 16 * limits.KIB
@@ -105,13 +105,12 @@ def make_issuer(
     at: datetime,
 ) -> x509.Certificate:
     """Return one role's issuer: leaves of that role's one usage and DNS zones, no address."""
-    zones = profiles.ISSUER_ZONES[name]
-    permitted = [x509.DNSName(f"{zone}.{domain}.internal") for zone in zones]
+    permitted = [x509.DNSName(zone) for zone in profiles.issuer_zones(name, domain)]
     builder = _ca_builder(
         _ca_name(name, domain), root.subject, public, at, limits.ISSUER_SECONDS, depth=0
     )
     builder = _identify_issuer(builder, root).add_extension(
-        x509.ExtendedKeyUsage([profiles.ISSUER_USAGE[name]]), critical=False
+        x509.ExtendedKeyUsage([profiles.issuer_usage(name)]), critical=False
     )
     # No URI constraint: certificate verifiers fail on one.
     builder = builder.add_extension(x509.NameConstraints(permitted or None, _NO_ADDRESS), True)
@@ -123,13 +122,15 @@ def issue_leaf(identity: str, public: object, issuer: Issuer, clock: Clock) -> x
 
     Its life is the profile's, and never longer than its issuer's.
     """
-    profile, name = profiles.parse_identity(identity)
-    key, at = check_leaf_key(public), clock()
+    who = profiles.parse_identity(identity)
+    profile, key, at = PROFILES[who.role], check_leaf_key(public), clock()
     if profile.issuer != issuer.name:
         raise Refused(
             identity, expected=f"{profile.issuer}-ca", got=f"{issuer.name}-ca", reason="issuer"
         )
-    until = min(at + timedelta(seconds=profile.life_s), issuer.certificate.not_valid_after_utc)
+    until = min(
+        at + timedelta(seconds=profile.life_seconds), issuer.certificate.not_valid_after_utc
+    )
     if until <= at:
         raise Refused(f"{issuer.name}-ca", expected="a living issuer", got=f"ended {until}")
     builder = (
@@ -140,10 +141,10 @@ def issue_leaf(identity: str, public: object, issuer: Issuer, clock: Clock) -> x
         .serial_number(x509.random_serial_number())
         .not_valid_before(at - timedelta(seconds=limits.BACKDATE_SECONDS))
         .not_valid_after(until)
-        .add_extension(profiles.names_of(profile, name, issuer.domain), critical=True)
+        .add_extension(profiles.names_of(who, issuer.domain), critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([profile.usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([profiles.usage_of(profile)]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
     return _identify_issuer(builder, issuer.certificate).sign(issuer.key, hashes.SHA256())

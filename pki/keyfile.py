@@ -182,6 +182,11 @@ def parse(raw: bytes) -> KeyFile:
     return found
 
 
+def header_of(raw: bytes) -> Header:
+    """Return what a key file says without its passphrase; raises Refused."""
+    return _header(parse(raw))
+
+
 def open_bytes(raw: bytes, passphrase: bytes) -> Opened:
     """Return the key in `raw`; raises Refused, and Denied `passphrase` when it does not open.
 
@@ -237,17 +242,22 @@ def check_passphrase(passphrase: bytes) -> None:
 
 def public_key(header: Header) -> SSlibKey:
     """Return the public key that a header names; raises Refused when its id is another's."""
+    return decode_public(header.scheme, header.pub, header.keyid)
+
+
+def decode_public(scheme: Scheme, pub: str, keyid: str) -> SSlibKey:
+    """Return the public key of these hex digits, whose own id is `keyid`; raises Refused."""
     try:
-        raw = bytes.fromhex(header.pub)
+        raw = bytes.fromhex(pub)
         found = SSlibKey.from_crypto(
             Ed25519PublicKey.from_public_bytes(raw)
-            if header.scheme == "ed25519"
+            if scheme == "ed25519"
             else EllipticCurvePublicKey.from_encoded_point(SECP256R1(), raw)
         )
     except ValueError:
-        raise Refused("key file", expected=f"a key of {header.scheme}", got="else") from None
-    if found.keyid != header.keyid:
-        raise Refused("key file", expected=f"key id {found.keyid[:16]}", got=header.keyid[:16])
+        raise Refused("public key", expected=f"a key of {scheme}", got="other bytes") from None
+    if found.keyid != keyid:
+        raise Refused("public key", expected=f"key id {found.keyid[:16]}", got=keyid[:16])
     return found
 
 

@@ -5,20 +5,13 @@ Never from an argument or the environment, which other processes can read.
 
 from __future__ import annotations
 
-import functools
 import getpass
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
-
-import click
 
 from embrasure import fs
 from embrasure.errors import Denied, Misuse, Unavailable
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 TRIES = 3
 _PASSPHRASE_BYTES = 1024
@@ -60,24 +53,6 @@ def passphrase_source(*, fd: int | None, file: Path | None, no_input: bool) -> P
         # systemd makes these files itself, readable by the service only.
         return _fixed(_clean(fs.read_file(Path(folder) / "passphrase", limit=_PASSPHRASE_BYTES)))
     return PassphraseSource(_nobody if no_input else _prompt, tries=1 if no_input else TRIES)
-
-
-def passphrase_options(function: Callable[P, R]) -> Callable[P, R]:
-    """The command takes --passphrase-fd and --passphrase-file as `passphrase_fd`, `_file`."""
-
-    @click.option(
-        "--passphrase-fd", type=click.IntRange(0, 1023), help="Read it from this descriptor."
-    )
-    @click.option(
-        "--passphrase-file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Read it from this file, which only you may read.",
-    )
-    @functools.wraps(function)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        return function(*args, **kwargs)
-
-    return wrapped
 
 
 def _fixed(passphrase: bytes) -> PassphraseSource:

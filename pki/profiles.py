@@ -1,87 +1,60 @@
-"""The certificate profiles: who issues which identity, with which one usage, for how long.
+"""The certificate authorities by role: which usage and which DNS zones each issuer is bound to.
 
-Every leaf is P-256 with an empty subject and a critical SAN; verifiers check the whole profile
-again (`embrasure.net.profile`).
+The profiles of the leaves themselves are `embrasure.net.identity.PROFILES`: issuer and verifier
+read the same table.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
-from embrasure import limits
 from embrasure.errors import Misuse
-from embrasure.trust.layout import IDENTITY_NAME
+from embrasure.net.identity import (
+    PROFILES,
+    Identity,
+    IssuerName,
+    Profile,
+    check_name,
+    dns_name,
+    uri,
+)
 
-IssuerName = Literal["gateway", "admin", "node", "mirror", "operator"]
 ISSUERS: tuple[IssuerName, ...] = ("gateway", "admin", "node", "mirror", "operator")
 
-_CLIENT, _SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What a leaf of one role is.
-
-    zone: the DNS name is `<name>.<zone>.<domain>.internal`; `admin` has no name in front; empty
-    when the leaf is a client's and has no DNS name. life_s: seconds
-    """
-
-    role: str
-    issuer: IssuerName
-    usage: ObjectIdentifier
-    zone: str
-    life_s: int
-
-
-PROFILES = {
-    found.role: found
-    for found in (
-        Profile("gateway", "gateway", _CLIENT, "", limits.GATEWAY_LEAF_SECONDS),
-        Profile("gateway-admin", "admin", _SERVER, "admin", limits.SERVICE_LEAF_SECONDS),
-        Profile("node", "node", _SERVER, "node", limits.SERVICE_LEAF_SECONDS),
-        Profile("mirror", "mirror", _SERVER, "mirror", limits.SERVICE_LEAF_SECONDS),
-        Profile("letterbox", "mirror", _SERVER, "letterbox", limits.SERVICE_LEAF_SECONDS),
-        Profile("operator", "operator", _CLIENT, "", limits.OPERATOR_LEAF_SECONDS),
-    )
-}
-ISSUER_USAGE = {found.issuer: found.usage for found in PROFILES.values()}
-ISSUER_ZONES: dict[IssuerName, tuple[str, ...]] = {
-    issuer: tuple(p.zone for p in PROFILES.values() if p.issuer == issuer and p.zone)
-    for issuer in ISSUERS
-}
-
-
-def parse_identity(text: str) -> tuple[Profile, str]:
-    """Return profile and name of `ROLE/NAME`; raises Misuse."""
+def parse_identity(text: str) -> Identity:
+    """Return the identity that `ROLE/NAME` means; raises Misuse."""
     role, _, name = text.partition("/")
-    if role not in PROFILES or not IDENTITY_NAME.fullmatch(name):
-        raise Misuse(
-            "identity",
-            expected=f"ROLE/NAME with a role of {', '.join(sorted(PROFILES))}",
-            got=text,
-        )
-    return PROFILES[role], name
+    for known in PROFILES:
+        if known == role:
+            return Identity(known, check_name(name))
+    known_roles = ", ".join(PROFILES)
+    raise Misuse("identity", expected=f"ROLE/NAME with a role of {known_roles}", got=text)
 
 
-def uri_of(profile: Profile, name: str, domain: str) -> str:
-    """Return the SPIFFE id of an identity."""
-    return f"spiffe://{domain}/{profile.role}/{name}"
+def usage_of(profile: Profile) -> ObjectIdentifier:
+    """Return the one extended key usage of a leaf."""
+    return ExtendedKeyUsageOID.CLIENT_AUTH if profile.client else ExtendedKeyUsageOID.SERVER_AUTH
 
 
-def dns_of(profile: Profile, name: str, domain: str) -> str | None:
-    """Return the DNS name that a server's leaf carries; None for a client's."""
-    if not profile.zone:
-        return None
-    host = f"{profile.zone}.{domain}.internal"
-    return host if profile.zone == "admin" else f"{name}.{host}"
+def issuer_usage(name: IssuerName) -> ObjectIdentifier:
+    """Return the one extended key usage of every leaf below an issuer."""
+    (usage,) = {usage_of(profile) for profile in PROFILES.values() if profile.issuer == name}
+    return usage
 
 
-def names_of(profile: Profile, name: str, domain: str) -> x509.SubjectAlternativeName:
+def issuer_zones(name: IssuerName, domain: str) -> list[str]:
+    """Return the DNS zones that an issuer may name; none for issuers of clients."""
+    templates = [profile.dns for profile in PROFILES.values() if profile.issuer == name]
+    zones = [dns.removeprefix("{name}.").format(domain=domain) for dns in templates if dns]
+    return sorted(set(zones))
+
+
+def names_of(identity: Identity, domain: str) -> x509.SubjectAlternativeName:
     """Return the SAN of an identity: exactly its URI, and its DNS name if it is a server."""
-    host = dns_of(profile, name, domain)
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri_of(profile, name, domain))]
+    host = dns_name(identity.role, identity.name, domain)
+    names: list[x509.GeneralName] = [
+        x509.UniformResourceIdentifier(uri(identity.role, identity.name, domain))
+    ]
     return x509.SubjectAlternativeName([*names, x509.DNSName(host)] if host else names)

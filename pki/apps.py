@@ -1,0 +1,147 @@
+"""Draft an app in an environment: who may approve it, how many of them, within which rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from securesystemslib.signer import SSlibKey
+
+from embrasure import limits
+from embrasure.clock import Clock
+from embrasure.errors import Misuse
+from embrasure.trust import documents, layout, policy
+from pki import people, roles
+from pki.desk import Desk
+from pki.drafts import Draft
+from pki.folder import TrustFolder
+from pki.keyfile import Cost
+from pki.makekeys import NewKey, new_key, write_keys, write_public
+from pki.people import PublicFile
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a plan of the app must at least respect. group: labels of its nodes."""
+
+    group: Mapping[str, str]
+    min_canary: int
+    min_soak_s: int
+    max_second_percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """The app's operators. made: keys made here; known: public halves of keys made elsewhere."""
+
+    made: tuple[NewKey, ...]
+    known: tuple[PublicFile, ...]
+
+    @property
+    def keys(self) -> list[SSlibKey]:
+        """All keys as metadata lists them."""
+        return [key.named for key in self.made] + [people.named_key(pub) for pub in self.known]
+
+
+def operators(trust: TrustFolder, named: Sequence[str], *, generate: bool) -> Operators:
+    """Return the operators of `NAME` or `NAME=FILE.pub`; raises Misuse, Refused, NotFound.
+
+    A plain name means the public half in this folder, else, with `generate`, a new key.
+    """
+    made, known = [], []
+    for text in named:
+        name, has_file, file = text.partition("=")
+        people.check_person(name)
+        held = trust.path / "public" / f"{name}.pub"
+        if has_file or held.exists():
+            found = people.read_public(Path(file) if has_file else held, purpose="operator")
+            if found.person != name:
+                raise Misuse(file, expected=f"the key of {name}", got=f"that of {found.person}")
+            known.append(found)
+        elif generate:
+            made.append(new_key(name, purpose="operator", file=f"keys/{name}.key"))
+        else:
+            raise Misuse(
+                f"operator {name}",
+                expected=f"{name}=FILE.pub",
+                got="no public key",
+                hint="--generate makes the key here",
+            )
+    return Operators(tuple(made), tuple(known))
+
+
+def add_app(
+    trust: TrustFolder,
+    env: str,
+    app: str,
+    *,
+    who: Operators,
+    threshold: int,
+    rules: Rules,
+    clock: Clock,
+) -> list[Draft]:
+    """Targets and `fleet-<env>` are drafts by which `who` may approve `app`; return them.
+
+    Raises Misuse when one operator less than all could never reach the threshold: who proposes
+    does not count.
+    """
+    layout.check_env(env)
+    role = layout.app_role(env, layout.check_app(app))
+    if threshold >= len(who.keys):
+        raise Misuse(
+            role,
+            expected=f"at least {threshold + 1} operators, since who proposes does not count",
+            got=len(who.keys),
+        )
+    work = Desk(trust, clock)
+    roles.delegate(work.targets(), role, who.keys, threshold=threshold)
+    fleet = layout.fleet_role(env)
+    if trust.newest(fleet) is None:
+        raise Misuse(
+            f"environment {env}", expected="one that exists", got="none", hint="trust env add"
+        )
+    path = layout.policy_path(env)
+    found = policy.parse_policy(work.document(fleet, path))
+    work.put(fleet, path, documents.write(with_app(found, app, who.keys, rules)))
+    return work.write()
+
+
+def keep_keys(trust: TrustFolder, who: Operators, passphrase: bytes | None, cost: Cost) -> None:
+    """The folder has the operators' public halves, and the key files of keys made here."""
+    for pub in who.known:
+        write_public(trust.path / "public", people.write_public_file(pub), pub.person)
+    if who.made and passphrase is not None:
+        write_keys(trust.path, list(who.made), passphrase, root=trust.root_id, cost=cost)
+
+
+def with_app(
+    found: policy.Policy, app: str, keys: Sequence[SSlibKey], rules: Rules
+) -> policy.Policy:
+    """Return the policy with the app's rules, and its operators as persons."""
+    persons = {person.id: person for person in found.people}
+    for key in keys:
+        name = people.owner_of(key)
+        known = persons.get(name)
+        before = known.keys if known is not None else ()
+        held = before if key.keyid in before else (*before, key.keyid)
+        groups = known.groups if known is not None else ()
+        persons[name] = policy.Person(id=name, keys=held, groups=groups)
+    entry = {
+        "group": dict(rules.group),
+        "quotas": [],
+        "min_canary": rules.min_canary,
+        "min_soak_s": rules.min_soak_s,
+        "max_second_percent": rules.max_second_percent,
+        "windows": [],
+        "approval_expiry_s": limits.APPROVE_SECONDS,
+        "execution_expiry_s": limits.START_SECONDS,
+    }
+    made = documents.convert(entry, policy.AppPolicy, f"rules of {app}")
+    return msgspec.structs.replace(
+        found,
+        people=tuple(persons[name] for name in sorted(persons)),
+        apps={**found.apps, app: made},
+        seq_ceiling={**found.seq_ceiling, app: limits.SEQ_AHEAD},
+    )

@@ -1,0 +1,153 @@
+"""`embrasure pki`: the root ceremony, enrolment of nodes, certificates of services and people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from embrasure.command import Common, common
+from pki.options import kdf_option, passphrase_options, sign_option
+
+_DIR = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("init")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--domain", required=True, help="The TLS trust domain, such as example.org.")
+@click.option(
+    "--keyholder",
+    "keyholders",
+    multiple=True,
+    required=True,
+    metavar="NAME|FILE.pub",
+    help="Who signs root, targets and environments (repeat).",
+)
+@click.option("--threshold", type=click.IntRange(1, 32), required=True, help="How many of them.")
+@click.option("--generate", is_flag=True, help="Make keys of plain names here and sign at once.")
+@kdf_option
+@passphrase_options
+@common
+def pki_init(
+    common: Common,
+    folder: Path,
+    domain: str,
+    keyholders: tuple[str, ...],
+    threshold: int,
+    generate: bool,
+    kdf: str | None,
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Make a trust folder: root of trust, CAs, online keys, and drafts of the first roles.
+
+    \b
+    embrasure pki init trust --domain example.org --keyholder alice.pub \\
+        --keyholder bob.pub --keyholder carl.pub --threshold 2
+    embrasure pki init trust --domain example.org --keyholder alice --keyholder bob \\
+        --keyholder carl --threshold 2 --generate
+    """
+    from embrasure.clock import now
+    from pki import acting, ceremony
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    holders = ceremony.keyholders(keyholders, threshold=threshold, generate=generate)
+    costs = ceremony.Costs(
+        offline=acting.cost_of(kdf, purpose="security"),
+        online=acting.cost_of(kdf, purpose="online"),
+    )
+    trust = ceremony.hold(
+        folder,
+        domain=domain,
+        holders=holders,
+        passphrase=source.new(f"the keys made in {folder}"),
+        costs=costs,
+        clock=now,
+    )
+    found = acting.report(trust, [f"{name} v{v}" for name, v in trust.roles().items()], [])
+    common.emit("embrasure.pki.init/1", found, acting.as_text(found, trust))
+
+
+@click.command("issue")
+@click.argument("identity", metavar="ROLE/NAME")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--out", type=_DIR, required=True, help="Folder for tls.key, tls.crt and the rest.")
+@click.option("--csr", type=_FILE, help="Certify this request's key; no key is made here.")
+@click.option("--gateway", metavar="HOST:PORT", help="Operators: the gateway's admin address.")
+@click.option("--key", metavar="URI", help="Operators: the signing key, such as keyfile:anna.key.")
+@passphrase_options
+@common
+def pki_issue(
+    common: Common,
+    identity: str,
+    folder: Path,
+    out: Path,
+    csr: Path | None,
+    gateway: str | None,
+    key: str | None,
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Issue a TLS certificate for gateway, gateway-admin, mirror, letterbox or operator.
+
+    \b
+    embrasure pki issue mirror/m1 trust --out m1-tls
+    embrasure pki issue operator/anna trust --out anna --gateway 127.0.0.1:7443 --key anna.key
+    """
+    from embrasure.clock import now
+    from pki import issue
+    from pki.folder import TrustFolder
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    trust = TrustFolder.open(folder)
+    issued = issue.issue(trust, identity, out, csr=csr, source=source, clock=now)
+    if issued.role == "operator":
+        issue.write_context(trust, issued, gateway=gateway, key=key)
+    common.emit("embrasure.pki.issue/1", issued.as_json(), issued.as_text())
+
+
+@click.command("enrol")
+@click.argument("statements", metavar="STATEMENT...", nargs=-1, required=True, type=_FILE)
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="Label (repeat).")
+@click.option("--out", type=click.Path(path_type=Path), help="File, or folder for several.")
+@sign_option
+@passphrase_options
+@common
+def pki_enrol(
+    common: Common,
+    statements: tuple[Path, ...],
+    folder: Path,
+    labels: tuple[str, ...],
+    out: Path | None,
+    sign: tuple[str, ...],
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Check nodes' statements, draft their directory entries, write the answers to carry back.
+
+    \b
+    embrasure pki enrol statement.json trust --label site=a --sign alice.key --sign bob.key
+    embrasure pki enrol n1.json n2.json trust --out answers --sign alice.key --sign bob.key
+    """
+    from embrasure.clock import now
+    from pki import acting, enrolment
+    from pki.folder import TrustFolder
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    trust = TrustFolder.open(folder)
+    given = acting.pairs(labels, flag="--label") if labels else None
+    checked = enrolment.read_statements(trust, statements)
+    for one in checked:
+        common.say(enrolment.introduce(one))
+    found = enrolment.propose(
+        trust, checked, labels=given, keys=sign, source=source, common=common, clock=now
+    )
+    answers = enrolment.answer_all(trust, checked, out, keys=sign, source=source, clock=now)
+    body = {**found, "nodes": [one.statement.node for one in checked], "answers": answers}
+    told = [acting.as_text(found, trust), *(f"answer: {path}" for path in answers.values())]
+    common.emit("embrasure.pki.enrol/1", body, "\n".join(line for line in told if line))

@@ -1,0 +1,385 @@
+"""`embrasure trust`: who may say what. Drafts, signatures, what is in force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from embrasure.command import Common, common
+from pki.options import kdf_option, passphrase_options, sign_option
+
+_DIR = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_SCHEMA = "embrasure.trust.drafts/1"
+
+
+@click.command("add")
+@click.argument("env")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--gateway", "gateways", multiple=True, default=("g1",), help="Gateway ids.")
+@click.option("--shards", type=click.Choice(["1", "16", "64", "256"]), default="1")
+@click.option(
+    "--min-isolation",
+    type=click.IntRange(0, 3),
+    default=0,
+    help="Sandbox level below which a node's receipt is no evidence.",
+)
+@kdf_option
+@sign_option
+@passphrase_options
+@common
+def trust_env_add(
+    common: Common,
+    env: str,
+    folder: Path,
+    gateways: tuple[str, ...],
+    shards: str,
+    min_isolation: int,
+    kdf: str | None,
+    sign: tuple[str, ...],
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Draft a new environment: roles, first policy, TLS trust bundle, empty directory.
+
+    \b
+    embrasure trust env add prod trust
+    embrasure trust env add prod trust --sign alice.key --sign bob.key
+    """
+    from embrasure.clock import now
+    from pki import acting, environment
+    from pki.folder import TrustFolder
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    trust = TrustFolder.open(folder)
+    made = environment.add_environment(
+        trust,
+        env,
+        gateways=gateways,
+        shards=int(shards),
+        min_isolation=min_isolation,
+        passphrase=source.new(f"the gate key of {env}"),
+        cost=acting.cost_of(kdf, purpose="online"),
+        clock=now,
+    )
+    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    common.emit(_SCHEMA, found, acting.as_text(found, trust))
+
+
+@click.command("add")
+@click.argument("app")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--env", required=True, help="The environment.")
+@click.option(
+    "--operator",
+    "named",
+    multiple=True,
+    required=True,
+    metavar="NAME[=FILE.pub]",
+    help="Who may approve (repeat).",
+)
+@click.option("--threshold", type=click.IntRange(1, 32), required=True, help="How many must.")
+@click.option("--group", multiple=True, metavar="K=V", help="Labels of the app's nodes.")
+@click.option("--min-soak", type=click.IntRange(0, 86400), default=60, help="Seconds of a wave.")
+@click.option("--min-canary", type=click.IntRange(1, 16), default=1, help="Nodes of wave 0.")
+@click.option("--max-second-percent", type=click.IntRange(1, 100), default=50, help="Of wave 1.")
+@click.option("--generate", is_flag=True, help="Make the keys of operators without one here.")
+@kdf_option
+@sign_option
+@passphrase_options
+@common
+def trust_app_add(
+    common: Common,
+    app: str,
+    folder: Path,
+    env: str,
+    named: tuple[str, ...],
+    threshold: int,
+    group: tuple[str, ...],
+    min_soak: int,
+    min_canary: int,
+    max_second_percent: int,
+    generate: bool,
+    kdf: str | None,
+    sign: tuple[str, ...],
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Draft an app of an environment: its operators, how many of them approve, its rules.
+
+    \b
+    embrasure trust app add shop trust --env prod --operator anna=anna.pub \\
+        --operator bea=bea.pub --operator carl=carl.pub --threshold 2
+    embrasure trust app add shop trust --env prod --operator anna --operator bea \\
+        --operator carl --threshold 2 --generate --sign alice.key --sign bob.key
+    """
+    from embrasure.clock import now
+    from pki import acting, apps
+    from pki.folder import TrustFolder
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    trust = TrustFolder.open(folder)
+    who = apps.operators(trust, named, generate=generate)
+    rules = apps.Rules(
+        group=acting.pairs(group, flag="--group"),
+        min_canary=min_canary,
+        min_soak_s=min_soak,
+        max_second_percent=max_second_percent,
+    )
+    made = apps.add_app(trust, env, app, who=who, threshold=threshold, rules=rules, clock=now)
+    secret = source.new(f"the operators' keys of {app}") if who.made else None
+    apps.keep_keys(trust, who, secret, acting.cost_of(kdf, purpose="operator"))
+    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    common.emit(_SCHEMA, found, acting.as_text(found, trust))
+
+
+@click.command("sign")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--role", help="Only this role's draft.")
+@click.option("--key", required=True, metavar="URI", help="Your key, such as keyfile:alice.key.")
+@click.option(
+    "--confirm-digest",
+    "confirmed",
+    multiple=True,
+    metavar="SHA256",
+    help="The full digest of a draft that you have read (repeat).",
+)
+@passphrase_options
+@common
+def trust_sign(
+    common: Common,
+    folder: Path,
+    role: str | None,
+    key: str,
+    confirmed: tuple[str, ...],
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Show the whole change of each draft that your key counts for, then sign it.
+
+    DIR is the trust folder, its drafts folder, or one draft: whatever was carried here.
+
+    \b
+    embrasure trust sign trust --key keyfile:alice.key
+    embrasure trust sign /media/usb/drafts --role fleet-prod --key alice.key
+    """
+    from embrasure.clock import now
+    from pki import acting, signround
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    found = signround.sign_drafts(
+        folder, role, key, confirmed=confirmed, source=source, common=common, clock=now
+    )
+    body: dict[str, object] = {"signed": found}
+    text = "\n".join(f"signed {one['role']} v{one['version']}: {one['file']}" for one in found)
+    common.emit("embrasure.trust.sign/1", body, text or acting.NOTHING)
+
+
+@click.command("merge")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--role", help="Only this role's draft; an error when it is not ready.")
+@click.option("--from", "carried", type=_DIR, multiple=True, help="Folder with signatures.")
+@common
+def trust_merge(common: Common, folder: Path, role: str | None, carried: tuple[Path, ...]) -> None:
+    """Put in force every draft that enough keyholders have signed.
+
+    \b
+    embrasure trust merge trust
+    embrasure trust merge trust --role fleet-prod --from /media/usb/drafts
+    """
+    from embrasure.clock import now
+    from pki import acting, signing, signround
+    from pki.folder import TrustFolder
+
+    trust = TrustFolder.open(folder)
+    for source in carried:
+        signround.collect(trust, source)
+    if role is not None:
+        draft = signing.must_draft(trust, role)
+        signing.merge(trust, draft, at=now())
+        merged, waiting = [f"{role} v{draft.version}"], list[str]()
+    else:
+        merged, waiting = signing.merge_ready(trust, at=now())
+    found = acting.report(trust, merged, waiting)
+    common.emit(_SCHEMA, found, acting.as_text(found, trust))
+
+
+@click.command("discard")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--role", required=True, help="The role whose draft goes.")
+@common
+def trust_discard(common: Common, folder: Path, role: str) -> None:
+    """Drop a draft and its signatures; what is in force stays.
+
+    \b
+    embrasure trust discard trust --role fleet-prod
+    embrasure trust discard trust --role targets --json
+    """
+    from pki import acting, desk, drafts, signing
+    from pki.folder import TrustFolder
+
+    trust = TrustFolder.open(folder)
+    drafts.discard(signing.must_draft(trust, role).folder)
+    desk.refresh_bases(trust)
+    found = acting.report(trust, [], [])
+    common.emit(_SCHEMA, found, acting.as_text(found, trust))
+
+
+@click.command("renew")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--role", "names", multiple=True, required=True, help="Role (repeat).")
+@sign_option
+@passphrase_options
+@common
+def trust_renew(
+    common: Common,
+    folder: Path,
+    names: tuple[str, ...],
+    sign: tuple[str, ...],
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Draft the same content with a new expiry.
+
+    \b
+    embrasure trust renew trust --role revocations --sign alice.key
+    embrasure trust renew trust --role root --role targets
+    """
+    from embrasure.clock import now
+    from pki import acting, denials
+    from pki.folder import TrustFolder
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    trust = TrustFolder.open(folder)
+    made = [draft for name in names for draft in denials.renew(trust, name, clock=now)]
+    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    common.emit(_SCHEMA, found, acting.as_text(found, trust))
+
+
+@click.command("show")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--role", help="Only this role, with its draft's whole change.")
+@common
+def trust_show(common: Common, folder: Path, role: str | None) -> None:
+    """Show roles in force (thresholds, persons, expiries) and the drafts that wait.
+
+    \b
+    embrasure trust show trust
+    embrasure trust show trust --role targets
+    """
+    from embrasure.clock import now
+    from pki import overview
+    from pki.folder import TrustFolder
+
+    body, text = overview.show(TrustFolder.open(folder), role=role, at=now())
+    common.emit("embrasure.trust.show/1", body, text)
+
+
+@click.command("verify")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--root", "pinned", type=_FILE, help="Root version 1 from elsewhere, to compare.")
+@common
+def trust_verify(common: Common, folder: Path, pinned: Path | None) -> None:
+    """Verify every role in force from root version 1 on; fails on an expired one.
+
+    \b
+    embrasure trust verify trust
+    embrasure trust verify trust --root /etc/embrasure/anchor.json
+    """
+    from embrasure.clock import now
+    from pki import overview
+    from pki.folder import TrustFolder
+
+    body, text = overview.verify_all(TrustFolder.open(folder), pinned=pinned, at=now())
+    common.emit("embrasure.trust.verify/1", body, text)
+
+
+@click.command("revoke")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--env", required=True, help="The environment.")
+@click.option("--plan", "plans", multiple=True, metavar="SHA256")
+@click.option("--manifest", "manifests", multiple=True, metavar="SHA256")
+@click.option("--key", "keys", multiple=True, metavar="KEYID")
+@click.option("--node", "nodes", multiple=True, metavar="NODE")
+@click.option("--reason", default="", help="Shown to people; at most 200 characters.")
+@sign_option
+@passphrase_options
+@common
+def trust_revoke(
+    common: Common,
+    folder: Path,
+    env: str,
+    plans: tuple[str, ...],
+    manifests: tuple[str, ...],
+    keys: tuple[str, ...],
+    nodes: tuple[str, ...],
+    reason: str,
+    sign: tuple[str, ...],
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Stop plans, manifests, keys or nodes: one on-call signature is enough, and only stops.
+
+    \b
+    embrasure trust revoke trust --env prod --plan SHA256 --reason "bad build" --sign alice.key
+    embrasure trust revoke trust --env prod --node n-... --sign alice.key
+    """
+    from embrasure.clock import now
+    from pki import acting, denials
+    from pki.folder import TrustFolder
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    trust = TrustFolder.open(folder)
+    what = denials.denial(plans=plans, manifests=manifests, keys=keys, nodes=nodes)
+    made = denials.revoke(trust, env, what, reason=reason, clock=now)
+    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    common.emit(_SCHEMA, found, acting.as_text(found, trust))
+
+
+@click.command("deny")
+@click.argument("folder", metavar="DIR", type=_DIR)
+@click.option("--env", required=True, help="The environment.")
+@click.option("--plan", "plans", multiple=True, metavar="SHA256")
+@click.option("--manifest", "manifests", multiple=True, metavar="SHA256")
+@click.option("--key", "keys", multiple=True, metavar="KEYID")
+@click.option("--node", "nodes", multiple=True, metavar="NODE")
+@click.option("--lift", is_flag=True, help="Take these entries out instead.")
+@sign_option
+@passphrase_options
+@common
+def trust_deny(
+    common: Common,
+    folder: Path,
+    env: str,
+    plans: tuple[str, ...],
+    manifests: tuple[str, ...],
+    keys: tuple[str, ...],
+    nodes: tuple[str, ...],
+    lift: bool,
+    sign: tuple[str, ...],
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+) -> None:
+    """Draft lasting denials in the policy; they hold until a later policy leaves them out.
+
+    \b
+    embrasure trust deny trust --env prod --key KEYID --sign alice.key --sign bob.key
+    embrasure trust deny trust --env prod --key KEYID --lift
+    """
+    from embrasure.clock import now
+    from pki import acting, denials
+    from pki.folder import TrustFolder
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    trust = TrustFolder.open(folder)
+    what = denials.denial(plans=plans, manifests=manifests, keys=keys, nodes=nodes)
+    made = denials.deny(trust, env, what, lift=lift, clock=now)
+    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    common.emit(_SCHEMA, found, acting.as_text(found, trust))

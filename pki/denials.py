@@ -1,0 +1,103 @@
+"""Stop things: the on-call's revocations (one signature), and lasting denials in the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from embrasure.clock import Clock, write_time
+from embrasure.errors import Misuse
+from embrasure.trust import documents, layout, policy
+from pki.desk import Desk
+from pki.drafts import Draft
+from pki.folder import TrustFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """What is denied: plans and manifests by digest, keys by id, nodes by id."""
+
+    plans: tuple[str, ...] = ()
+    manifests: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+
+def denial(
+    *,
+    plans: Sequence[str],
+    manifests: Sequence[str],
+    keys: Sequence[str],
+    nodes: Sequence[str],
+) -> Denial:
+    """Return what the command line denies; raises Misuse for nothing at all or a bad id."""
+    for text in (*plans, *manifests, *keys):
+        if not layout.DIGEST.fullmatch(text):
+            raise Misuse("denial", expected="64 lower-case hex digits", got=text)
+    for text in nodes:
+        if not layout.NODE_ID.fullmatch(text):
+            raise Misuse("denial", expected="a node id", got=text)
+    if not (plans or manifests or keys or nodes):
+        raise Misuse("denial", expected="--plan, --manifest, --key or --node", got="none of them")
+    return Denial(tuple(plans), tuple(manifests), tuple(keys), tuple(nodes))
+
+
+def revoke(trust: TrustFolder, env: str, what: Denial, *, reason: str, clock: Clock) -> list[Draft]:
+    """The next `revocations` is a draft that also lists `what`; one signature puts it in force."""
+    path = layout.revocations_path(layout.check_env(env))
+    work = Desk(trust, clock)
+    found = policy.parse_revocations(work.document(layout.REVOCATIONS, path))
+    merged = msgspec.structs.replace(
+        found,
+        plans=_more(found.plans, what.plans),
+        manifests=_more(found.manifests, what.manifests),
+        keys=_more(found.keys, what.keys),
+        nodes=_more(found.nodes, what.nodes),
+        issued=write_time(clock()),
+        reason=reason,
+    )
+    raw = documents.write(merged)
+    policy.parse_revocations(raw)
+    work.put(layout.REVOCATIONS, path, raw)
+    return work.write()
+
+
+def deny(trust: TrustFolder, env: str, what: Denial, *, lift: bool, clock: Clock) -> list[Draft]:
+    """The next `fleet-<env>` is a draft whose policy also denies `what`; with `lift`, no longer."""
+    path, role = layout.policy_path(layout.check_env(env)), layout.fleet_role(env)
+    work = Desk(trust, clock)
+    found = policy.parse_policy(work.document(role, path))
+    change = _less if lift else _more
+    denied = msgspec.structs.replace(
+        found.denied,
+        plans=change(found.denied.plans, what.plans),
+        manifests=change(found.denied.manifests, what.manifests),
+        keys=change(found.denied.keys, what.keys),
+        nodes=change(found.denied.nodes, what.nodes),
+    )
+    raw = documents.write(msgspec.structs.replace(found, denied=denied))
+    policy.parse_policy(raw)
+    work.put(role, path, raw)
+    return work.write()
+
+
+def renew(trust: TrustFolder, role: str, *, clock: Clock) -> list[Draft]:
+    """The next version of `role` is a draft with the same content and a new expiry."""
+    if trust.newest(role) is None:
+        raise Misuse(role, expected="a role in force", got="none")
+    work = Desk(trust, clock)
+    if role == layout.ROOT:
+        work.root()
+    else:
+        work.targets(role)
+    return work.write()
+
+
+def _more(known: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
+    return (*known, *(item for item in new if item not in known))
+
+
+def _less(known: tuple[str, ...], gone: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(item for item in known if item not in gone)

@@ -1,0 +1,106 @@
+"""Issue a TLS identity into a folder, and for an operator the context that the commands read."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from embrasure import fs
+from embrasure.clock import Clock, write_time
+from embrasure.errors import Misuse
+from embrasure.net.identity import PROFILES
+from pki import ca, leaf, profiles, signers
+from pki.folder import TrustFolder
+from pki.passphrase import PassphraseSource
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate and the folder that it lies in."""
+
+    role: str
+    name: str
+    folder: Path
+    serial: int
+    until: datetime
+
+    def as_json(self) -> dict[str, object]:
+        """Return what `--json` shows."""
+        return {
+            "identity": f"{self.role}/{self.name}",
+            "folder": str(self.folder),
+            "serial": f"{self.serial:x}",
+            "not_after": write_time(self.until),
+        }
+
+    def as_text(self) -> str:
+        """Return what a person sees."""
+        return f"{self.role}/{self.name}: {self.folder}/tls.crt, until {write_time(self.until)}"
+
+
+def issue(
+    trust: TrustFolder,
+    identity: str,
+    out: Path,
+    *,
+    csr: Path | None,
+    source: PassphraseSource,
+    clock: Clock,
+) -> Issued:
+    """`out` has `tls.crt` (leaf, issuer), `tls.key` unless a request was given; see `Issued`.
+
+    A later call renews: both files are replaced. Raises Misuse, Refused, Denied.
+    """
+    who = profiles.parse_identity(identity)
+    if who.role == "node":
+        raise Misuse(identity, expected="another role", got="a node", hint="embrasure pki enrol")
+    issuer = trust.issuer(PROFILES[who.role].issuer, source)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if csr is None:
+        key, chain = leaf.fresh_leaf(issuer, identity, clock)
+        fs.replace_file(out, "tls.key", key)
+    else:
+        public = ca.parse_request(fs.read_file(csr, limit=16384))
+        chain = leaf.chain_of(ca.issue_leaf(identity, public, issuer, clock), issuer)
+    fs.replace_file(out, "tls.crt", chain, mode=0o644)
+    made = x509.load_pem_x509_certificates(chain)[0]
+    return Issued(who.role, who.name, out, made.serial_number, made.not_valid_after_utc)
+
+
+def write_context(
+    trust: TrustFolder, issued: Issued, *, gateway: str | None, key: str | None
+) -> None:
+    """The operator's folder has anchor, admin issuer and, when asked for, `context.toml`."""
+    out = issued.folder
+    fs.replace_file(out, "anchor.json", trust.anchor, mode=0o644)
+    fs.replace_file(out, "admin-ca.pem", ca.pem(trust.certificate("admin")), mode=0o644)
+    if gateway is None and key is None:
+        return
+    if gateway is None or key is None:
+        raise Misuse("context", expected="--gateway and --key together", got="one of them")
+    values = {
+        "gateway": gateway,
+        "domain": trust.domain,
+        "person": issued.name,
+        "anchor": "anchor.json",
+        "admin_issuer": "admin-ca.pem",
+        "tls_cert": "tls.crt",
+        "tls_key": "tls.key",
+        "key": _relative(key, out),
+        "state": "state",
+    }
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+    fs.replace_file(out, "context.toml", text.encode("utf-8"))
+
+
+def _relative(key: str, out: Path) -> str:
+    """Return the key's URI as seen from `out`, where the context lies."""
+    path = signers.keyfile_path(signers.as_uri(key))
+    if (out / path).exists() and not path.is_absolute():
+        return f"keyfile:{path}"
+    return f"keyfile:{os.path.relpath(path.resolve(), out.resolve())}"

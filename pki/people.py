@@ -1,0 +1,110 @@
+"""Public halves of keys, with the person they belong to: `NAME.pub`, and keys inside metadata.
+
+A key in root and targets carries its owner's name as a signed member, so that what a keyholder
+reads before he signs names people, and nobody can rename them on the way.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+from securesystemslib.signer import Key, SSlibKey
+
+from embrasure import fs, limits
+from embrasure.errors import Misuse, Refused
+from embrasure.trust.documents import Document, KeyId, PersonId, read, write
+from pki import keyfile
+from pki.keyfile import Header, Purpose, Scheme
+
+PERSON = "x-embrasure-person"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+class PublicFile(Document, frozen=True, kw_only=True):
+    """A `.pub` file: what its owner hands to others."""
+
+    v: Literal[1]
+    type: Literal["public-key"]
+    person: PersonId
+    purpose: Purpose
+    keyid: KeyId
+    scheme: Scheme
+    pub: Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|04[0-9a-f]{128})$")]
+
+
+def check_person(name: str) -> str:
+    """Return `name` when it can be a person's; raises Misuse."""
+    if not _NAME.fullmatch(name):
+        raise Misuse("name", expected="1-63 lower-case letters, digits, hyphens", got=name)
+    return name
+
+
+def public_file(header: Header) -> bytes:
+    """Return the `.pub` file of a key file."""
+    return write(
+        PublicFile(
+            v=1,
+            type="public-key",
+            person=header.label,
+            purpose=header.purpose,
+            keyid=header.keyid,
+            scheme=header.scheme,
+            pub=header.pub,
+        )
+    )
+
+
+def write_public_file(found: PublicFile) -> bytes:
+    """Return the one byte string of a `.pub` file."""
+    return write(found)
+
+
+def parse_public(raw: bytes) -> PublicFile:
+    """Return the public half in `raw`, whose key id is its own; raises Refused."""
+    found = read(raw, PublicFile, limit=limits.KEYFILE_BYTES, document="public key")
+    keyfile.decode_public(found.scheme, found.pub, found.keyid)
+    return found
+
+
+def read_public(path: Path, *, purpose: Purpose) -> PublicFile:
+    """Return the public half in a file, made for `purpose`; raises Refused, Misuse, NotFound."""
+    found = parse_public(fs.read_file(path, limit=limits.KEYFILE_BYTES))
+    if found.purpose != purpose:
+        raise Misuse(
+            str(path), expected=f"a key made for `{purpose}`", got=f"one for `{found.purpose}`"
+        )
+    return found
+
+
+def named_key(found: PublicFile) -> SSlibKey:
+    """Return the key as metadata lists it, with its owner's name as a signed member."""
+    key = keyfile.decode_public(found.scheme, found.pub, found.keyid)
+    return with_owner(key, found.person)
+
+
+def with_owner(key: SSlibKey, owner: str) -> SSlibKey:
+    """Return `key` as metadata lists it when it belongs to `owner`."""
+    return SSlibKey(key.keyid, key.keytype, key.scheme, dict(key.keyval), {PERSON: owner})
+
+
+def owner_of(key: Key) -> str:
+    """Return whose key metadata says this is; raises Refused when it names nobody."""
+    name = key.unrecognized_fields.get(PERSON)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise Refused(f"key {key.keyid[:12]}", expected="an owner's name", got=name)
+    return name
+
+
+def check_distinct(keys: list[SSlibKey]) -> None:
+    """Return only when no key and no person is there twice; raises Misuse.
+
+    One key under two ids would count twice towards a threshold.
+    """
+    material = [str(key.keyval["public"]) for key in keys]
+    owners = [owner_of(key) for key in keys]
+    for what, found in (("key", material), ("person", owners)):
+        if len(set(found)) != len(found):
+            raise Misuse("keys", expected=f"each {what} once", got=f"a {what} twice")

@@ -1,0 +1,226 @@
+"""Sign a draft with one key, and put a draft in force when enough keyholders have signed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tuf.api.metadata import Key, Root
+
+from embrasure import fs
+from embrasure.errors import Denied, NotFound, Refused
+from embrasure.trust import layout
+from pki import changes, desk, drafts, lint, roles, store, verify
+from pki.base import Base, read_base
+from pki.drafts import Draft
+from pki.folder import TrustFolder
+from pki.keyfile import Header, Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A draft that may be signed, and the text that its signer must have read."""
+
+    draft: Draft
+    base: Base
+    text: str
+
+
+def review(draft: Draft, *, pinned: str, at: datetime) -> Review:
+    """Return the draft's whole change; raises Refused for a draft that nobody may sign.
+
+    pinned: id of the fleet that the signer's key is bound to, or empty
+    """
+    base = read_base(draft, pinned=pinned)
+    lint.check_content(draft, root_id=base.root_id, at=at)
+    check_version(draft, base)
+    return Review(draft, base, changes.render(draft, base, at=at))
+
+
+def check_version(draft: Draft, base: Base) -> None:
+    """Return only when the draft follows what is in force by one; raises Refused."""
+    expected = base.previous.signed.version + 1 if base.previous is not None else draft.version
+    if draft.version != expected:
+        raise Refused(f"draft of {draft.role}", expected=f"version {expected}", got=draft.version)
+
+
+def check_may_sign(reviewed: Review, header: Header) -> None:
+    """Return only when this key counts for this draft; raises Denied."""
+    role = reviewed.draft.role
+    keys = _countable(reviewed)
+    purpose = roles.kind_of(role).purpose
+    if header.keyid not in keys or header.purpose != purpose:
+        owners = ", ".join(sorted(verify.name_of(key) for key in keys.values()))
+        raise Denied(
+            f"{role} v{reviewed.draft.version}",
+            expected=f"a key of {owners}",
+            got=f"a key of {header.label} ({header.keyid[:8]})",
+            reason="not-a-signer",
+        )
+
+
+def _countable(reviewed: Review) -> dict[str, Key]:
+    role, base = reviewed.draft.role, reviewed.base
+    keys = dict(verify.keys_of(role, base.delegator)[1])
+    if base.trusted is not None and verify.delegates(base.trusted, role):
+        keys.update(verify.keys_of(role, base.trusted)[1])
+    if role == layout.ROOT:
+        # A new root is signed by the old root's keyholders and by its own.
+        own = store.as_root(reviewed.draft.metadata)
+        keys.update(verify.keys_of(layout.ROOT, own)[1])
+    return keys
+
+
+def sign(reviewed: Review, opened: Opened) -> Path:
+    """The draft has a signature by this key as a file of its own; return it. Raises Denied."""
+    check_may_sign(reviewed, opened.header)
+    signature = opened.signer.sign(reviewed.draft.metadata.signed_bytes)
+    return drafts.add_signature(reviewed.draft, signature)
+
+
+def missing(trust: TrustFolder, draft: Draft) -> tuple[int, list[str], list[str]]:
+    """Return how many signatures a draft still needs, who has signed, and who still may."""
+    delegators = _delegators(trust, draft)
+    wanting, signed, others = 0, set[str](), set[str]()
+    for delegator in delegators:
+        threshold, keys = verify.keys_of(draft.role, delegator)
+        valid = verify.signers(draft.role, draft.metadata, delegator)
+        wanting = max(wanting, threshold - len(valid))
+        signed |= {verify.name_of(key) for key in valid.values()}
+        others |= {verify.name_of(keys[keyid]) for keyid in keys if keyid not in valid}
+    return max(0, wanting), sorted(signed), sorted(others)
+
+
+def _delegators(trust: TrustFolder, draft: Draft) -> list[verify.Delegator]:
+    if draft.role == layout.ROOT:
+        held = trust.held(layout.ROOT)
+        own = store.as_root(draft.metadata)
+        return [own] if held is None else [store.as_root(held), own]
+    if draft.role == layout.TARGETS:
+        held = trust.held(layout.ROOT)
+        return [trust.root() if held is None else store.as_root(held)]
+    top = trust.held(layout.TARGETS)
+    if top is not None and verify.delegates(store.as_targets(top), draft.role):
+        return [store.as_targets(top)]
+    return [trust.targets()]
+
+
+def merge(trust: TrustFolder, draft: Draft, *, at: datetime) -> None:
+    """The draft is in force: verified by what is in force, files first, metadata last.
+
+    Raises Denied (`threshold`) when signatures are missing, Refused for an unsound draft. Steps: 1
+    its delegator is in force, 2 signatures, 3 version, 4 content, 5 no role loses its signatures.
+    """
+    # 1. and 2.
+    delegator = _in_force(trust, draft)
+    wanting, signed, others = missing(trust, draft)
+    if wanting:
+        raise Denied(
+            f"{draft.role} v{draft.version}",
+            expected=f"{wanting} more of {', '.join(others)}",
+            got=f"signatures of {', '.join(signed) or 'nobody'}",
+            hint=f"embrasure trust sign DIR --role {draft.role} --key keyfile:FILE",
+            reason="threshold",
+        )
+    verify.check_signed(draft.role, draft.metadata, delegator)
+    # 3.
+    held = trust.held(draft.role)
+    expected = 1 if held is None else held.signed.version + 1
+    if draft.version != expected:
+        raise Refused(f"draft of {draft.role}", expected=f"v{expected}", got=f"v{draft.version}")
+    # 4.
+    lint.check_content(draft, root_id=trust.root_id, at=at)
+    # 5.
+    if draft.role == layout.TARGETS:
+        check_no_orphan(trust, draft)
+    _put_in_force(trust, draft)
+
+
+def _in_force(trust: TrustFolder, draft: Draft) -> verify.Delegator:
+    if draft.role == layout.ROOT:
+        if draft.version == 1:
+            verify.check_first(draft.metadata, trust.root_id)
+        held = trust.held(layout.ROOT)
+        return store.as_root(draft.metadata if held is None else held)
+    name = layout.ROOT if draft.role == layout.TARGETS else layout.TARGETS
+    held = trust.held(name)
+    found = None if held is None else _delegator(held)
+    if found is None or not verify.delegates(found, draft.role):
+        raise Denied(
+            f"draft of {draft.role}",
+            expected=f"{name} in force first",
+            got="a draft of it",
+            reason="threshold",
+        )
+    return found
+
+
+def _delegator(held: store.AnyMetadata) -> verify.Delegator:
+    return held.signed if isinstance(held.signed, Root) else store.as_targets(held)
+
+
+def check_no_orphan(trust: TrustFolder, draft: Draft) -> None:
+    """Return only when no role in force would lose its valid signatures; raises Denied.
+
+    A routine change of keys must not take the way back away.
+    """
+    targets = store.as_targets(draft.metadata)
+    for role in trust.roles():
+        held = trust.held(role)
+        if role in (layout.ROOT, layout.TARGETS) or held is None:
+            continue
+        try:
+            verify.check_signed(role, held, targets)
+        except Refused as problem:
+            raise Denied(
+                f"targets v{draft.version}",
+                expected=f"{role} v{held.signed.version} to stay valid",
+                got=problem.got,
+                hint=f"sign {role} again with the new keys first",
+                reason="orphan",
+            ) from None
+
+
+def _put_in_force(trust: TrustFolder, draft: Draft) -> None:
+    raw = draft.metadata.to_bytes()
+    if draft.role != layout.ROOT:
+        for path, entry in store.as_targets(draft.metadata).targets.items():
+            file = layout.target_file(path, entry.hashes["sha256"])
+            store.write(trust.path, file, draft.documents[path])
+    store.write(trust.path, layout.metadata_file(draft.role, draft.version), raw)
+    if draft.role == layout.ROOT and draft.version == 1:
+        fs.replace_file(trust.path, "anchor.json", raw, mode=0o644)
+    drafts.discard(draft.folder)
+    desk.refresh_bases(trust)
+
+
+def merge_ready(
+    trust: TrustFolder, *, at: datetime, only: Collection[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Put in force every draft that has its signatures; return those merged and those waiting.
+
+    only: these roles and no others
+    """
+    merged, waiting = [], []
+    for draft in trust.drafts():
+        if only is not None and draft.role not in only:
+            continue
+        try:
+            merge(trust, draft, at=at)
+        except Denied as problem:
+            if problem.reason != "threshold":
+                raise
+            waiting.append(f"{draft.role} v{draft.version}: {problem}")
+        else:
+            merged.append(f"{draft.role} v{draft.version}")
+    return merged, waiting
+
+
+def must_draft(trust: TrustFolder, role: str) -> Draft:
+    """Return the open draft of `role`; raises NotFound."""
+    draft = trust.draft(role)
+    if draft is None:
+        raise NotFound(f"draft of {role}", expected="an open draft", got="none")
+    return draft

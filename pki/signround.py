@@ -1,0 +1,95 @@
+"""One keyholder's round: show each draft that his key counts for, have it confirmed, sign it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from embrasure import fs, limits
+from embrasure.clock import Clock
+from embrasure.command import Common
+from embrasure.errors import Denied, NotFound, Refused
+from pki import acting, drafts, keyfile, signers, signing
+from pki.drafts import Draft
+from pki.folder import TrustFolder
+from pki.keyfile import Header
+from pki.passphrase import PassphraseSource
+from pki.signing import Review
+
+
+def sign_drafts(
+    folder: Path,
+    role: str | None,
+    key: str,
+    *,
+    confirmed: Collection[str],
+    source: PassphraseSource,
+    common: Common,
+    clock: Clock,
+) -> list[dict[str, object]]:
+    """Each confirmed draft has a signature of this key; return role, version, digest and file.
+
+    The change is shown and confirmed before the key is opened. Raises Denied, Refused, NotFound.
+    """
+    uri = signers.as_uri(key)
+    path = signers.keyfile_path(uri)
+    header = keyfile.header_of(fs.read_file(path, limit=limits.KEYFILE_BYTES, private=True))
+    found = drafts.find(folder, role)
+    if not found:
+        raise NotFound(str(folder), expected="an open draft", got="none")
+    reviewed = _countable(found, header, clock, role)
+    for one in reviewed:
+        acting.show(one)
+        acting.confirm(one, confirmed, common)
+    opened = signers.open_key(uri, source, purpose="security", root=reviewed[0].base.root_id)
+    if opened.header != header:
+        raise Refused(str(path), expected="the key file shown before", got="another")
+    return [
+        {
+            "role": one.draft.role,
+            "version": one.draft.version,
+            "digest": one.draft.digest,
+            "file": str(acting.sign_with(one, opened, uri, common)),
+        }
+        for one in reviewed
+    ]
+
+
+def _countable(found: list[Draft], header: Header, clock: Clock, role: str | None) -> list[Review]:
+    """Return what this key may sign; with a role named, that it may not is an error."""
+    reviewed = [signing.review(draft, pinned=header.root, at=clock()) for draft in found]
+    mine = []
+    for one in reviewed:
+        try:
+            signing.check_may_sign(one, header)
+        except Denied:
+            if role is not None or len(reviewed) == 1:
+                raise
+        else:
+            mine.append(one)
+    if not mine:
+        raise Denied("drafts", expected=f"one that {header.label} signs", got="none")
+    if len({one.base.root_id for one in mine}) != 1:
+        raise Refused("drafts", expected="drafts of one fleet", got="of several")
+    return mine
+
+
+def collect(trust: TrustFolder, carried: Path) -> int:
+    """The trust folder's drafts have the valid signatures that lie in `carried`; return how many.
+
+    Only signatures are taken: everything else that was carried could have been changed on the way.
+    """
+    taken = 0
+    for draft in trust.drafts():
+        for other in drafts.find(carried, draft.role):
+            if other.digest != draft.digest:
+                raise Refused(
+                    f"{draft.role} in {carried}",
+                    expected=f"the draft {draft.digest[:16]}",
+                    got=other.digest[:16],
+                )
+            for signature in other.metadata.signatures.values():
+                if signature.keyid not in draft.metadata.signatures:
+                    drafts.add_signature(draft, signature)
+                    taken += 1
+    return taken
