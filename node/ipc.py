@@ -30,7 +30,9 @@ from node.messages import (
     parse_from_fetch,
     write_message,
 )
+from node.paths import Paths
 
+SOCKET = "apply.sock"
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _INT = struct.Struct("i")
 _DESCRIPTORS = 4  # room for more than one, so that a second one is seen and closed
@@ -181,6 +183,11 @@ def connect(folder: Path, name: str, allowed: frozenset[int]) -> Channel[FromApp
         connection.close()
         raise
     return channel
+
+
+def to_apply(paths: Paths) -> Channel[FromApply]:
+    """Return a new conversation with this node's apply process, which runs as we do."""
+    return connect(paths.run, SOCKET, frozenset({os.geteuid()}))
 
 
 class Listener:

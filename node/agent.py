@@ -1,0 +1,125 @@
+"""The fetch process: the only one that meets the network; it holds no key that signs receipts.
+
+Push: listens for the gateway. Pull: asks mirrors and posts to the letterbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from functools import partial
+from logging import getLogger
+from pathlib import Path
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, Unavailable
+from embrasure.fs import replace_file
+from node import service
+from node.answering import Deaf, NoSource, converse
+from node.config import NodeConfig, load_config
+from node.identity import load_identity
+from node.ipc import to_apply
+from node.material import Material
+from node.messages import StatusAsk
+from node.paths import Paths
+
+LOG = getLogger(__name__)
+_STEP_SECONDS = 0.05
+_RELOAD_SECONDS = 2.0  # between looks at the TLS files
+
+
+def write_ports(paths: Paths, ports: dict[str, int]) -> None:
+    """Whoever waits for this node sees that it is ready, and where."""
+    replace_file(paths.run, service.PORTS, json.dumps(ports).encode("ascii"), mode=0o644)
+
+
+def await_apply(paths: Paths, stop: threading.Event) -> None:
+    """Apply answers, or `stop` is set."""
+    while not stop.is_set():
+        try:
+            with to_apply(paths) as channel:
+                converse(channel, StatusAsk(), NoSource(), Deaf())
+                return
+        except Unavailable:
+            stop.wait(_STEP_SECONDS)
+
+
+async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
+    """Gateways are served until `stop` is set."""
+    # Only a push node pays for gRPC.
+    from embrasure.net.credentials import ServerKeys
+    from embrasure.net.server import Service, bind, build_server
+    from embrasure.net.trustbundle import TrustHolder
+    from embrasure.wire import node_pb2, node_pb2_grpc
+    from node.push import TABLE, NodeService
+
+    material = Material(paths)
+    holder = TrustHolder(material.trust())
+    keys = ServerKeys(material.pair(), holder, roles=["gateway"])
+    served = Service(
+        node_pb2.DESCRIPTOR.services_by_name["Node"],
+        node_pb2_grpc.add_NodeServicer_to_server,
+        NodeService(partial(to_apply, paths), material.serial),
+    )
+    server = build_server([served], TABLE, holder, connections=limits.NODE_CONNECTIONS)
+    port = bind(server, config.listen, keys)
+    await server.start()
+    await asyncio.to_thread(await_apply, paths, stop)
+    write_ports(paths, {"push": port})
+    try:
+        while not await asyncio.to_thread(stop.wait, _RELOAD_SECONDS):
+            try:
+                holder.swap(material.trust())
+                keys.swap(material.pair())
+            except EmbrasureError as problem:
+                # The last good ones stay: a bad file must not close the door.
+                LOG.warning("TLS files: %s [%s]", problem, problem.word)
+    finally:
+        await server.stop(1.0)
+
+
+def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
+    """Mirrors are asked, and receipts posted, until `stop` is set."""
+    from node.poster import Poster
+    from node.pull import Puller
+
+    connect, material = partial(to_apply, paths), Material(paths)
+    material.trust()  # not enrolled: said now, not in a thread
+    poster = None
+    if config.letterbox is not None:
+        key = load_identity(paths).receipt_id
+        poster = Poster(connect, material.trust, config.letterbox, key=key, stop=stop)
+        threading.Thread(target=poster.run, name="poster", daemon=True).start()
+    puller = Puller(
+        connect,
+        material.trust,
+        config.mirrors,
+        poll_s=config.poll_s,
+        hearer=poster or Deaf(),
+        stop=stop,
+    )
+    threading.Thread(target=puller.run, name="puller", daemon=True).start()
+    await_apply(paths, stop)
+    write_ports(paths, {})
+    stop.wait()
+
+
+def run(paths: Paths, stop: threading.Event) -> None:
+    """The network side of the node works until `stop` is set."""
+    config = load_config(paths)
+    if config.mode == "push":
+        asyncio.run(listen(paths, config, stop))
+    else:
+        ask_around(paths, config, stop)
+
+
+def main() -> int:
+    """The fetch process of the prefix in the arguments, until SIGTERM."""
+    prefix, parent = service.arguments(sys.argv[1:])
+    return service.run("fetch", parent, lambda stop: run(Paths(Path(prefix)), stop))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

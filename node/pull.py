@@ -1,0 +1,123 @@
+"""The pull node's loop: wait for news at a mirror, then let apply look; mirrors are only sources.
+
+A mirror's watch is a hint. Whatever it says or fails to say, the node looks again in `poll_s`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from logging import getLogger
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, Misuse, NotFound, Unavailable
+from embrasure.net.https import MirrorSource
+from embrasure.net.trustbundle import Trust
+from node.answering import Hearer, NoSource, converse
+from node.config import Server
+from node.ipc import Channel
+from node.messages import FromApply, PollAsk, StateNote, StatusAsk
+
+LOG = getLogger(__name__)
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
+_UNWATCHED_SECONDS = 3600.0  # before a server without a watch is asked again whether it has one
+
+Connect = Callable[[], Channel[FromApply]]
+
+
+def in_turn(mirrors: Sequence[Server], node: str) -> list[Server]:
+    """Return the mirrors in this node's order: nodes spread, and each has its own first one."""
+    return sorted(mirrors, key=lambda one: hashlib.sha256(f"{node}\0{one.name}".encode()).digest())
+
+
+class Puller:
+    """Polls for one node until it is stopped."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        trust: Callable[[], Trust],
+        mirrors: Sequence[Server],
+        *,
+        poll_s: int,
+        hearer: Hearer,
+        stop: threading.Event,
+    ) -> None:
+        if not mirrors:
+            raise Misuse("node.toml", expected="a mirror for a pull node", got="none")
+        self._connect, self._trust, self._mirrors = connect, trust, mirrors
+        self._poll_s, self._hearer, self._stop = poll_s, hearer, stop
+        self._unwatched: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Look, wait for news, look again, until stopped."""
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                state = self._state()
+                self._round(in_turn(self._mirrors, state.node), state)
+                failures = 0
+            except EmbrasureError as problem:
+                LOG.warning("%s [%s]", problem, problem.word)
+                failures += 1
+                longest = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(failures, 6))
+                # Full jitter: a thousand nodes that lost one mirror do not come back together.
+                self._stop.wait(random.uniform(0, longest))  # noqa: S311  # no secret
+
+    def _round(self, mirrors: Sequence[Server], state: StateNote) -> None:
+        """One look at the first mirror that answers, then one wait for its news."""
+        problem: EmbrasureError | None = None
+        for mirror in mirrors:
+            try:
+                with closing(self._open(mirror)) as source:
+                    self._poll(source)
+                    self._wait(mirror, source)
+                return
+            except Unavailable as found:
+                problem = found
+            if self._stop.is_set():
+                return
+        if problem is not None:
+            raise problem
+
+    def _open(self, mirror: Server) -> MirrorSource:
+        return MirrorSource(mirror.address, name=mirror.name, trust=self._trust())
+
+    def _state(self) -> StateNote:
+        with self._connect() as channel:
+            state = converse(channel, StatusAsk(), NoSource(), self._hearer).state
+        if state is None:
+            raise Unavailable("apply", expected="the node's state", got="none")
+        return state
+
+    def _poll(self, source: MirrorSource) -> None:
+        with self._connect() as channel:
+            for answer in converse(channel, PollAsk(), source, self._hearer).answers:
+                LOG.info("%s: %s %s", answer.app, answer.kind, answer.reason)
+
+    def _wait(self, mirror: Server, source: MirrorSource) -> None:
+        """Return when the mirror has news, or after `poll_s` and a little."""
+        until = (
+            time.monotonic()
+            + self._poll_s
+            + random.uniform(  # noqa: S311  # no secret
+                0, min(limits.POLL_JITTER_SECONDS, self._poll_s)
+            )
+        )
+        version = self._state().timestamp
+        while (left := until - time.monotonic()) > 0 and not self._stop.is_set():
+            if time.monotonic() < self._unwatched.get(mirror.name, 0.0):
+                self._stop.wait(left)
+            elif self._has_news(mirror, source, version):
+                return
+
+    def _has_news(self, mirror: Server, source: MirrorSource, version: int) -> bool:
+        try:
+            return source.watch(version) is not None
+        except NotFound:
+            self._unwatched[mirror.name] = time.monotonic() + _UNWATCHED_SECONDS
+            return False

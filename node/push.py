@@ -1,0 +1,182 @@
+"""The service of a push node: the gateway dials, offers an order, and serves what the node wants.
+
+Nothing here decides: orders go to apply as they came, receipts go back as apply signed them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from logging import getLogger
+from typing import TYPE_CHECKING
+
+from embrasure import __version__, limits
+from embrasure.errors import Denied, EmbrasureError, Failed, Refused, Unavailable, shown
+from embrasure.net.identity import Role
+from embrasure.wire import node_pb2 as wire
+from node.answering import Deaf, Heard, Hearer, NoSource, converse
+from node.ipc import Channel
+from node.messages import (
+    FromApply,
+    OrderAsk,
+    PostedAsk,
+    ProgressNote,
+    ReceiptNote,
+    StateNote,
+    StatusAsk,
+    pack,
+    unpack,
+)
+from node.stream import Stream, StreamSource, check_known, silent
+
+if TYPE_CHECKING:
+    from embrasure.net.authorize import Context
+
+LOG = getLogger(__name__)
+TABLE: dict[str, frozenset[Role]] = {
+    "/embrasure.v1.Node/Order": frozenset({"gateway"}),
+    "/embrasure.v1.Node/Status": frozenset({"gateway"}),
+}
+ORDERS = 4  # streams at once; apply works on one and answers the others `busy`
+_FIRST_WORD_SECONDS = 10.0
+_REFUSALS = frozenset({"none", "wait", "hold", "refuse"})
+_NO_APPLY = frozenset({"agent-not-running", "ipc-closed"})
+
+Connect = Callable[[], Channel[FromApply]]
+
+
+class Teller:
+    """Passes on to the gateway what apply says."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.receipts: list[int] = []
+
+    def receipt(self, note: ReceiptNote) -> None:
+        """The gateway gets the receipt."""
+        found = wire.Receipt(signed=unpack(note.signed), body=unpack(note.body))
+        self._stream.write(wire.FromNode(receipt=found))
+        self.receipts.append(note.rseq)
+
+    def progress(self, note: ProgressNote) -> None:
+        """The gateway gets the hint."""
+        found = wire.Progress(state=note.state, done=note.done, total=note.total)
+        self._stream.write(wire.FromNode(progress=found))
+
+    def refusal(self, kind: str, reason: str, floor: int = 0) -> None:
+        """The gateway knows that the order was not obeyed, and why."""
+        found = wire.Refusal(kind=kind, reason=reason, floor=floor)
+        self._stream.write(wire.FromNode(refusal=found))
+
+
+class NodeService:
+    """`embrasure.v1.Node`, for gateways only."""
+
+    def __init__(self, connect: Connect, serial: Callable[[], str]) -> None:
+        self._connect, self._serial = connect, serial
+        self._pool = ThreadPoolExecutor(ORDERS + limits.OPEN_CALLS_PER_PEER, "conversation")
+        self._orders = 0
+
+    async def Order(self, requests: AsyncIterator[wire.FromGateway], context: Context) -> None:
+        """One order: wants, receipts, and at most one refusal; then the node ends the call."""
+        envelope = await first_offer(requests)
+        if self._orders >= ORDERS:
+            raise Unavailable("node", expected="a free hand", got="other orders", reason="busy")
+        self._orders += 1
+        loop = asyncio.get_running_loop()
+        try:
+            channel = await loop.run_in_executor(self._pool, self._connect)
+            try:
+                stream = Stream(loop, requests, context)
+                await loop.run_in_executor(self._pool, self._obey, channel, envelope, stream)
+            finally:
+                # When the call is gone this ends the thread, too; the install goes on in apply.
+                channel.close()
+        finally:
+            self._orders -= 1
+
+    async def Status(self, request: wire.StatusRequest, context: Context) -> wire.StatusReply:
+        """Floors and states, read from the node's disk."""
+        loop = asyncio.get_running_loop()
+        heard = await loop.run_in_executor(self._pool, ask, self._connect, StatusAsk())
+        if heard.state is None:
+            raise Failed("node", expected="its state", got="none")
+        return reply_of(heard.state, self._serial())
+
+    def _obey(self, channel: Channel[FromApply], envelope: bytes, stream: Stream) -> None:
+        teller = Teller(stream)
+        try:
+            heard = converse(
+                channel, OrderAsk(envelope=pack(envelope)), StreamSource(stream), teller
+            )
+        except EmbrasureError as problem:
+            if problem.reason in _NO_APPLY:
+                raise
+            LOG.warning("order not obeyed: %s [%s]", problem, problem.word)
+            teller.refusal(kind_of(problem), problem.reason)
+        else:
+            refuse(heard, teller)
+        # The node keeps copies: a gateway that lost them asks again with the same order.
+        for rseq in teller.receipts:
+            ask(self._connect, PostedAsk(rseq=rseq))
+
+
+async def first_offer(requests: AsyncIterator[wire.FromGateway]) -> bytes:
+    """Return the order that the first message offers; raises Refused, Unavailable."""
+    try:
+        first = await asyncio.wait_for(anext(requests, None), _FIRST_WORD_SECONDS)
+    except TimeoutError:
+        raise silent() from None
+    if first is None:
+        raise Refused("stream", expected="an offer", got="its end", reason="bad-schema")
+    check_known(first)
+    if first.WhichOneof("kind") != "offer" or not 0 < len(first.offer.order) <= limits.ORDER_BYTES:
+        raise Refused("stream", expected="an offer first", got="else", reason="bad-schema")
+    return first.offer.order
+
+
+def kind_of(problem: EmbrasureError) -> str:
+    """Return how the gateway should take `problem`."""
+    if isinstance(problem, Unavailable):
+        return "wait"
+    return "hold" if isinstance(problem, Denied) else "refuse"
+
+
+def refuse(heard: Heard, teller: Teller) -> None:
+    """The gateway knows why there is no receipt; where there are receipts, they say it all."""
+    if teller.receipts:
+        return
+    for answer in heard.answers:
+        kind = answer.kind if answer.kind in _REFUSALS else "refuse"
+        teller.refusal(kind, answer.reason or answer.kind, answer.floor)
+
+
+def ask(connect: Connect, question: StatusAsk | PostedAsk, hearer: Hearer | None = None) -> Heard:
+    """Return what apply says to a question that needs no file."""
+    with connect() as channel:
+        return converse(channel, question, NoSource(), hearer or Deaf())
+
+
+def reply_of(state: StateNote, serial: str) -> wire.StatusReply:
+    """Return the state as the gateway reads it."""
+    apps = [
+        wire.AppStatus(
+            app=one.app,
+            state=one.state,
+            seq=one.seq,
+            gseq=one.gseq,
+            manifest=one.manifest,
+            detail=shown(one.detail),
+        )
+        for one in state.apps
+    ]
+    return wire.StatusReply(
+        node=state.node,
+        epoch=state.epoch,
+        serial=serial,
+        oseq=state.oseq,
+        rseq=state.rseq,
+        apps=apps,
+        version=__version__,
+    )

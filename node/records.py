@@ -1,0 +1,97 @@
+"""What can be said of a node from its disk alone, while an install runs or no agent does.
+
+Nothing here writes: to look at a node must never change it.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from embrasure.errors import EmbrasureError
+from embrasure.trust import layout
+from embrasure.trust.documents import Document
+from embrasure.trust.floors import AppFloor, Floors, FloorStore, PairStore, TufFloors
+from node.config import app_names
+from node.identity import load_identity
+from node.journal import Journal
+from node.messages import AppState, PostNote, StateNote, sentence
+from node.paths import Paths
+from node.posts import make_post
+from node.receipts import Outbox, Posted
+from node.states import State
+
+APPS = 64  # told of one node
+IDLE = State.IDLE.value
+TUF_FLOORS = "tuf-floors"
+T = TypeVar("T", bound=Document)
+
+
+class NodeRecords:
+    """Reads one node's disk; safe beside the process that installs."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._identity = load_identity(paths)
+        self._outbox = Outbox(paths)
+        # A repeated post must have the same bytes, and each sealing gives others.
+        self._sealed: dict[int, PostNote] = {}
+
+    def state(self) -> StateNote:
+        """Return where the node stands."""
+        floors = _read(FloorStore(self._paths.floors)) or Floors.first()
+        apps = sorted({*app_names(self._paths), *floors.apps})
+        return StateNote(
+            node=self._identity.node,
+            env=self._identity.env,
+            mode=self._identity.mode,
+            epoch=self._identity.epoch,
+            oseq=max(floors.oseq.values(), default=0),
+            rseq=self._outbox.head()[0],
+            timestamp=self._timestamp(),
+            apps=tuple(self._app(app, floors.app(app)) for app in apps[:APPS]),
+        )
+
+    def posts(self, limit: int) -> list[PostNote]:
+        """Return the oldest receipts that nobody has taken, as a letterbox gets them.
+
+        One made before any policy named a collect key cannot be sealed; it stays where it is.
+        """
+        return [self._post(one) for one in self._outbox.pending(limit) if one.collect_key]
+
+    def posted(self, rseq: int) -> None:
+        """The receipt is not handed out again."""
+        self._outbox.acknowledge(rseq)
+        self._sealed.pop(rseq, None)
+
+    def _post(self, posted: Posted) -> PostNote:
+        if posted.rseq not in self._sealed:
+            self._sealed[posted.rseq] = make_post(posted, self._identity)
+        return self._sealed[posted.rseq]
+
+    def _timestamp(self) -> int:
+        found = _read(PairStore(self._paths.tuf / TUF_FLOORS, TufFloors))
+        return 0 if found is None else found.versions.get(layout.TIMESTAMP, 0)
+
+    def _app(self, app: str, floor: AppFloor) -> AppState:
+        entry = Journal(self._paths).read(app)
+        record, committed = entry.record, floor.committed
+        return AppState(
+            app=app,
+            state=record.state.value if record is not None else IDLE,
+            seq=committed.seq if committed is not None else 0,
+            gseq=floor.gseq,
+            manifest=committed.manifest if committed is not None else "",
+            detail=sentence(record.detail if record is not None else _damage(entry.damaged)),
+        )
+
+
+def _damage(is_damaged: bool) -> str:
+    return "its state record cannot be read" if is_damaged else ""
+
+
+def _read(store: PairStore[T]) -> T | None:
+    """Return what is stored; None before the first save, or when it is lost (then it is shown)."""
+    try:
+        return store.load() if store.exists() else None
+    except EmbrasureError:
+        return None

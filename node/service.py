@@ -1,0 +1,62 @@
+"""What the processes of a node have in common: signals, logs, an end with their parent's end."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+from embrasure.errors import EmbrasureError, Misuse
+
+PORTS = "ports.json"  # in the run folder once the node is ready
+_PR_SET_PDEATHSIG = 1
+
+
+def arguments(argv: Sequence[str]) -> tuple[str, int]:
+    """Return prefix and parent from `PREFIX PARENT_PID`; raises Misuse."""
+    if len(argv) != 2 or not argv[1].isdigit():
+        raise Misuse("arguments", expected="PREFIX PARENT_PID", got=" ".join(argv))
+    return argv[0], int(argv[1])
+
+
+def end_with(parent: int) -> bool:
+    """Return whether `parent` lives; from now on its end is a SIGTERM for this process.
+
+    To be called by the main thread of a process that the parent's main thread started.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    return os.getppid() == parent
+
+
+def stopping() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def logged(name: str) -> None:
+    """Log lines go to standard error with the name of the process in front."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format=f"embrasure-{name}: %(message)s"
+    )
+
+
+def run(name: str, parent: int, work: Callable[[threading.Event], None]) -> int:
+    """Return the exit code of `work`, which ends soon after its event is set."""
+    logged(name)
+    stop = stopping()
+    if not end_with(parent):
+        return 1
+    try:
+        work(stop)
+    except EmbrasureError as problem:
+        for line in problem.lines():
+            print(f"embrasure-{name}: {line}", file=sys.stderr)
+        return problem.exit_code
+    return 0

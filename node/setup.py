@@ -1,0 +1,157 @@
+"""Makes a node out of a machine: folders, configuration, keys, statement; then its enrolment.
+
+Nothing here is secret but the keys, and they never leave; what is carried away is the statement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from cryptography import x509
+
+from embrasure import clock, limits
+from embrasure.config import parse_toml
+from embrasure.errors import Misuse, Refused
+from embrasure.fs import Folder, create_file, read_file, replace_file
+from embrasure.net.certificates import check_pair, load_der, pem_of
+from embrasure.net.trustbundle import trust_of
+from embrasure.trust import layout
+from embrasure.trust.anchor import root_id_of
+from embrasure.trust.directory import Enrolled
+from node.config import NodeConfig, Server
+from node.identity import Identity, create_identity, load_identity, new_node_id
+from node.material import read_enrolled
+from node.paths import Paths
+
+STATEMENT = "statement.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the owner asks for. node: "" for a new random id."""
+
+    env: str
+    mode: Literal["push", "pull"]
+    domain: str
+    anchor: Path
+    node: str = ""
+    listen: str = "127.0.0.1:0"
+    mirrors: Sequence[Server] = field(default_factory=tuple)
+    letterbox: Server | None = None
+    poll_s: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A new node: its id, and the statement (DSSE envelope) to carry to the security team."""
+
+    node: str
+    root_id: str
+    statement: bytes
+    path: Path
+
+
+def make_node(paths: Paths, wish: Wish) -> Made:
+    """Return the new node below the prefix; raises Misuse (`exists`) when there is one already."""
+    layout.check_env(wish.env)
+    anchor = read_file(wish.anchor, limit=limits.ROOT_BYTES)
+    root_id = root_id_of(anchor)
+    if paths.node_toml.exists() or paths.identity.exists():
+        raise Misuse(
+            str(paths.prefix), expected="no node yet", got="a node", reason="exists",
+            hint="keys are never overwritten: choose another --root",
+        )  # fmt: skip
+    node = wish.node or new_node_id()
+    text = config_text(wish, node)
+    for path in paths.folders():
+        Folder.open(path, create=True).close()
+    statement = create_identity(
+        paths, node=node, env=wish.env, mode=wish.mode, domain=wish.domain, root_id=root_id,
+        clock=clock.now,
+    )  # fmt: skip
+    replace_file(paths.config, paths.anchor.name, anchor, mode=0o644)
+    replace_file(paths.config, STATEMENT, statement, mode=0o644)
+    # Last: with it the node is whole.
+    create_file(paths.config, paths.node_toml.name, text.encode("utf-8"), mode=0o644)
+    return Made(node, root_id, statement, paths.config / STATEMENT)
+
+
+def config_text(wish: Wish, node: str) -> str:
+    """Return `node.toml`; raises Misuse when a value does not fit its form."""
+    values: dict[str, object] = {
+        "id": node, "env": wish.env, "mode": wish.mode, "domain": wish.domain,
+        "listen": wish.listen, "poll_s": wish.poll_s,
+    }  # fmt: skip
+    lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
+    if wish.letterbox is not None:
+        lines.append(f"letterbox = {_table(wish.letterbox)}")
+    if wish.mirrors:
+        lines.append(f"mirrors = [{', '.join(_table(one) for one in wish.mirrors)}]")
+    text = "\n".join([*lines, ""])
+    parse_toml(text.encode("utf-8"), NodeConfig, thing="node.toml")
+    return text
+
+
+def _toml(value: object) -> str:
+    # A JSON string in ASCII is a TOML basic string.
+    return json.dumps(value)
+
+
+def _table(server: Server) -> str:
+    return f"{{ name = {_toml(server.name)}, address = {_toml(server.address)} }}"
+
+
+def parse_server(text: str) -> Server:
+    """Return the server of `NAME=HOST:PORT`; raises Misuse."""
+    name, _, address = text.partition("=")
+    try:
+        return msgspec.convert({"name": name, "address": address}, Server, strict=True)
+    except msgspec.ValidationError:
+        raise Misuse("server", expected="NAME=HOST:PORT", got=text) from None
+
+
+def enrol(paths: Paths, answer: Path) -> Enrolled:
+    """Return the security team's answer, which is in its place from now on.
+
+    Who signed it is checked at the first refresh, against verified metadata: a node has none yet.
+    Raises Refused when it is for another node or does not fit this node's keys.
+    """
+    identity = load_identity(paths)
+    raw = read_file(answer, limit=limits.ENROLMENT_BYTES)
+    found = read_enrolled(raw)
+    check_mine(found, identity)
+    replace_file(paths.config, paths.enrolled.name, raw, mode=0o644)
+    return found
+
+
+def check_mine(found: Enrolled, identity: Identity) -> None:
+    """Return only when `found` answers this node's statement; raises Refused (`not-mine`)."""
+    mine = (identity.root_id, identity.env, identity.node, identity.epoch, identity.domain)
+    theirs = (found.root, found.env, found.node, found.epoch, found.tls.domain)
+    for name, expected, got in zip(
+        ("fleet", "environment", "node", "epoch", "domain"), mine, theirs, strict=True
+    ):
+        if expected != got:
+            raise Refused(
+                f"{name} of the enrolment answer", expected=str(expected), got=got,
+                reason="not-mine",
+            )  # fmt: skip
+    trust_of(found.tls)
+    if identity.mode == "push":
+        check_chain(found, identity)
+
+
+def check_chain(found: Enrolled, identity: Identity) -> x509.Certificate:
+    """Return the leaf of the answer's chain, which is for the key that this node made."""
+    if not found.chain:
+        raise Refused(
+            "enrolment answer", expected="a TLS chain for a push node", got="none",
+            reason="certificate",
+        )  # fmt: skip
+    chain = b"".join(pem_of(load_der(text, what="node certificate")) for text in found.chain)
+    return check_pair(identity.tls_key_pem, chain, what="node")

@@ -1,0 +1,62 @@
+"""What the node's verbs print: states and answers as JSON and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from embrasure.errors import Unavailable
+from node.answering import Deaf, NoSource, converse
+from node.ipc import to_apply
+from node.messages import AnswerNote, StateNote, StatusAsk
+from node.paths import Paths
+from node.records import NodeRecords
+
+
+def look(paths: Paths) -> tuple[StateNote, bool]:
+    """Return where the node stands, and whether its agent runs."""
+    try:
+        with to_apply(paths) as channel:
+            state = converse(channel, StatusAsk(), NoSource(), Deaf()).state
+            if state is not None:
+                return state, True
+    except Unavailable:
+        pass
+    return NodeRecords(paths).state(), False
+
+
+def state_json(state: StateNote, *, is_running: bool) -> dict[str, object]:
+    """Return the state as `embrasure.node.status/1`."""
+    found: dict[str, object] = msgspec.to_builtins(state)
+    del found["is"]
+    return {**found, "agent": "running" if is_running else "not running"}
+
+
+def state_text(state: StateNote, *, is_running: bool) -> str:
+    """Return the state as a person reads it."""
+    lines = [
+        f"node {state.node} ({state.env}, {state.mode}, epoch {state.epoch})",
+        f"agent {'running' if is_running else 'not running'}",
+        f"timestamp {state.timestamp}, receipts {state.rseq}, order {state.oseq}",
+    ]
+    for app in state.apps:
+        release = f"release {app.seq} {app.manifest[:16]}" if app.manifest else "nothing installed"
+        lines.append(f"{app.app}: {app.state}, {release}" + (f" ({app.detail})" * bool(app.detail)))
+    return "\n".join(lines)
+
+
+def answers_json(answers: Sequence[AnswerNote], code: int) -> dict[str, object]:
+    """Return the answers as `embrasure.node.apply/1`."""
+    apps = [{"app": one.app, "kind": one.kind, "reason": one.reason} for one in answers]
+    return {"apps": apps, "exit": code}
+
+
+def answers_text(answers: Sequence[AnswerNote]) -> str:
+    """Return the answers as a person reads them."""
+    if not answers:
+        return "nothing to do: the owner lets no app run here (apps.d is empty)"
+    return "\n".join(
+        f"{one.app or 'node'}: {one.kind}" + (f" ({one.reason})" if one.reason else "")
+        for one in answers
+    )

@@ -1,0 +1,156 @@
+"""The gateway's stream as a Source: wants go out, data comes back in order, one want at a time.
+
+One message is held at a time: the pipe to apply, and so its disk, sets the gateway's pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import Message as Proto
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.trust.layout import parse_file
+from embrasure.wire import node_pb2 as wire
+
+if TYPE_CHECKING:
+    from embrasure.net.authorize import Context
+
+SILENCE_SECONDS = limits.BLOB_GRACE_SECONDS + limits.BLOB_WINDOW_SECONDS
+T = TypeVar("T")
+
+
+class Stream:
+    """One call, as a thread outside of the event loop may use it."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        requests: AsyncIterator[wire.FromGateway],
+        context: Context,
+    ) -> None:
+        self._loop, self._requests, self._context = loop, requests, context
+
+    def read(self, *, seconds: float) -> wire.FromGateway:
+        """Return the next message of the gateway; raises Unavailable, Refused."""
+        message = self._wait(anext(self._requests, None), seconds)
+        if message is None:
+            raise Unavailable("gateway", expected="more", got="the end", reason="stream-closed")
+        check_known(message)
+        return message
+
+    def write(self, message: wire.FromNode) -> None:
+        """The gateway will get `message`; raises Unavailable."""
+        self._wait(self._context.write(message), SILENCE_SECONDS)
+
+    def _wait(self, job: Coroutine[None, None, T], seconds: float) -> T:
+        waiting = asyncio.run_coroutine_threadsafe(job, self._loop)
+        try:
+            return waiting.result(seconds)
+        except TimeoutError:
+            waiting.cancel()
+            raise Unavailable(
+                "gateway", expected="an answer", got="silence", reason="slow"
+            ) from None
+        except (CancelledError, Exception) as problem:  # whatever gRPC says when a call is gone
+            if isinstance(problem, EmbrasureError):
+                raise
+            raise Unavailable(
+                "gateway", expected="an open stream", got=type(problem).__name__,
+                reason="stream-closed",
+            ) from None  # fmt: skip
+
+
+def silent() -> Unavailable:
+    """Return the error for a gateway that says nothing for too long."""
+    return Unavailable("gateway", expected="an answer", got="silence", reason="slow")
+
+
+def check_known(message: wire.FromGateway) -> None:
+    """Return only when `message` is of one kind and has no field that this node does not know."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise Refused("stream", expected="a known message", got="none", reason="bad-schema")
+    parts: tuple[Proto, ...] = (message, getattr(message, kind))
+    if any(len(UnknownFieldSet(part)) for part in parts):
+        raise Refused("stream", expected="known fields", got="another", reason="bad-schema")
+
+
+class StreamSource:
+    """A gateway's published files, wanted over its own stream; untrusted, as every source."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._id = 0
+        self._rest = 0  # bytes that the want of that id may still bring
+        self._is_open = False
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+        """Yield the bytes of `path` from `offset` on.
+
+        Raises NotFound, Unavailable; Refused for data that was not wanted, or not in this place.
+        """
+        parse_file(path)
+        self._drain()
+        self._id, self._rest, self._is_open = self._id + 1, limit, True
+        want = wire.Want(id=self._id, path=path, offset=offset, limit=limit)
+        self._stream.write(wire.FromNode(want=want))
+        count = 0
+        for body in self._bodies(offset):
+            count += len(body)
+            for start in range(0, len(body), limits.BUFFER_BYTES):
+                yield body[start : start + limits.BUFFER_BYTES]
+        self._check_end(path, count)
+
+    def _drain(self) -> None:
+        # A want that apply gave up: what was on its way is bounded by the want, and thrown away.
+        if self._is_open:
+            for _ in self._bodies(None):
+                pass
+
+    def _bodies(self, offset: int | None) -> Iterator[bytes]:
+        """Yield the data of the open want up to its end. offset: None to take any."""
+        until = time.monotonic() + SILENCE_SECONDS
+        while True:
+            message = self._stream.read(seconds=max(0.0, until - time.monotonic()))
+            match message.WhichOneof("kind"):
+                case "ping":
+                    continue  # does not move `until`: pings are no data
+                case "data":
+                    self._check_data(message.data, offset)
+                    offset = None if offset is None else offset + len(message.data.body)
+                    yield message.data.body
+                    until = time.monotonic() + SILENCE_SECONDS
+                case "end" if message.end.want == self._id:
+                    self._is_open, self._end = False, message.end
+                    return
+                case kind:
+                    raise Refused("stream", expected="data", got=kind, reason="bad-schema")
+
+    def _check_data(self, data: wire.Data, offset: int | None) -> None:
+        """Return only when `data` continues the open want and is not more than was wanted."""
+        if data.want != self._id:
+            raise Refused("stream", expected=f"want {self._id}", got=data.want, reason="bad-want")
+        if offset is not None and data.offset != offset:
+            raise Refused("stream", expected=f"{offset}", got=data.offset, reason="bad-offset")
+        # An empty one could come for ever.
+        if not 0 < len(data.body) <= self._rest:
+            raise Refused(
+                "stream", expected=f"1-{self._rest} bytes", got=len(data.body), reason="limit"
+            )
+        self._rest -= len(data.body)
+
+    def _check_end(self, path: str, count: int) -> None:
+        status = self._end.status
+        if status == "not_found":
+            raise NotFound(path, expected="a published file", got="none")
+        if status == "refused":
+            raise Refused(path, expected="to be given it", got="refused", reason="source")
+        if status != "ok" or self._end.length != count:
+            raise Unavailable(path, expected="all its bytes", got=f"{count} bytes, {status}")
