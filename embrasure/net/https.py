@@ -90,7 +90,8 @@ class LetterboxClient:
     def post(self, path: str, frame: bytes) -> None:
         """`frame` (`embrasure.net.post`) lies in its slot; a repeat of the same bytes is fine.
 
-        Raises Refused (the box will never take it), Unavailable (`busy`: later).
+        Raises Refused (`filled`: other bytes were taken earlier; `post`: not taken as things are),
+        Unavailable (`busy`: later).
         """
         with self._client.ask("POST", path, body=frame) as answer:
             if answer.status not in (200, 201, 204):
@@ -128,6 +129,8 @@ def check_extent(answer: HTTPResponse, path: str, *, offset: int, limit: int) ->
 
 
 def _turned_down(status: int, word: str) -> EmbrasureError:
-    if status in (429, 503, 507) or status >= 500:
+    if status == 429 or status >= 500:
         return Unavailable("post", expected="room in the letterbox", got=word, reason="busy")
+    if status == 409:
+        return Refused("post", expected="an empty slot", got="a filled one", reason="filled")
     return Refused("post", expected="to be taken", got=f"{status} {word}", reason="post")

@@ -1,0 +1,108 @@
+"""`embrasure letterbox run`: nodes post, the gateway collects and brings the directory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from embrasure import limits
+from embrasure.clock import Clock, now
+from embrasure.errors import EmbrasureError, Refused
+from embrasure.fs import read_file
+from embrasure.trust import layout
+from mirror.collect import COLLECT_TABLE, Collect, collect_service
+from mirror.config import Config, Paths
+from mirror.inbox import Inbox, accept_all
+from mirror.post import Box, Directory, post_app
+from mirror.publish import Publisher, Scope, held_documents
+from mirror.receive import INGEST_TABLE, Ingest, ingest_service
+from mirror.running import first_holder, listening, take_trust, until_stopped
+from mirror.slots import Slots
+
+LOG = logging.getLogger(__name__)
+_SWEEP_SECONDS = 3600.0
+
+
+def accept_trust(env: str) -> Callable[[str], None]:
+    """Return the rule of what a letterbox takes: trust files of `env`, no plan, gate or blob."""
+    roles = "|".join(("root", "targets", "snapshot", layout.REVOCATIONS, layout.fleet_role(env)))
+    metadata = re.compile(rf"metadata/[0-9]+\.({roles})\.json")
+    targets = (f"targets/fleet/{env}/", "targets/revoked/")
+
+    def accepts(path: str) -> None:
+        accept_all(path)
+        if not metadata.fullmatch(path) and not path.startswith(targets):
+            raise Refused("path", expected="a trust file", got=path, reason="bad-path")
+
+    return accepts
+
+
+@asynccontextmanager
+async def letterbox(
+    root: Path, config: Config, *, clock: Clock = now
+) -> AsyncIterator[dict[str, int]]:
+    """A letterbox that answers on the given ports; what was posted before is still there."""
+    paths = Paths(root)
+    directory, slots = Directory(), Slots(paths.posts, clock=clock)
+
+    def learn(documents: dict[str, bytes]) -> None:
+        take_trust(holder, config, documents)
+        try:
+            directory.take(documents)
+        except EmbrasureError as problem:
+            LOG.warning("the directory cannot be used, the old one stays: %s", problem)
+
+    fleet = layout.fleet_role(config.env)
+    publisher = Publisher(
+        Inbox(paths.inbox, paths.public, accepts=accept_trust(config.env)),
+        paths.tuf,
+        anchor=read_file(paths.anchor, limit=limits.ROOT_BYTES),
+        scope=Scope(roles=(fleet, layout.REVOCATIONS), needs=fleet),
+        clock=clock,
+        shown=lambda checked: learn(checked.documents),
+    )
+    documents = held_documents(publisher.client, paths.public, fleet)
+    holder = first_holder(paths, config, documents)
+    learn(documents)
+    sweeper = asyncio.create_task(sweep(slots))
+    async with listening(
+        paths,
+        config,
+        holder=holder,
+        services=[
+            ingest_service(Ingest(publisher.inbox, publisher)),
+            collect_service(Collect(slots)),
+        ],
+        table={**INGEST_TABLE, **COLLECT_TABLE},
+        app=post_app(Box(directory, slots)),
+        second="post",
+        clock=clock,
+    ) as ports:
+        try:
+            yield ports
+        finally:
+            sweeper.cancel()
+
+
+async def sweep(slots: Slots) -> None:
+    """Posts that nobody claims in time go, once an hour."""
+    while True:
+        gone = await asyncio.to_thread(slots.sweep)
+        if gone:
+            LOG.error("%d posts were never collected and are gone", gone)
+        await asyncio.sleep(_SWEEP_SECONDS)
+
+
+def run(root: Path, config: Config, *, ready: Callable[[dict[str, int]], None]) -> None:
+    """A letterbox has run until it was asked to end; `ready` was told its ports."""
+
+    async def main() -> None:
+        async with letterbox(root, config) as ports:
+            ready(ports)
+            await until_stopped()
+
+    asyncio.run(main())

@@ -1,0 +1,129 @@
+"""A service that runs: its two listeners, its certificate as it is renewed, its ports, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import resource
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+from starlette.types import ASGIApp
+
+from embrasure import limits
+from embrasure.clock import Clock
+from embrasure.errors import EmbrasureError
+from embrasure.fs import lock, read_file, replace_file
+from embrasure.net.authorize import Table
+from embrasure.net.certificates import load_certificates
+from embrasure.net.credentials import ServerKeys
+from embrasure.net.server import Service, bind, build_server
+from embrasure.net.trustbundle import TrustHolder, first_trust, trust_of
+from embrasure.trust import layout
+from embrasure.trust.directory import parse_tls_bundle
+from mirror.config import Config, Paths, load_pair
+from mirror.listener import HttpsListener, split_address, tls_context
+
+LOG = logging.getLogger(__name__)
+_RELOAD_SECONDS = 60.0
+
+
+def first_holder(paths: Paths, config: Config, documents: dict[str, bytes]) -> TrustHolder:
+    """Return whom this service believes at its start: `tls.json` as last shown, else its file."""
+    issuer = load_certificates(
+        read_file(paths.issuer, limit=limits.TLS_BUNDLE_BYTES), what="gateway issuer"
+    )
+    holder = TrustHolder(first_trust(config.domain, "gateway", issuer))
+    take_trust(holder, config, documents)
+    return holder
+
+
+def take_trust(holder: TrustHolder, config: Config, documents: dict[str, bytes]) -> None:
+    """`holder` believes the `tls.json` in the verified `documents`; one that is wrong is left."""
+    raw = documents.get(layout.tls_path(config.env))
+    if raw is None:
+        return
+    try:
+        bundle = parse_tls_bundle(raw)
+        if bundle.domain != config.domain:
+            LOG.warning("tls.json is for the domain %s; the old trust stays", bundle.domain)
+            return
+        holder.swap(trust_of(bundle))
+    except EmbrasureError as problem:
+        LOG.warning("tls.json cannot be used, the old trust stays: %s", problem)
+
+
+@asynccontextmanager
+async def listening(
+    paths: Paths,
+    config: Config,
+    *,
+    holder: TrustHolder,
+    services: Sequence[Service],
+    table: Table,
+    app: ASGIApp,
+    second: str,
+    clock: Clock,
+) -> AsyncIterator[dict[str, int]]:
+    """The gRPC listener and the HTTPS listener answer; the ports are in `ports.json`.
+
+    second: the name of the HTTPS port there (`read`, `post`).
+    """
+    keys = ServerKeys(load_pair(paths), holder, roles=["gateway"])
+    server: grpc.aio.Server = build_server(services, table, holder, clock=clock)
+    https = HttpsListener(app, tls_context(paths.tls_key, paths.tls_chain))
+    port = bind(server, config.ingest, keys)
+    await server.start()
+    try:
+        ports = {"ingest": port, second: await https.start(*split_address(config.read))}
+        replace_file(paths.root, "ports.json", json.dumps(ports).encode("ascii"), mode=0o644)
+        reload = asyncio.create_task(renew(paths, keys, https))
+        try:
+            yield ports
+        finally:
+            reload.cancel()
+            await https.stop()
+    finally:
+        await server.stop(limits.STOP_SECONDS / 10)
+
+
+async def renew(paths: Paths, keys: ServerKeys, https: HttpsListener) -> None:
+    """New connections see the certificate that is on disk; one that is wrong is left alone."""
+    seen = _stamp(paths)
+    while True:
+        await asyncio.sleep(_RELOAD_SECONDS)
+        found = _stamp(paths)
+        if found == seen:
+            continue
+        try:
+            keys.swap(load_pair(paths))
+            https.context.load_cert_chain(paths.tls_chain, paths.tls_key)
+            seen = found
+        except (EmbrasureError, OSError) as problem:
+            LOG.warning("the new certificate cannot be used, the old one stays: %s", problem)
+
+
+def _stamp(paths: Paths) -> tuple[int, ...]:
+    files = (path.stat() for path in (paths.tls_key, paths.tls_chain))
+    return tuple(value for found in files for value in (found.st_mtime_ns, found.st_ino))
+
+
+async def until_stopped() -> None:
+    """Return once the process was asked to end (SIGTERM, SIGINT)."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def run_alone(root: Path, main: Callable[[], object]) -> None:
+    """`main` has run as the one process of this folder, with as many files as it may open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with lock(Paths(root).lock, seconds=1):
+        main()

@@ -1,0 +1,127 @@
+"""What a mirror shows to anybody: GET and HEAD of verified files, single ranges, the long poll."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, Unavailable
+from embrasure.fs import Folder
+from embrasure.trust import layout
+from mirror.inbox import TIMESTAMP
+from mirror.watch import Watchers
+
+_RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
+_VERSION = re.compile(r"0|[1-9][0-9]{0,8}")
+_IMMUTABLE = "public, max-age=31536000, immutable"
+_RETRY_SECONDS = (60, 120)
+
+
+def read_app(
+    public: Path, watchers: Watchers, *, seconds: float = limits.WATCH_SECONDS
+) -> Starlette:
+    """Return the application that shows `public`; it knows no other verb, path or folder."""
+
+    async def watch(request: Request) -> Response:
+        known = str(request.path_params["known"])
+        if not _VERSION.fullmatch(known):
+            return _plain(404)
+        try:
+            found = await watchers.wait(int(known), seconds=seconds)
+        except Unavailable:
+            later = random.randint(*_RETRY_SECONDS)  # noqa: S311  # spreads load, hides nothing
+            return _plain(503, {"Retry-After": str(later)})
+        if found is None:
+            return _plain(204)
+        return Response(str(found), headers={"Cache-Control": "no-store"})
+
+    async def file(request: Request) -> Response:
+        path = str(request.path_params["path"])
+        try:
+            # The one gate in front of the disk.
+            layout.parse_file(path)
+            fd = await asyncio.to_thread(open_public, public, path)
+        except EmbrasureError:
+            return _plain(404)
+        return send_file(fd, request, immutable=path != TIMESTAMP)
+
+    return Starlette(
+        routes=[
+            Route("/v1/watch/{known}", watch, methods=["GET"]),
+            Route("/{path:path}", file, methods=["GET"]),
+        ]
+    )
+
+
+def open_public(public: Path, path: str) -> int:
+    """Return a descriptor of the shown file `path`; no link is followed on the way."""
+    with Folder.open(public) as held:
+        return held.open_file(path)
+
+
+def send_file(fd: int, request: Request, *, immutable: bool) -> Response:
+    """Return the answer with the file or one range of it; the descriptor is closed after it."""
+    size = os.fstat(fd).st_size
+    headers = {
+        "Cache-Control": _IMMUTABLE if immutable else "no-cache",
+        "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream",
+        "X-Content-Type-Options": "nosniff",
+    }
+    start, end, status = 0, size, 200
+    wanted = _RANGE.fullmatch(request.headers.get("range", ""))
+    if wanted is not None:
+        start, end = int(wanted[1]), min(size, int(wanted[2] or size) + 1)
+        if start >= end:
+            os.close(fd)
+            return _plain(416, {"Content-Range": f"bytes */{size}"})
+        status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{size}"
+    headers["Content-Length"] = str(end - start)
+    if request.method == "HEAD":
+        os.close(fd)
+        return Response(status_code=status, headers=headers)
+    return FileAnswer(fd, start, end, status_code=status, headers=headers)
+
+
+class FileAnswer(StreamingResponse):
+    """The bytes of `fd` from `start` to `end`; it closes `fd`, also when nobody reads it."""
+
+    def __init__(
+        self, fd: int, start: int, end: int, *, status_code: int, headers: dict[str, str]
+    ) -> None:
+        self._fd = fd
+        super().__init__(pieces(fd, start, end), status_code=status_code, headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The answer is sent, or its reader is gone."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            os.close(self._fd)
+
+
+async def pieces(fd: int, start: int, end: int) -> AsyncIterator[bytes]:
+    """Yield the bytes of `fd` from `start` to `end`."""
+    while start < end:
+        count = min(limits.BUFFER_BYTES, end - start)
+        piece = await asyncio.to_thread(os.pread, fd, count, start)
+        if not piece:
+            return
+        start += len(piece)
+        yield piece
+
+
+def _plain(status: int, headers: dict[str, str] | None = None) -> Response:
+    """Return an answer without a body: a stranger learns the number and nothing else."""
+    return Response(status_code=status, headers=headers)

@@ -1,0 +1,51 @@
+"""Long polls: who waits for a newer timestamp is told at once, in bounded number and time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from embrasure import limits
+from embrasure.errors import Unavailable
+
+
+class Watchers:
+    """Those who wait for a timestamp above the one they hold. Lives in one event loop.
+
+    What they are told is a hint: a normal, verified refresh follows on their side.
+    """
+
+    def __init__(self, version: int = 0, *, most: int = limits.WATCHERS) -> None:
+        self.version = version
+        self._most = most
+        self._waiting = 0
+        self._changed = asyncio.Event()
+
+    def show(self, version: int) -> None:
+        """`version` is visible; everybody who waits for it wakes up. Never goes back."""
+        if version <= self.version:
+            return
+        self.version = version
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait(self, known: int, *, seconds: float = limits.WATCH_SECONDS) -> int | None:
+        """Return the version once it is above `known`, None after `seconds`.
+
+        Raises Unavailable (`busy`) when too many wait already.
+        """
+        if self.version > known:
+            return self.version
+        if self._waiting >= self._most:
+            raise Unavailable(
+                "watch", expected=f"at most {self._most} waiting", got="more", reason="busy"
+            )
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(seconds):
+                while self.version <= known:
+                    await self._changed.wait()
+        except TimeoutError:
+            return None
+        finally:
+            self._waiting -= 1
+        return self.version
