@@ -64,23 +64,33 @@ class TrustClient:
         self._files: OrderedDict[ViewName, Mapping[str, bytes]] = OrderedDict()
         self._last: tuple[View, frozenset[str] | None] | None = None
 
-    def refresh(self, source: Source, *, roles: Sequence[str] | None = ()) -> View:
+    def refresh(
+        self,
+        source: Source,
+        *,
+        roles: Sequence[str] | None = (),
+        tolerate_expired: bool = False,
+    ) -> View:
         """Return the repository as `source` shows it now: verified, not expired, not rolled back.
 
         roles: delegated roles to load too; None = every one that the snapshot lists. A role that
         snapshot or targets do not name is absent from the view.
+        tolerate_expired: a delegated role (never a top one) may have expired, which its `expires`
+            shows; for a mirror and the gateway, which pass on what they do not install
         Raises Refused (`rollback`, `expired`, `threshold`, `bad-hash`, `limit`, `bad-metadata`,
         `no-trust`), Unavailable (`slow`, `busy`), NotFound. What verified before a failure is kept.
         """
         fetcher = SourceFetcher(source, ticks=self.ticks)
         wanted = None if roles is None else frozenset(roles)
-        same = self._unchanged(fetcher, wanted)
+        same = self._unchanged(fetcher, wanted, tolerate_expired=tolerate_expired)
         if same is not None:
             return same
 
         def load(updater: ClockedUpdater) -> frozenset[str]:
             known = set(_listed(updater.snapshot)) & set(delegations(updater.targets))
             asked = known if wanted is None else wanted
+            if tolerate_expired:
+                updater.ignore_expiry()
             for role in sorted(asked & known):
                 updater.load_role(role)
             return frozenset(asked - known)
@@ -90,7 +100,9 @@ class TrustClient:
         self._last = (view, wanted)
         return view
 
-    def _unchanged(self, fetcher: SourceFetcher, wanted: frozenset[str] | None) -> View | None:
+    def _unchanged(
+        self, fetcher: SourceFetcher, wanted: frozenset[str] | None, *, tolerate_expired: bool
+    ) -> View | None:
         """Return the last view if the source still shows it: two requests, no signature checked.
 
         Anything else, also what will be an error, takes the whole way, with the bytes fetched here.
@@ -108,7 +120,8 @@ class TrustClient:
             return None
         floors = self.workflow.floors()
         at = self.workflow.now(floors)
-        if any(role.expires <= at for role in view.roles.values()):
+        checked = layout.TOP_ROLES if tolerate_expired else tuple(view.roles)
+        if any(view.roles[name].expires <= at for name in checked):
             return None
         try:
             check_versions(floors.versions, {n: role.version for n, role in view.roles.items()})

@@ -109,7 +109,12 @@ class Workflow:
             absent: Iterable[str] = ()
             try:
                 updater = ClockedUpdater(
-                    generation, self.anchor, fetcher, at=self.now(floors), url=self.url
+                    generation,
+                    self.anchor,
+                    fetcher,
+                    at=self.now(floors),
+                    url=self.url,
+                    known_root=floors.versions.get(Root.type, 1) - 1,
                 )
             except (RepositoryError, OSError) as error:
                 self.generations.discard(generation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import tuf
@@ -24,6 +24,8 @@ from embrasure import descriptor, limits
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.trust.workflow.versions import Keys, plain
 
+# Nothing has expired then: for those who leave expiry to `decide`, step 2 (`Role.expires`).
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 METADATA = "metadata/"  # base url: a url is then a repository path
 
 
@@ -61,15 +63,24 @@ class ClockedUpdater(Updater):
     """One refresh. `parents`: role -> delegator of each targets role that was verified."""
 
     def __init__(
-        self, folder: Path, anchor: bytes, fetcher: FetcherInterface, *, at: datetime, url: str
+        self,
+        folder: Path,
+        anchor: bytes,
+        fetcher: FetcherInterface,
+        *,
+        at: datetime,
+        url: str,
+        known_root: int,
     ) -> None:
         """Trust `anchor`; files verified on the way are in `folder`.
 
         at: the time that expiry is measured against, fixed for this refresh
+        known_root: root version verified before; the steps to it are read from disk
         """
         self.parents: dict[str, str] = {}
         config = UpdaterConfig(
-            max_root_rotations=limits.ROOT_STEPS,
+            # python-tuf counts stored steps too: without them a fleet would end at its 65th root.
+            max_root_rotations=limits.ROOT_STEPS + known_root,
             max_delegations=limits.VISITED_ROLES,
             root_max_length=limits.ROOT_BYTES,
             timestamp_max_length=limits.TIMESTAMP_BYTES,
@@ -110,6 +121,13 @@ class ClockedUpdater(Updater):
     def load_role(self, role: str) -> None:
         """The role that `targets` delegates is verified, fetched if need be."""
         self._load_targets(role, Targets.type)
+
+    def ignore_expiry(self) -> None:
+        """Roles loaded from now on may have expired; only after `refresh`, which checked the top.
+
+        For who passes metadata on and decides nothing with it: a mirror, the gateway.
+        """
+        self._trusted_set.reference_time = BEGINNING
 
     def trusted(self) -> dict[str, Signed]:
         """Return what was verified, by role; on the way also what is not yet final."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,10 +18,7 @@ from embrasure.trust import layout
 from embrasure.trust.generation import read_generation
 from embrasure.trust.view import Role, Target, View
 from embrasure.trust.workflow.session import Verified, stored_name
-
-# Nothing has expired then: a machine without network still checks who signed what. Expiry is
-# checked by `decide`, step 2, from `Role.expires`.
-BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+from embrasure.trust.workflow.updater import BEGINNING
 
 
 def delegations(targets: Signed | None) -> Mapping[str, DelegatedRole]:
@@ -83,7 +79,8 @@ def held_metadata(generation: Path, anchor: bytes) -> Verified:
     """Return what a complete generation holds; raises Refused (`no-trust`).
 
     1 root steps from the anchor on, 2 timestamp, 3 snapshot, 4 targets, 5 each delegated role
-    whose file is the version that the snapshot lists. Expiry: see `BEGINNING`.
+    whose file is the version that the snapshot lists. Expiry is left to
+    `decide`, step 2: a machine without network still checks who signed what.
     """
     files: dict[str, bytes] = {}
 
