@@ -87,7 +87,7 @@ def hold(
     check_domain(domain)
     if path.exists() and any(path.iterdir()):
         raise Misuse(str(path), expected="a new or empty folder", got="one with files")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store.make_folder(path)
     at = clock()
     online = [
         new_key(name, purpose="online", file=f"online/{name}.key")
@@ -131,7 +131,7 @@ def _first_root(
 def _authorities(path: Path, *, domain: str, at: datetime) -> list[NewKey]:
     """Return the new keys of CA root and issuers, whose certificates are in `ca/`."""
     folder = path / "ca"
-    folder.mkdir(mode=0o700)
+    store.make_folder(folder)
     keys = [
         new_key(name, purpose="ca", file=f"ca/{name}.key", scheme="ecdsa-p256")
         for name in ("root", *profiles.ISSUERS)

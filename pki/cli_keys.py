@@ -41,8 +41,9 @@ def keys_generate(
     """Make a key file NAME.key, protected by a passphrase, and its public half NAME.pub.
 
     \b
-    embrasure keys generate anna --purpose operator --out ~/keys
-    embrasure keys generate alice --purpose security --scheme ecdsa-p256
+    Examples:
+      embrasure keys generate anna --purpose operator --out ~/keys
+      embrasure keys generate alice --purpose security --scheme ecdsa-p256
     """
     from pki import handkeys
     from pki.passphrase import passphrase_source
@@ -61,8 +62,9 @@ def keys_show(common: Common, file: Path) -> None:
     """Show the public half of a key file or of a .pub file; needs no passphrase.
 
     \b
-    embrasure keys show alice.key
-    embrasure keys show alice.pub --json
+    Examples:
+      embrasure keys show alice.key
+      embrasure keys show alice.pub --json
     """
     from pki import handkeys
 
@@ -87,8 +89,9 @@ def keys_passphrase(
     """Change the passphrase of a key file. Copies under the old one stay readable by it.
 
     \b
-    embrasure keys passphrase alice.key
-    embrasure keys passphrase alice.key --passphrase-file old --new-passphrase-file new
+    Examples:
+      embrasure keys passphrase alice.key
+      embrasure keys passphrase alice.key --passphrase-file old --new-passphrase-file new
     """
     from pki import handkeys
     from pki.passphrase import passphrase_source

@@ -43,10 +43,11 @@ def pki_init(
     """Make a trust folder: root of trust, CAs, online keys, and drafts of the first roles.
 
     \b
-    embrasure pki init trust --domain example.org --keyholder alice.pub \\
-        --keyholder bob.pub --keyholder carl.pub --threshold 2
-    embrasure pki init trust --domain example.org --keyholder alice --keyholder bob \\
-        --keyholder carl --threshold 2 --generate
+    Examples:
+      embrasure pki init trust --domain example.org --keyholder alice.pub \\
+          --keyholder bob.pub --keyholder carl.pub --threshold 2
+      embrasure pki init trust --domain example.org --keyholder alice --keyholder bob \\
+          --keyholder carl --threshold 2 --generate
     """
     from embrasure.clock import now
     from pki import acting, ceremony
@@ -93,8 +94,9 @@ def pki_issue(
     """Issue a TLS certificate for gateway, gateway-admin, mirror, letterbox or operator.
 
     \b
-    embrasure pki issue mirror/m1 trust --out m1-tls
-    embrasure pki issue operator/anna trust --out anna --gateway 127.0.0.1:7443 --key anna.key
+    Examples:
+      embrasure pki issue mirror/m1 trust --out m1-tls
+      embrasure pki issue operator/anna trust --out anna --gateway 127.0.0.1:7443 --key anna.key
     """
     from embrasure.clock import now
     from pki import issue
@@ -130,8 +132,9 @@ def pki_enrol(
     """Check nodes' statements, draft their directory entries, write the answers to carry back.
 
     \b
-    embrasure pki enrol statement.json trust --label site=a --sign alice.key --sign bob.key
-    embrasure pki enrol n1.json n2.json trust --out answers --sign alice.key --sign bob.key
+    Examples:
+      embrasure pki enrol statement.json trust --label site=a --sign alice.key --sign bob.key
+      embrasure pki enrol n1.json n2.json trust --out answers --sign alice.key --sign bob.key
     """
     from embrasure.clock import now
     from pki import acting, enrolment

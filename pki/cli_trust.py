@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from embrasure.command import Common, common
+from pki.cli_denials import trust_deny as trust_deny
+from pki.cli_denials import trust_revoke as trust_revoke
 from pki.options import kdf_option, passphrase_options, sign_option
 
 _DIR = click.Path(path_type=Path, file_okay=False)
@@ -44,8 +46,9 @@ def trust_env_add(
     """Draft a new environment: roles, first policy, TLS trust bundle, empty directory.
 
     \b
-    embrasure trust env add prod trust
-    embrasure trust env add prod trust --sign alice.key --sign bob.key
+    Examples:
+      embrasure trust env add prod trust
+      embrasure trust env add prod trust --sign alice.key --sign bob.key
     """
     from embrasure.clock import now
     from pki import acting, environment
@@ -110,10 +113,11 @@ def trust_app_add(
     """Draft an app of an environment: its operators, how many of them approve, its rules.
 
     \b
-    embrasure trust app add shop trust --env prod --operator anna=anna.pub \\
-        --operator bea=bea.pub --operator carl=carl.pub --threshold 2
-    embrasure trust app add shop trust --env prod --operator anna --operator bea \\
-        --operator carl --threshold 2 --generate --sign alice.key --sign bob.key
+    Examples:
+      embrasure trust app add shop trust --env prod --operator anna=anna.pub \\
+          --operator bea=bea.pub --operator carl=carl.pub --threshold 2
+      embrasure trust app add shop trust --env prod --operator anna --operator bea \\
+          --operator carl --threshold 2 --generate --sign alice.key --sign bob.key
     """
     from embrasure.clock import now
     from pki import acting, apps
@@ -163,8 +167,9 @@ def trust_sign(
     DIR is the trust folder, its drafts folder, or one draft: whatever was carried here.
 
     \b
-    embrasure trust sign trust --key keyfile:alice.key
-    embrasure trust sign /media/usb/drafts --role fleet-prod --key alice.key
+    Examples:
+      embrasure trust sign trust --key keyfile:alice.key
+      embrasure trust sign /media/usb/drafts --role fleet-prod --key alice.key
     """
     from embrasure.clock import now
     from pki import acting, signround
@@ -188,8 +193,9 @@ def trust_merge(common: Common, folder: Path, role: str | None, carried: tuple[P
     """Put in force every draft that enough keyholders have signed.
 
     \b
-    embrasure trust merge trust
-    embrasure trust merge trust --role fleet-prod --from /media/usb/drafts
+    Examples:
+      embrasure trust merge trust
+      embrasure trust merge trust --role fleet-prod --from /media/usb/drafts
     """
     from embrasure.clock import now
     from pki import acting, signing, signround
@@ -216,8 +222,9 @@ def trust_discard(common: Common, folder: Path, role: str) -> None:
     """Drop a draft and its signatures; what is in force stays.
 
     \b
-    embrasure trust discard trust --role fleet-prod
-    embrasure trust discard trust --role targets --json
+    Examples:
+      embrasure trust discard trust --role fleet-prod
+      embrasure trust discard trust --role targets --json
     """
     from pki import acting, desk, drafts, signing
     from pki.folder import TrustFolder
@@ -246,8 +253,9 @@ def trust_renew(
     """Draft the same content with a new expiry.
 
     \b
-    embrasure trust renew trust --role revocations --sign alice.key
-    embrasure trust renew trust --role root --role targets
+    Examples:
+      embrasure trust renew trust --role revocations --sign alice.key
+      embrasure trust renew trust --role root --role targets
     """
     from embrasure.clock import now
     from pki import acting, denials
@@ -269,8 +277,9 @@ def trust_show(common: Common, folder: Path, role: str | None) -> None:
     """Show roles in force (thresholds, persons, expiries) and the drafts that wait.
 
     \b
-    embrasure trust show trust
-    embrasure trust show trust --role targets
+    Examples:
+      embrasure trust show trust
+      embrasure trust show trust --role targets
     """
     from embrasure.clock import now
     from pki import overview
@@ -288,8 +297,9 @@ def trust_verify(common: Common, folder: Path, pinned: Path | None) -> None:
     """Verify every role in force from root version 1 on; fails on an expired one.
 
     \b
-    embrasure trust verify trust
-    embrasure trust verify trust --root /etc/embrasure/anchor.json
+    Examples:
+      embrasure trust verify trust
+      embrasure trust verify trust --root /etc/embrasure/anchor.json
     """
     from embrasure.clock import now
     from pki import overview
@@ -297,89 +307,3 @@ def trust_verify(common: Common, folder: Path, pinned: Path | None) -> None:
 
     body, text = overview.verify_all(TrustFolder.open(folder), pinned=pinned, at=now())
     common.emit("embrasure.trust.verify/1", body, text)
-
-
-@click.command("revoke")
-@click.argument("folder", metavar="DIR", type=_DIR)
-@click.option("--env", required=True, help="The environment.")
-@click.option("--plan", "plans", multiple=True, metavar="SHA256")
-@click.option("--manifest", "manifests", multiple=True, metavar="SHA256")
-@click.option("--key", "keys", multiple=True, metavar="KEYID")
-@click.option("--node", "nodes", multiple=True, metavar="NODE")
-@click.option("--reason", default="", help="Shown to people; at most 200 characters.")
-@sign_option
-@passphrase_options
-@common
-def trust_revoke(
-    common: Common,
-    folder: Path,
-    env: str,
-    plans: tuple[str, ...],
-    manifests: tuple[str, ...],
-    keys: tuple[str, ...],
-    nodes: tuple[str, ...],
-    reason: str,
-    sign: tuple[str, ...],
-    passphrase_fd: int | None,
-    passphrase_file: Path | None,
-) -> None:
-    """Stop plans, manifests, keys or nodes: one on-call signature is enough, and only stops.
-
-    \b
-    embrasure trust revoke trust --env prod --plan SHA256 --reason "bad build" --sign alice.key
-    embrasure trust revoke trust --env prod --node n-... --sign alice.key
-    """
-    from embrasure.clock import now
-    from pki import acting, denials
-    from pki.folder import TrustFolder
-    from pki.passphrase import passphrase_source
-
-    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
-    trust = TrustFolder.open(folder)
-    what = denials.denial(plans=plans, manifests=manifests, keys=keys, nodes=nodes)
-    made = denials.revoke(trust, env, what, reason=reason, clock=now)
-    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
-    common.emit(_SCHEMA, found, acting.as_text(found, trust))
-
-
-@click.command("deny")
-@click.argument("folder", metavar="DIR", type=_DIR)
-@click.option("--env", required=True, help="The environment.")
-@click.option("--plan", "plans", multiple=True, metavar="SHA256")
-@click.option("--manifest", "manifests", multiple=True, metavar="SHA256")
-@click.option("--key", "keys", multiple=True, metavar="KEYID")
-@click.option("--node", "nodes", multiple=True, metavar="NODE")
-@click.option("--lift", is_flag=True, help="Take these entries out instead.")
-@sign_option
-@passphrase_options
-@common
-def trust_deny(
-    common: Common,
-    folder: Path,
-    env: str,
-    plans: tuple[str, ...],
-    manifests: tuple[str, ...],
-    keys: tuple[str, ...],
-    nodes: tuple[str, ...],
-    lift: bool,
-    sign: tuple[str, ...],
-    passphrase_fd: int | None,
-    passphrase_file: Path | None,
-) -> None:
-    """Draft lasting denials in the policy; they hold until a later policy leaves them out.
-
-    \b
-    embrasure trust deny trust --env prod --key KEYID --sign alice.key --sign bob.key
-    embrasure trust deny trust --env prod --key KEYID --lift
-    """
-    from embrasure.clock import now
-    from pki import acting, denials
-    from pki.folder import TrustFolder
-    from pki.passphrase import passphrase_source
-
-    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
-    trust = TrustFolder.open(folder)
-    what = denials.denial(plans=plans, manifests=manifests, keys=keys, nodes=nodes)
-    made = denials.deny(trust, env, what, lift=lift, clock=now)
-    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
-    common.emit(_SCHEMA, found, acting.as_text(found, trust))

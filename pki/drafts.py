@@ -7,7 +7,6 @@ from root version 1 on, for the comparison) and `signatures/<key id>.json`.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from securesystemslib.signer import Signature
 
 from embrasure import fs, limits
 from embrasure.errors import Denied, Refused
+from embrasure.folder import Folder
 from embrasure.trust import documents, layout
 from embrasure.trust.documents import Document, KeyId
 from pki import roles, store
@@ -86,7 +86,7 @@ def write(folder: Path, role: str, metadata: AnyMetadata, contents: Mapping[str,
     """`folder` is a draft of `role`: these signed bytes, these target files, no signature."""
     roles.check_drafted(role)
     discard(folder)
-    folder.mkdir(mode=0o700, parents=True)
+    store.make_folder(folder)
     metadata.signatures.clear()
     if role != layout.ROOT:
         for path, entry in store.as_targets(metadata).targets.items():
@@ -98,15 +98,16 @@ def write(folder: Path, role: str, metadata: AnyMetadata, contents: Mapping[str,
 def discard(folder: Path) -> None:
     """There is no draft in `folder`."""
     if folder.exists():
-        (folder / METADATA).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        with Folder.open(folder) as held:
+            # First: what a crash leaves behind has no metadata and counts as none.
+            held.unlink(METADATA, missing_ok=True)
+        store.remove_folder(folder)
 
 
 def write_base(draft: Path, files: Iterable[tuple[str, bytes]]) -> None:
     """The draft carries these repository files as what is in force, and no others."""
     base = draft / BASE
-    if base.exists():
-        shutil.rmtree(base)
+    store.remove_folder(base)
     for path, raw in files:
         store.write(base, path, raw)
 
@@ -114,7 +115,7 @@ def write_base(draft: Path, files: Iterable[tuple[str, bytes]]) -> None:
 def add_signature(draft: Draft, signature: Signature) -> Path:
     """The draft's folder has this signature as a file of its own; return the file."""
     folder = draft.folder / _SIGNATURES
-    folder.mkdir(mode=0o700, exist_ok=True)
+    store.make_folder(folder)
     raw = documents.write(_SignatureFile(keyid=signature.keyid, sig=signature.signature))
     fs.replace_file(folder, f"{signature.keyid}.json", raw)
     draft.metadata.signatures[signature.keyid] = signature

@@ -9,7 +9,7 @@ from embrasure import fs, limits
 from embrasure.clock import Clock
 from embrasure.command import Common
 from embrasure.errors import Denied, Misuse
-from pki import acting, changes, enrol, signers
+from pki import acting, changes, enrol, signers, store
 from pki.enrol import Checked
 from pki.folder import TrustFolder
 from pki.passphrase import PassphraseSource
@@ -84,7 +84,7 @@ def answer_all(
                 continue
             raise
         file = _answer_file(trust, one.statement.node, out, several=len(checked) > 1)
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store.make_folder(file.parent)
         fs.replace_file(file.parent, file.name, raw, mode=0o644)
         written[one.statement.node] = str(file)
     return written

@@ -69,7 +69,7 @@ def generate(
     if anchor is not None:
         raw = fs.read_file(anchor, limit=limits.ROOT_BYTES)
         root = store.signed_digest(store.parse_metadata(raw, ROOT))
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store.make_folder(out)
     sealed = keyfile.seal(
         keyfile.generate(kind),
         source.new(f"the key of {name}"),

@@ -14,7 +14,7 @@ from embrasure import fs
 from embrasure.clock import Clock, write_time
 from embrasure.errors import Misuse
 from embrasure.net.identity import PROFILES
-from pki import ca, leaf, profiles, signers
+from pki import ca, leaf, profiles, signers, store
 from pki.folder import TrustFolder
 from pki.passphrase import PassphraseSource
 
@@ -60,7 +60,7 @@ def issue(
     if who.role == "node":
         raise Misuse(identity, expected="another role", got="a node", hint="embrasure pki enrol")
     issuer = trust.issuer(PROFILES[who.role].issuer, source)
-    out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store.make_folder(out)
     if csr is None:
         key, chain = leaf.fresh_leaf(issuer, identity, clock)
         fs.replace_file(out, "tls.key", key)

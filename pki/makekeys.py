@@ -13,7 +13,7 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from embrasure import fs
 from embrasure.errors import Refused
-from pki import keyfile, people
+from pki import keyfile, people, store
 from pki.keyfile import Cost, PrivateKey, Purpose, Scheme
 
 
@@ -57,7 +57,7 @@ def write_keys(
     salt = keyfile.new_salt()
     for key in keys:
         target = folder / key.file
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store.make_folder(target.parent)
         raw = keyfile.seal(
             key.private,
             passphrase,
@@ -74,7 +74,7 @@ def write_keys(
 
 def write_public(folder: Path, raw: bytes, name: str) -> None:
     """`folder` holds this public half under its owner's name; raises Refused for another key."""
-    folder.mkdir(mode=0o700, exist_ok=True)
+    store.make_folder(folder)
     if (folder / f"{name}.pub").exists():
         if fs.read_file(folder / f"{name}.pub", limit=4096) == raw:
             return

@@ -13,6 +13,7 @@ from tuf.api.serialization import DeserializationError
 
 from embrasure import fs, limits
 from embrasure.errors import Damaged, NotFound, Refused
+from embrasure.folder import Folder
 from embrasure.trust import layout
 from embrasure.trust.canonical import check_depth, sha256_hex
 
@@ -20,11 +21,24 @@ AnyMetadata = Metadata[Root] | Metadata[Targets]
 DOCUMENT_BYTES = limits.POLICY_BYTES  # the largest target file of a security role
 
 
+def make_folder(path: Path) -> None:
+    """`path` is a folder; what is made on the way is private to us."""
+    with Folder.open(path, create=True):
+        pass
+
+
+def remove_folder(path: Path) -> None:
+    """There is nothing at `path`."""
+    if path.exists():
+        with Folder.open(path.parent) as above:
+            above.remove_tree(path.name)
+
+
 def write(folder: Path, path: str, data: bytes) -> None:
     """`path` below `folder` holds `data`; what is there already must be the same bytes."""
     layout.parse_file(path)
     target = folder / path
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(target.parent)
     try:
         if fs.read_file(target, limit=len(data)) == data:
             return
