@@ -1,0 +1,318 @@
+"""Blobs: named by their bytes, resumed at the byte, durable before they have their name."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embrasure.bundle.store import PARTIAL, BlobStore, BlobWriter
+from embrasure.errors import Damaged, Failed, NotFound, Refused, Unavailable
+
+DATA = bytes(range(256)) * 3_000  # three buffers
+
+
+def name(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[BlobStore]:
+    held = BlobStore(tmp_path / "blobs")
+    yield held
+    held.close()
+
+
+def put(store: BlobStore, data: bytes) -> str:
+    with store.writer(name(data), length=len(data)) as writer:
+        writer.write(data[writer.offset :])
+        writer.commit()
+    return name(data)
+
+
+def test_a_blob_is_readable_after_commit_and_named_after_sync(store: BlobStore) -> None:
+    digest = put(store, DATA)
+    final = store.folder / digest[:2] / digest
+    assert store.has(digest, length=len(DATA)) and b"".join(store.read(digest)) == DATA
+    assert store.path(digest).read_bytes() == DATA and not final.exists()
+    store.sync()
+    assert store.path(digest) == final
+    assert b"".join(store.read(digest)) == DATA
+    assert stat.S_IMODE(final.stat().st_mode) == 0o444
+    assert list((store.folder / PARTIAL).iterdir()) == []
+
+
+def test_a_broken_transfer_goes_on_at_its_byte(store: BlobStore) -> None:
+    digest = name(DATA)
+    with pytest.raises(Unavailable), store.writer(digest, length=len(DATA)) as writer:
+        writer.write(DATA[:100_001])
+        raise Unavailable("source", expected="bytes", got="silence")
+    assert store.held_bytes(digest) == 100_001
+    assert not store.has(digest, length=len(DATA))
+    with store.writer(digest, length=len(DATA)) as writer:
+        assert writer.offset == 100_001
+        writer.write(DATA[100_001:])
+        writer.commit()
+    assert b"".join(store.read(digest)) == DATA
+
+
+def test_an_empty_blob_is_a_blob(store: BlobStore) -> None:
+    digest = put(store, b"")
+    store.sync()
+    assert store.has(digest, length=0) and list(store.read(digest)) == []
+
+
+def wrong(store: BlobStore) -> BlobWriter:
+    return store.writer(name(b"right"), length=5)
+
+
+@pytest.mark.misuse
+def test_bytes_of_another_digest_are_refused_and_dropped(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Refused) as problem, wrong(store) as writer:
+        writer.write(b"wrong")
+        writer.commit()
+    assert problem.value.reason == "bad-hash"
+    assert store.held_bytes(name(b"right")) == 0
+    # The guard removed: the same bytes would lie under the name of others.
+    monkeypatch.setattr(BlobWriter, "commit", lambda self: store._add_pending(self.digest, 5))
+    with wrong(store) as writer:
+        writer.write(b"wrong")
+        writer.commit()
+    store.sync()
+    assert store.path(name(b"right")).read_bytes() == b"wrong"
+
+
+@pytest.mark.misuse
+def test_a_resumed_transfer_is_hashed_from_its_first_byte(store: BlobStore) -> None:
+    with wrong(store) as writer:
+        writer.write(b"wro")  # a hostile source, broken off
+    with pytest.raises(Refused) as problem, wrong(store) as writer:
+        writer.write(b"ht")  # an honest one
+        writer.commit()
+    assert problem.value.reason == "bad-hash"
+    assert put(store, b"right") == name(b"right"), "the next try starts from nothing"
+
+
+@pytest.mark.misuse
+def test_more_bytes_than_the_length_are_refused_before_they_are_written(store: BlobStore) -> None:
+    with wrong(store) as writer:
+        writer.write(b"righ")
+        with pytest.raises(Refused) as problem:
+            writer.write(b"t" * 1_000_000)
+        assert problem.value.reason == "limit"
+        assert store.held_bytes(name(b"right")) == 4
+        writer.write(b"t")
+        writer.commit()
+
+
+def test_fewer_bytes_than_the_length_are_refused_and_kept(store: BlobStore) -> None:
+    with wrong(store) as writer:
+        writer.write(b"rig")
+        with pytest.raises(Refused) as problem:
+            writer.commit()
+        assert problem.value.reason == "bad-length"
+    assert store.held_bytes(name(b"right")) == 3
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize(
+    "digest", ["", "a", "../../etc/passwd", "A" * 64, "a" * 63 + "\n", "g" * 64]
+)
+def test_a_name_that_is_no_digest_reaches_no_disk(store: BlobStore, digest: str) -> None:
+    for act in (
+        lambda: store.has(digest, length=1),
+        lambda: store.path(digest),
+        lambda: list(store.read(digest)),
+        lambda: store.writer(digest, length=1),
+        lambda: store.held_bytes(digest),
+        lambda: store.forget(digest),
+    ):
+        with pytest.raises(Refused) as problem:
+            act()
+        assert problem.value.reason == "bad-path"
+
+
+@pytest.mark.misuse
+def test_a_blob_that_rotted_on_disk_is_told_when_it_is_read(store: BlobStore) -> None:
+    digest = put(store, b"right")
+    store.sync()
+    path = store.path(digest)
+    path.chmod(0o644)
+    path.write_bytes(b"wrong")
+    assert store.has(digest, length=5), "the size alone does not show it"
+    with pytest.raises(Damaged) as problem:
+        list(store.read(digest))
+    assert problem.value.reason == "bad-hash"
+    store.forget(digest)
+    assert not store.has(digest, length=5)
+    put(store, b"right")
+    assert b"".join(store.read(digest)) == b"right"
+
+
+@pytest.mark.misuse
+def test_a_blob_that_is_a_link_is_not_there(store: BlobStore, tmp_path: Path) -> None:
+    digest = name(b"right")
+    (tmp_path / "theirs").write_bytes(b"right")
+    folder = store.folder / digest[:2]
+    folder.mkdir()
+    (folder / digest).symlink_to(tmp_path / "theirs")
+    assert not store.has(digest, length=5)
+    with pytest.raises(Refused):
+        list(store.read(digest))
+
+
+@pytest.mark.misuse
+def test_a_partial_file_that_is_a_link_is_not_written_through(
+    store: BlobStore, tmp_path: Path
+) -> None:
+    digest = name(b"right")
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (store.folder / PARTIAL / digest).symlink_to(tmp_path / "theirs")
+    with pytest.raises(Refused), wrong(store):
+        pass
+    (store.folder / PARTIAL / digest).unlink()
+    (store.folder / PARTIAL / digest).hardlink_to(tmp_path / "theirs")
+    with pytest.raises(Damaged), wrong(store):
+        pass
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+
+
+def test_two_writers_of_one_blob_do_not_mix(store: BlobStore) -> None:
+    with wrong(store) as writer:
+        writer.write(b"rig")
+        with pytest.raises(Unavailable) as problem, wrong(store):
+            pass
+        assert problem.value.reason == "busy"
+        writer.write(b"ht")
+        writer.commit()
+    with wrong(store) as writer:
+        assert writer.offset == 5  # committed, not yet synced
+        writer.commit()
+    store.sync()
+    assert store.has(name(b"right"), length=5)
+
+
+def test_a_committed_blob_cannot_be_opened_with_another_length(store: BlobStore) -> None:
+    digest = put(store, b"right")
+    with pytest.raises(Refused) as problem:
+        store.writer(digest, length=4)
+    assert problem.value.reason == "bad-length"
+    assert b"".join(store.read(digest)) == b"right"
+
+
+def test_a_partial_file_longer_than_the_blob_starts_again(store: BlobStore) -> None:
+    (store.folder / PARTIAL / name(b"right")).write_bytes(b"right and more")
+    with wrong(store) as writer:
+        assert writer.offset == 0
+        writer.write(b"right")
+        writer.commit()
+
+
+@pytest.mark.misuse
+def test_a_full_disk_is_told_with_both_numbers_before_a_byte_comes(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("embrasure.kernel.reserve", full)
+    with pytest.raises(Failed) as problem, wrong(store):
+        pass
+    assert problem.value.reason == "no-space"
+    assert problem.value.expected == "5 bytes of disk" and problem.value.got.endswith(" bytes")
+    monkeypatch.undo()
+    put(store, b"right")
+
+
+@pytest.mark.misuse
+def test_a_disk_that_fills_up_in_the_middle_keeps_what_came(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = name(DATA)
+    with store.writer(digest, length=len(DATA)) as writer:
+        writer.write(DATA[:1000])
+        monkeypatch.setattr(
+            "embrasure.bundle.store.write_all",
+            lambda fd, data: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")),
+        )
+        with pytest.raises(Failed) as problem:
+            writer.write(DATA[1000:])
+        assert problem.value.reason == "no-space"
+    monkeypatch.undo()
+    with store.writer(digest, length=len(DATA)) as writer:
+        assert writer.offset == 1000
+
+
+@pytest.mark.misuse
+def test_a_sync_that_failed_names_nothing_and_drops_what_it_cannot_vouch_for(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = put(store, b"right")
+
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("embrasure.kernel.syncfs", fails)
+    with pytest.raises(Failed):
+        store.sync()
+    monkeypatch.undo()
+    store.sync()  # a second sync must not report what the first one lost
+    assert not store.has(digest, length=5)
+    assert store.held_bytes(digest) == 0
+
+
+def test_a_sweep_keeps_what_lives_and_what_is_on_its_way(store: BlobStore) -> None:
+    kept, gone = put(store, b"kept"), put(store, b"gone")
+    store.sync()
+    pending = put(store, b"pending")
+    (store.folder / PARTIAL / name(b"abandoned")).write_bytes(b"aban")
+    with wrong(store) as writer:
+        writer.write(b"rig")
+        assert store.sweep({kept}) == 2  # `gone` and `abandoned`
+        writer.write(b"ht")
+        writer.commit()
+    store.sync()
+    assert store.has(kept, length=4) and not store.has(gone, length=4)
+    assert store.has(pending, length=7) and store.has(name(b"right"), length=5)
+    assert store.held_bytes(name(b"abandoned")) == 0
+
+
+def test_a_missing_blob_is_not_found(store: BlobStore) -> None:
+    with pytest.raises(NotFound):
+        list(store.read(name(b"right")))
+    assert store.held_bytes(name(b"right")) == 0
+    store.forget(name(b"right"))
+
+
+def test_memory_does_not_grow_with_the_blob(store: BlobStore) -> None:
+    import tracemalloc
+
+    data = b"x" * 262_144
+    whole = data * 64  # 16 MiB
+    digest = name(whole)
+    tracemalloc.start()
+    with store.writer(digest, length=len(whole)) as writer:
+        for _ in range(64):
+            writer.write(data)
+        writer.commit()
+    for _ in store.read(digest):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * 1024 * 1024
+
+
+def test_a_public_store_can_be_read_by_a_web_server(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "public", mode=0o755)
+    digest = put(store, b"right")
+    store.sync()
+    store.close()
+    for place in (tmp_path / "public", tmp_path / "public" / digest[:2]):
+        assert stat.S_IMODE(place.stat().st_mode) == 0o755
