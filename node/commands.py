@@ -1,0 +1,99 @@
+"""Runs one command of a release to its end: hooks and exec probes.
+
+Exit or time-out ends the whole of it: nothing that a command forked outlives it. First form: bare,
+as the node's own user, in development mode; the sandbox of production is not built yet.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embrasure import limits
+from node import processes
+from node.output import Output
+
+_GRACE_SECONDS = 2.0  # SIGTERM to SIGKILL
+_STEP_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """code: exit status, negative for a signal, None for a time-out."""
+
+    code: int | None
+    output: bytes
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it ended by itself, with 0."""
+        return self.code == 0
+
+
+def run(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, seconds: float) -> Finished:
+    """Return how `argv` ended; none of its processes lives any more.
+
+    argv[0] and cwd: absolute. An argv that cannot be started ends with 127.
+    """
+    token = secrets.token_hex(16)
+    read_end, write_end = os.pipe()
+    try:
+        process = subprocess.Popen(  # noqa: S603  # an argument list, checked against the manifest
+            processes.launched(argv),
+            env={**env, processes.TOKEN: token},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=write_end,
+            start_new_session=True,
+        )
+    except OSError as problem:
+        os.close(read_end)
+        return Finished(127, str(problem.strerror).encode())
+    finally:
+        os.close(write_end)
+    output = Output(read_end, None)
+    try:
+        code = _wait(process, output, time.monotonic() + seconds)
+        _clear(process, token)
+        output.take()
+        return Finished(code, output.tail(limits.OUTPUT_BYTES))
+    finally:
+        output.close()
+
+
+def _wait(process: subprocess.Popen[bytes], output: Output, until: float) -> int | None:
+    """Return the exit status, None when `until` came first. A silent end of output is no end."""
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        waiting = [pidfd, output.fileno()]
+        while (left := until - time.monotonic()) > 0:
+            ready, _, _ = select.select(waiting, [], [], left)
+            if output.fileno() in ready and not output.take():
+                waiting.remove(output.fileno())
+            if pidfd in ready:
+                return process.wait()
+        return None
+    finally:
+        os.close(pidfd)
+
+
+def _clear(process: subprocess.Popen[bytes], token: str) -> None:
+    """Nothing of the command lives: asked first, then killed, what it forks meanwhile as well."""
+    number, until = signal.SIGTERM, time.monotonic() + _GRACE_SECONDS
+    if process.poll() is not None:
+        number = signal.SIGKILL  # it ended; what it left behind has no say
+    while alive := processes.members(process.pid, token):
+        if time.monotonic() >= until:
+            number = signal.SIGKILL
+        processes.send(alive, number)
+        process.poll()
+        time.sleep(_STEP_SECONDS)
+    process.wait()

@@ -1,0 +1,78 @@
+"""What the node's owner says: who this node is, where its servers are, which apps may run here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from embrasure.config import read_toml
+from embrasure.errors import Denied, Misuse
+from embrasure.trust.documents import AppName, EnvName, NodeId
+from node.paths import Paths
+
+Address = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}$")]
+ServerName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Domain = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Interpreter = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.+-]{0,31}$")]
+FullPath = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f]{1,1023}$")]
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mirror or a letterbox, by the name in its certificate."""
+
+    name: ServerName
+    address: Address
+
+
+class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`node.toml`. poll_s: longest time between two looks at the mirror."""
+
+    id: NodeId
+    env: EnvName
+    mode: Literal["push", "pull"]
+    domain: Domain
+    listen: Address = "127.0.0.1:0"
+    mirrors: tuple[Server, ...] = ()
+    letterbox: Server | None = None
+    poll_s: Annotated[int, Meta(ge=1, le=86400)] = 60
+
+
+class AppConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`apps.d/<app>.toml`: numbers for the ports that a manifest names, interpreters it may use."""
+
+    ports: dict[PortName, Port] = msgspec.field(default_factory=dict)
+    interpreters: dict[Interpreter, FullPath] = msgspec.field(default_factory=dict)
+
+
+def load_config(paths: Paths) -> NodeConfig:
+    """Return the node's configuration; raises Misuse, Denied."""
+    return read_toml(paths.node_toml, NodeConfig, document="node configuration")
+
+
+def load_app(paths: Paths, app: str) -> AppConfig:
+    """Return the owner's word on one app; raises Denied (`not-declared`) when there is none."""
+    if not paths.app_toml(app).exists():
+        raise Denied(
+            f"app {app}",
+            expected=f"a file {paths.app_toml(app)}",
+            got="none: the owner of this node does not let it run here",
+            reason="not-declared",
+        )
+    return read_toml(paths.app_toml(app), AppConfig, document=f"configuration of {app}")
+
+
+def app_names(paths: Paths) -> tuple[str, ...]:
+    """Return the apps that the owner lets run here, sorted; raises Misuse for a strange name."""
+    found = []
+    for path in sorted(paths.apps.glob("*.toml")):
+        try:
+            found.append(msgspec.convert(path.stem, AppName, strict=True))
+        except msgspec.ValidationError:
+            raise Misuse(
+                str(path), expected="an app's name before .toml", got=path.stem, reason="config"
+            ) from None
+    return tuple(found)

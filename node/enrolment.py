@@ -1,0 +1,113 @@
+"""Takes the security team's answer to this node's statement: first floors, and its certificate.
+
+Without it a fresh node could be shown an older repository as the newest there is.
+"""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from embrasure import limits
+from embrasure.clock import read_time
+from embrasure.errors import NotFound, Refused
+from embrasure.fs import Folder, read_file
+from embrasure.trust import dsse, layout
+from embrasure.trust.client import TrustClient
+from embrasure.trust.directory import Enrolled, parse_enrolled
+from embrasure.trust.documents import write
+from embrasure.trust.floors import Floors
+from embrasure.trust.view import View
+from node.ground import FloorKeeper
+from node.identity import Identity
+from node.paths import Paths
+
+_TAKEN = "enrolled.json"
+
+
+def is_enrolled(paths: Paths) -> bool:
+    """Return whether this node took its answer already."""
+    return (paths.state / _TAKEN).exists()
+
+
+def accept_enrolment(
+    paths: Paths, identity: Identity, client: TrustClient, view: View, floors: FloorKeeper
+) -> bool:
+    """Return whether this node is enrolled; its floors, chain and TLS bundle are then taken.
+
+    The answer must carry a signature of `fleet-<env>` as `view` verified it, and be about this very
+    node and epoch. Raises Refused (`bad-signature`, `identity`, `rollback`).
+    """
+    if is_enrolled(paths):
+        return True
+    try:
+        raw = read_file(paths.enrolled, limit=limits.ENROLMENT_BYTES)
+    except NotFound:
+        return False
+    keys = client.keys(view, layout.fleet_role(identity.env))
+    payload, _ = dsse.unseal("enrolled", raw, keys, limit=limits.ENROLMENT_BYTES)
+    answer = parse_enrolled(payload)
+    check_answer(answer, identity, view)
+    _take_floors(answer, client, floors)
+    chain = b"".join(_pem(der) for der in answer.chain)
+    with Folder.open(paths.keys) as keys_folder:
+        keys_folder.replace(paths.tls_chain.name, chain)
+    with Folder.open(paths.state) as state:
+        state.replace(paths.tls_bundle.name, write(answer.tls))
+        # Last: until this is there, everything above is done again.
+        state.replace(_TAKEN, raw)
+    return True
+
+
+def check_answer(answer: Enrolled, identity: Identity, view: View) -> None:
+    """Return only when the answer is about this node, and the repository not older than it."""
+    mine = (identity.root_id, identity.env, identity.node, identity.epoch)
+    if (answer.root, answer.env, answer.node, answer.epoch) != mine:
+        raise Refused(
+            "enrolment answer", expected=f"one for {identity.node}", got=answer.node,
+            reason="identity",
+        )  # fmt: skip
+    for role, least in _versions(answer).items():
+        found = view.role(role)
+        if found is None or found.version < least:
+            raise Refused(
+                f"role {role}",
+                expected=f"version {least} or later, as the enrolment answer says",
+                got=found.version if found else "none",
+                hint="the source is older than this node's enrolment; try another one",
+                reason="rollback",
+            )
+
+
+def _versions(answer: Enrolled) -> dict[str, int]:
+    floors = answer.floors
+    return {
+        layout.ROOT: floors.root,
+        layout.TARGETS: floors.targets,
+        layout.fleet_role(answer.env): floors.fleet,
+        layout.REVOCATIONS: floors.revocations,
+    }
+
+
+def _take_floors(answer: Enrolled, client: TrustClient, floors: FloorKeeper) -> None:
+    at = int(read_time(answer.floors.time).astimezone(UTC).timestamp())
+    client.raise_floors(versions=_versions(answer), time=at)
+
+    def raised(before: Floors) -> Floors:
+        after = msgspec.structs.replace(before, time=max(before.time, at))
+        for app, seq in answer.floors.seq.items():
+            floor = after.app(app)
+            if seq > floor.seen_seq:
+                changed = msgspec.structs.replace(floor, seen_seq=seq, seen_plan="")
+                after = after.with_app(app, changed)
+        return after
+
+    floors.change(raised)
+
+
+def _pem(der: str) -> bytes:
+    return x509.load_der_x509_certificate(base64.b64decode(der)).public_bytes(Encoding.PEM)

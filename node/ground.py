@@ -1,0 +1,92 @@
+"""What every transaction stands on: the node's tools, its floors, and who is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from embrasure.bundle.store import BlobStore
+from embrasure.clock import Clock
+from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore
+from node.journal import Journal
+from node.paths import Paths
+from node.receipts import Receipts
+from node.states import Release, release_name
+from node.supervisor import Supervisor
+
+
+class Report(Protocol):
+    """Who is told while an install runs. It never raises: a lost listener changes nothing."""
+
+    def receipt(self, signed: bytes, body: bytes) -> None:
+        """A receipt was made."""
+        ...
+
+    def progress(self, state: str, done: int, total: int) -> None:
+        """The install stands at `state`, `done` of `total` bytes."""
+        ...
+
+
+class Silent:
+    """Nobody listens."""
+
+    def receipt(self, signed: bytes, body: bytes) -> None:
+        """The receipt stays in the outbox."""
+
+    def progress(self, state: str, done: int, total: int) -> None:
+        """Nothing happens."""
+
+
+class FloorKeeper:
+    """The node's floors: every change is on disk before anything relies on it."""
+
+    def __init__(self, store: FloorStore) -> None:
+        self._store = store
+        self._mutex = threading.Lock()
+
+    def load(self) -> Floors:
+        """Return the floors; raises Refused (`no-trust`) when they were lost."""
+        with self._mutex:
+            return self._store.load()
+
+    def change(self, change: Callable[[Floors], Floors]) -> Floors:
+        """Return the floors after `change`, on disk; an unchanged value writes nothing."""
+        with self._mutex:
+            before = self._store.load()
+            after = change(before)
+            if after != before:
+                self._store.save(after)
+            return after
+
+    def change_app(self, app: str, change: Callable[[AppFloor], AppFloor]) -> None:
+        """The floor of one app is what `change` made of it, on disk."""
+        self.change(lambda floors: floors.with_app(app, change(floors.app(app))))
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The tools of one node. halt: set when the node is being stopped."""
+
+    paths: Paths
+    supervisor: Supervisor
+    journal: Journal
+    blobs: BlobStore
+    receipts: Receipts
+    floors: FloorKeeper
+    clock: Clock
+    halt: threading.Event = field(default_factory=threading.Event)
+
+
+def release_of(committed: Committed | None) -> Release | None:
+    """Return the installed release that the floors call committed."""
+    if committed is None:
+        return None
+    return Release(
+        id=release_name(committed.seq, committed.manifest),
+        plan=committed.plan,
+        seq=committed.seq,
+        manifest=committed.manifest,
+        wave=committed.wave,
+    )

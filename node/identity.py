@@ -1,0 +1,235 @@
+"""The node's own keys: made here, never leave here, and sign for nobody else.
+
+TLS P-256 (push listener), receipt Ed25519, seal X25519 (secrets). The statement carries the public
+halves to the security team.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from nacl.exceptions import CryptoError
+from nacl.public import PrivateKey
+from nacl.signing import SigningKey
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from embrasure import limits
+from embrasure.clock import Clock, write_time
+from embrasure.errors import Damaged, Misuse
+from embrasure.fs import Folder, read_file
+from embrasure.net.identity import dns_name, uri
+from embrasure.trust import dsse
+from embrasure.trust.directory import ReceiptKey, SealKey, Statement
+from embrasure.trust.documents import Digest, Document, EnvName, NodeId, Positive, read, write
+from embrasure.trust.floors import Floors, FloorStore
+from embrasure.trust.receipt import key_id, node_id
+from node.config import Domain
+from node.paths import Paths
+
+
+class Card(Document, frozen=True, kw_only=True):
+    """Who this node said it is when its keys were made."""
+
+    v: Literal[1]
+    type: Literal["identity"]
+    root: Digest
+    node: NodeId
+    env: EnvName
+    mode: Literal["push", "pull"]
+    domain: Domain
+    epoch: Positive
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A node with its private keys. tls_key_pem and boot_cert_pem: empty for pull."""
+
+    card: Card
+    receipt_key: SigningKey
+    seal_key: PrivateKey
+    tls_key_pem: bytes
+    boot_cert_pem: bytes
+
+    @property
+    def node(self) -> str:
+        """The node's id."""
+        return self.card.node
+
+    @property
+    def env(self) -> str:
+        """The environment it belongs to."""
+        return self.card.env
+
+    @property
+    def mode(self) -> Literal["push", "pull"]:
+        """Whether the gateway dials it or it asks a mirror."""
+        return self.card.mode
+
+    @property
+    def domain(self) -> str:
+        """The TLS trust domain."""
+        return self.card.domain
+
+    @property
+    def root_id(self) -> str:
+        """The fleet, by the hash of its first root."""
+        return self.card.root
+
+    @property
+    def epoch(self) -> int:
+        """Rises when the node is made anew; orders and receipts of another epoch are void."""
+        return self.card.epoch
+
+    @property
+    def receipt_public(self) -> str:
+        """The raw public receipt key, 64 hex digits, as plans and the directory name it."""
+        return bytes(self.receipt_key.verify_key).hex()
+
+    @property
+    def receipt_id(self) -> str:
+        """The id of the receipt key, as denials and the letterbox name it."""
+        return key_id(bytes(self.receipt_key.verify_key))
+
+    def signer(self) -> CryptoSigner:
+        """Return the receipt key as a signer of typed statements (DSSE)."""
+        public = SSlibKey(self.receipt_id, "ed25519", "ed25519", {"public": self.receipt_public})
+        return CryptoSigner(Ed25519PrivateKey.from_private_bytes(bytes(self.receipt_key)), public)
+
+
+def new_node_id() -> str:
+    """Return a random node id; ids are never used twice."""
+    return node_id(secrets.token_bytes(16))
+
+
+def create_identity(
+    paths: Paths,
+    *,
+    node: str,
+    env: str,
+    mode: Literal["push", "pull"],
+    domain: str,
+    root_id: str,
+    clock: Clock,
+) -> bytes:
+    """Return the enrolment statement (DSSE envelope) of a node whose keys are on disk from now on.
+
+    Raises Misuse (`exists`) when this node has keys already: they are never overwritten.
+    """
+    card = Card(
+        v=1, type="identity", root=root_id, node=node, env=env, mode=mode, domain=domain, epoch=1
+    )
+    if paths.keys.exists() and any(paths.keys.iterdir()):
+        raise Misuse(
+            str(paths.keys),
+            expected="a node without keys",
+            got="keys",
+            hint="keys are never overwritten; choose another --root",
+            reason="exists",
+        )
+    FloorStore(paths.floors).create(Floors.first(epoch=card.epoch))
+    with Folder.open(paths.keys, create=True, mode=0o700) as folder:
+        if mode == "push":
+            key = ec.generate_private_key(ec.SECP256R1())
+            folder.create(paths.tls_key.name, _pem(key))
+            certificate = _boot_certificate(key, node=node, domain=domain, at=clock())
+            folder.create(paths.boot_cert.name, certificate)
+        folder.create(paths.seal_key.name, bytes(PrivateKey.generate()).hex().encode())
+        folder.create(paths.receipt_key.name, bytes(SigningKey.generate()).hex().encode())
+        # Last: a node that was cut off here has no identity and can be made again by hand.
+        folder.create(paths.identity.name, write(card))
+    return statement(load_identity(paths), clock=clock)
+
+
+def statement(identity: Identity, *, clock: Clock) -> bytes:
+    """Return what the node says of itself, signed by its receipt key."""
+    der = None
+    if identity.boot_cert_pem:
+        certificate = x509.load_pem_x509_certificate(identity.boot_cert_pem)
+        der = base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()
+    said = Statement(
+        v=1,
+        type="enrolment",
+        root=identity.root_id,
+        env=identity.env,
+        node=identity.node,
+        mode=identity.mode,
+        epoch=identity.epoch,
+        receipt=ReceiptKey(key=identity.receipt_public, epoch=identity.epoch),
+        hpke=SealKey(
+            suite="x25519", key=bytes(identity.seal_key.public_key).hex(), epoch=identity.epoch
+        ),
+        boot_cert=der,
+        at=write_time(clock()),
+    )
+    return dsse.seal("enrolment", write(said), identity.signer())
+
+
+def load_identity(paths: Paths) -> Identity:
+    """Return this node's identity; raises Misuse when there is none, Denied for open files."""
+    if not paths.identity.exists():
+        raise Misuse(
+            str(paths.prefix), expected="a node", got="no identity", hint="embrasure node init"
+        )
+    card = read(_private(paths, paths.identity.name), Card, limit=4096, document="identity")
+    is_push = card.mode == "push"
+    try:
+        receipt = SigningKey(bytes.fromhex(_private(paths, paths.receipt_key.name).decode()))
+        seal = PrivateKey(bytes.fromhex(_private(paths, paths.seal_key.name).decode()))
+    except (ValueError, CryptoError) as problem:
+        raise Damaged(str(paths.keys), expected="keys as they were made", got=problem) from None
+    return Identity(
+        card,
+        receipt,
+        seal,
+        _private(paths, paths.tls_key.name) if is_push else b"",
+        _private(paths, paths.boot_cert.name) if is_push else b"",
+    )
+
+
+def _private(paths: Paths, name: str) -> bytes:
+    return read_file(paths.keys / name, limit=limits.KEYFILE_BYTES, private=True)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _boot_certificate(
+    key: ec.EllipticCurvePrivateKey, *, node: str, domain: str, at: datetime
+) -> bytes:
+    """Return a self-signed certificate with the final names: it carries the key to enrolment."""
+    name = x509.Name([])
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    names = x509.SubjectAlternativeName(
+        [
+            x509.UniformResourceIdentifier(uri("node", node, domain)),
+            x509.DNSName(dns_name("node", node, domain)),
+        ]
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(at - timedelta(seconds=limits.BACKDATE_SECONDS))
+        .not_valid_after(at + timedelta(seconds=limits.BOOT_LEAF_SECONDS))
+        .add_extension(names, critical=True)
+        .add_extension(usage, critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)

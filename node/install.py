@@ -1,0 +1,321 @@
+"""The way forward, one function a state: fetch, build, switch, start, probe, commit, clean up."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from embrasure import limits
+from embrasure.bundle.manifest import Manifest
+from embrasure.errors import EmbrasureError, Failed
+from embrasure.fs import Folder, free
+from embrasure.trust import layout
+from embrasure.trust.fetcher import paced
+from embrasure.trust.floors import AppFloor, Committed
+from embrasure.trust.receipt import Kind, Outcome, Ran
+from node import rollback, switch, tree, units
+from node.config import app_names
+from node.probe import Died
+from node.releases import blobs_of, collect, is_whole
+from node.states import Release, State
+from node.transaction import Offer, To, Transaction
+
+_TRY_LATER = 75  # EX_TEMPFAIL: the app itself says "not now"
+
+
+def _offer(tx: Transaction) -> Offer:
+    if tx.offer is None:
+        # After a crash the sources are gone; recovery never resumes before PREPARING.
+        raise Failed(
+            f"install of {tx.app}", expected="an offer", got="a record alone", reason="internal"
+        )
+    return tx.offer
+
+
+def offered(tx: Transaction) -> To:
+    """The owner of this node lets the release run here."""
+    units.check_allowed(_offer(tx).manifest, tx.config)
+    return To(State.RESERVED)
+
+
+def reserved(tx: Transaction) -> To:
+    """There is room for all of it; old releases are collected first when there is not."""
+    offer = _offer(tx)
+    Folder.open(tx.ground.paths.releases(tx.app), create=True).close()
+    try:
+        check_space(tx, offer.manifest)
+    except Failed:
+        clean(tx)
+        check_space(tx, offer.manifest)
+    return To(State.FETCHING)
+
+
+def check_space(tx: Transaction, manifest: Manifest) -> None:
+    """Return only when the disks hold the blobs and the release, and keep their reserve.
+
+    Raises Failed (`no-space`) with both numbers.
+    """
+    ground = tx.ground
+    missing = sum(
+        length - ground.blobs.held_bytes(digest)
+        for digest, length in manifest.blobs().items()
+        if not ground.blobs.has(digest, length=length)
+    )
+    entries = len(manifest.files) + len(tree.folders_of(manifest))
+    needed = (manifest.total_bytes() + missing + 4 * limits.KIB * entries) * 105 // 100
+    space = free(ground.paths.releases(tx.app))
+    for what, wanted, left in (
+        ("bytes", needed + limits.FREE_BYTES, space.bytes),
+        ("inodes", entries + limits.INODES_KEPT, space.inodes),
+    ):
+        if wanted > left:
+            raise Failed(
+                f"install of {tx.app}", expected=f"{wanted} free {what}", got=f"{left}",
+                untouched="the release that runs", hint="free space, then try again",
+                reason="no-space",
+            )  # fmt: skip
+
+
+def fetching(tx: Transaction) -> To:
+    """Every blob is here, hashed on the way, and durable."""
+    offer, blobs = _offer(tx), tx.ground.blobs
+    wanted = offer.manifest.blobs()
+    missing = {d: n for d, n in wanted.items() if not blobs.has(d, length=n)}
+    total, done = sum(missing.values()), 0
+    for digest, length in missing.items():
+        path = layout.blob_file(digest)
+        with blobs.writer(digest, length=length) as writer:
+            done += writer.offset
+            left = length - writer.offset
+            if left:
+                pieces = offer.source.fetch(path, offset=writer.offset, limit=left)
+                for piece in paced(pieces, what=path):
+                    tx.check_halt()
+                    writer.write(piece)
+                    done += len(piece)
+                    tx.report.progress(State.FETCHING, done, total)
+            writer.commit()
+    blobs.sync()
+    return To(State.VERIFIED)
+
+
+def verified(tx: Transaction) -> To:
+    """The release is built beside the others, on disk and read back, without a name yet."""
+    offer, record = _offer(tx), tx.record
+    with Folder.open(tx.ground.paths.releases(tx.app)) as releases:
+        if not _is_there(tx, releases):
+            try:
+                tree.build(
+                    releases, tx=record.tx, manifest=offer.manifest, documents=offer.documents,
+                    blobs=tx.ground.blobs,
+                )  # fmt: skip
+            except EmbrasureError as problem:
+                if problem.reason == "bad-hash":
+                    _forget_damaged(tx, offer.manifest)
+                raise
+    return To(State.STAGED)
+
+
+def _is_there(tx: Transaction, releases: Folder) -> bool:
+    """Whether an earlier attempt has built it already; one that is damaged is dropped."""
+    name = tx.record.to.id
+    if not releases.has(name):
+        return False
+    if is_whole(tx.ground.paths, tx.app, tx.record.to, deep=True):
+        return True
+    with Folder.open(tx.ground.paths.app(tx.app)) as app:
+        if switch.current(app) == name:
+            raise Failed(name, expected="to be whole", got="a damaged release that is linked",
+                         reason="internal")  # fmt: skip
+    releases.remove_tree(name)
+    return False
+
+
+def _forget_damaged(tx: Transaction, manifest: Manifest) -> None:
+    """Blobs whose bytes have changed on disk are gone, so that the next attempt fetches them."""
+    for digest in manifest.blobs():
+        try:
+            for _ in tx.ground.blobs.read(digest):
+                pass
+        except EmbrasureError:
+            tx.ground.blobs.forget(digest)
+
+
+def staged(tx: Transaction) -> To:
+    """The release has its name."""
+    with Folder.open(tx.ground.paths.releases(tx.app)) as releases:
+        if not releases.has(tx.record.to.id):
+            tree.name_release(releases, tx=tx.record.tx, release=tx.record.to.id)
+    return To(State.WAITING)
+
+
+def waiting(tx: Transaction) -> To:
+    """It is still this node's turn, and the app itself has no objection."""
+    said = _offer(tx).again()
+    if said:
+        raise Failed(f"install of {tx.app}", expected="`install` once more", got=said,
+                     reason="turn")  # fmt: skip
+    ended = tx.hook(tx.installed(tx.record.to), "check")
+    if ended is not None and not ended.is_good:
+        is_later = ended.code == _TRY_LATER
+        raise Failed("hook check", expected="yes", got="not now" if is_later else "no",
+                     reason="turn" if is_later else "hook")  # fmt: skip
+    return To(State.PREPARING)
+
+
+def preparing(tx: Transaction) -> To:
+    """The release has made itself ready while the old one serves."""
+    tx.must(tx.installed(tx.record.to), "prepare")
+    return To(State.QUIESCING)
+
+
+def quiescing(tx: Transaction) -> To:
+    """Nothing of the app runs, and its data is ready for the new release."""
+    tx.ground.supervisor.stop(tx.app)
+    installed = tx.installed(tx.record.to)
+    if any(hook.point == "migrate" for hook in installed.manifest.hooks):
+        tx.note(migrated="started")
+        tx.must(installed, "migrate")
+        tx.note(migrated="done")
+    return To(State.SWITCHING)
+
+
+def switching(tx: Transaction) -> To:
+    """`current` is the new release, on disk."""
+    with Folder.open(tx.ground.paths.app(tx.app)) as folder:
+        switch.switch(folder, tx.record.to.id)
+    return _one_start_less(tx)
+
+
+def _one_start_less(tx: Transaction) -> To:
+    """Counted before the start, so that a release that takes the node down with it runs out."""
+    if tx.record.starts < 1:
+        raise Died("app", expected="to run", got=f"{limits.STARTS} ends", reason="crash-loop")
+    return To(State.STARTING, {"starts": tx.record.starts - 1})
+
+
+def starting(tx: Transaction) -> To:
+    """A new instance of the new release runs, and nothing else of the app."""
+    tx.start(tx.installed(tx.record.to))
+    return To(State.PROBING)
+
+
+def probing(tx: Transaction) -> To:
+    """Every probe has passed its number of times in a row."""
+    try:
+        tx.watch(tx.installed(tx.record.to)).until_well()
+    except Died:
+        return _one_start_less(tx)
+    return To(State.PROVISIONAL)
+
+
+def provisional(tx: Transaction) -> To:
+    """`healthy` is told; then no probe has failed once through the soak of this node's wave."""
+    record = tx.record
+    installed = tx.installed(record.to)
+    tx.tell(Kind.HEALTHY, Outcome.OK, ran=Ran.MAIN, manifest=record.to.manifest)
+    soak, began = installed.plan.waves[record.to.wave].soak_s, time.monotonic()
+    tx.watch(installed).through(soak)
+    soaked = max(soak, int(time.monotonic() - began))
+    return To(State.COMMITTED, {"soaked_s": soaked, "ending": "committed", "reason": ""})
+
+
+def committed(tx: Transaction) -> To:
+    """The floors say so, the app is kept alive, `soaked` is told. From here nothing goes back."""
+    record = tx.record
+    tx.ground.floors.change_app(tx.app, lambda floor: after_commit(floor, record.to))
+    tx.ground.supervisor.keep(tx.app)
+    with contextlib.suppress(EmbrasureError):
+        tx.hook(tx.installed(record.to), "finish")  # reported only: a commit is final
+    tx.tell(Kind.SOAKED, Outcome.OK, ran=Ran.MAIN, manifest=record.to.manifest)
+    return To(State.CLEANING, {"interruptions": 0, "retry_at": 0})
+
+
+def after_commit(floor: AppFloor, release: Release) -> AppFloor:
+    """Return the floor once `release` is committed; doing it twice is doing it once."""
+    new = Committed(
+        plan=release.plan, seq=release.seq, ran="main", manifest=release.manifest, wave=release.wave
+    )
+    if floor.committed == new:
+        return floor
+    return msgspec.structs.replace(floor, committed=new, previous=floor.committed)
+
+
+def rejected(tx: Transaction) -> To:
+    """Nothing that runs was touched; what says something about the release is told.
+
+    A cut line or a closed gate says nothing: the next order or poll simply goes on.
+    """
+    record, back = tx.record, tx.record.back
+    if record.reason not in ("no-space", "hook", "trust", "internal"):
+        return To(State.CLEANING)
+    rollback.burn_try(tx)
+    tx.tell(
+        Kind.STATUS,
+        Outcome.FAILED,
+        ran=Ran.PREVIOUS if back else Ran.NONE,
+        manifest=back.manifest if back else "",
+        reason=record.reason,
+    )
+    return To(State.CLEANING, rollback.next_try(tx))
+
+
+def cleaning(tx: Transaction) -> To:
+    """Disk use is back within its bound."""
+    with contextlib.suppress(EmbrasureError):
+        clean(tx)
+    return To(State.IDLE)
+
+
+def clean(tx: Transaction) -> None:
+    """Only releases that may still be needed are there, and the blobs that they are made of."""
+    ground, record = tx.ground, tx.record
+    floor = ground.floors.load().app(tx.app)
+    keep = {_linked(tx)} | {release.id for release in (record.back,) if release}
+    for one in (floor.committed, floor.previous):
+        if one is not None:
+            keep.add(f"{one.seq}-{one.manifest[:16]}")
+    if tx.record.ending != "rejected":
+        keep.add(record.to.id)
+    collect(ground.paths, tx.app, keep={name for name in keep if name})
+    if record.ending == "committed":
+        live: set[str] = set()
+        for app in {*app_names(ground.paths), tx.app}:
+            if ground.paths.releases(app).is_dir():
+                with Folder.open(ground.paths.releases(app)) as folder:
+                    names = [name for name in folder.list() if not name.startswith(".")]
+                live |= blobs_of(ground.paths, app, names)
+        ground.blobs.sweep(live)
+
+
+def _linked(tx: Transaction) -> str | None:
+    with Folder.open(tx.ground.paths.app(tx.app)) as folder:
+        return switch.current(folder)
+
+
+STEPS: Mapping[State, Callable[[Transaction], To]] = MappingProxyType(
+    {
+        State.OFFERED: offered,
+        State.RESERVED: reserved,
+        State.FETCHING: fetching,
+        State.VERIFIED: verified,
+        State.STAGED: staged,
+        State.WAITING: waiting,
+        State.PREPARING: preparing,
+        State.QUIESCING: quiescing,
+        State.SWITCHING: switching,
+        State.STARTING: starting,
+        State.PROBING: probing,
+        State.PROVISIONAL: provisional,
+        State.COMMITTED: committed,
+        State.REJECTED: rejected,
+        State.CLEANING: cleaning,
+        State.ROLLING_BACK: rollback.rolling_back,
+        State.ROLLBACK_PROBING: rollback.rollback_probing,
+        State.ROLLED_BACK: rollback.rolled_back,
+    }
+)

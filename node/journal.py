@@ -1,0 +1,113 @@
+"""One state record for each app: the next state is on disk before its first action.
+
+Kept here: a node is never left between two releases, because what it was doing survives a crash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, NotFound, Refused
+from embrasure.fs import Folder
+from embrasure.trust.documents import Digest, Document, digest, read, write
+from node.paths import Paths
+from node.states import Record
+
+
+class Line(Document, frozen=True, kw_only=True):
+    """A record with the SHA-256 of its own bytes: half a write is never taken for a state."""
+
+    record: Record
+    sum: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the journal holds of one app. damaged: there is something, and it is no record."""
+
+    record: Record | None
+    damaged: bool = False
+
+
+def parse_line(raw: bytes) -> Record:
+    """Return the record in `raw`; raises Refused for any other bytes."""
+    line = read(raw, Line, limit=limits.JOURNAL_BYTES, document="journal record")
+    if digest(line.record) != line.sum:
+        raise Refused("journal record", expected="its own digest", got=line.sum, reason="bad-hash")
+    return line.record
+
+
+def write_line(record: Record) -> bytes:
+    """Return the one byte string of `record` and its digest."""
+    return write(Line(record=record, sum=digest(record)))
+
+
+class Journal:
+    """The records below one folder, one writer for each app (its lock)."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._folder = paths.journal
+
+    def read(self, app: str) -> Entry:
+        """Return the newest readable record; the one before it when a crash tore the last step."""
+        with Folder.open(self._folder) as folder:
+            damaged = False
+            for name in (f"{app}.json", f"{app}.prev"):
+                try:
+                    record = parse_line(folder.read(name, limit=limits.JOURNAL_BYTES))
+                except NotFound:
+                    continue
+                except EmbrasureError:
+                    damaged = True
+                    continue
+                # A record under the name of another app is no record of this one.
+                if record.app == app:
+                    return Entry(record)
+                damaged = True
+            return Entry(None, damaged)
+
+    def write(self, record: Record) -> None:
+        """`record` is the state of its app, on disk, and the one before it is kept beside it.
+
+        A disk without room gives up the ballast: a way back must always be writable.
+        """
+        raw = write_line(record)
+        with Folder.open(self._folder) as folder:
+            try:
+                self._put(folder, record.app, raw)
+            except EmbrasureError as problem:
+                if problem.reason != "no-space" or not folder.has("ballast"):
+                    raise
+                folder.unlink("ballast")
+                folder.fsync()
+                self._put(folder, record.app, raw)
+
+    def _put(self, folder: Folder, app: str, raw: bytes) -> None:
+        current, before, fresh = f"{app}.json", f"{app}.prev", f"{app}.next"
+        folder.unlink(fresh, missing_ok=True)
+        folder.write(fresh, [raw], mode=0o600)
+        folder.fsync_file(fresh)
+        # Between the two renames only `.prev` is there: the state whose work is all done.
+        if folder.has(current):
+            folder.rename(current, folder, before, replace=True)
+        folder.rename(fresh, folder, current)
+        folder.fsync()
+
+    def set_aside(self, app: str) -> None:
+        """What cannot be read is kept as `.broken` for a person, and is no record any more."""
+        with Folder.open(self._folder) as folder:
+            for name in (f"{app}.json", f"{app}.prev"):
+                if folder.has(name):
+                    folder.rename(name, folder, f"{name}.broken", replace=True)
+            folder.fsync()
+
+    def keep_ballast(self) -> None:
+        """The ballast is there, if the disk has room for it."""
+        with Folder.open(self._folder) as folder:
+            if not folder.has("ballast"):
+                try:
+                    folder.create("ballast", b"\xff" * limits.BALLAST_BYTES)
+                except EmbrasureError as problem:
+                    if problem.reason != "no-space":
+                        raise

@@ -1,0 +1,168 @@
+"""Asks the trust core what to do with one app, and keeps every floor that the answer raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+from securesystemslib.signer import Key
+
+from embrasure import limits
+from embrasure.clock import Clock, read_time
+from embrasure.errors import Refused
+from embrasure.fs import Folder
+from embrasure.trust import layout
+from embrasure.trust.client import TrustClient
+from embrasure.trust.decide import NodeState, Verdict, decide
+from embrasure.trust.denied import merge
+from embrasure.trust.documents import write
+from embrasure.trust.floors import AppFloor, Floors
+from embrasure.trust.load import Docs, load, roles_for
+from embrasure.trust.source import Source
+from embrasure.trust.view import View
+from node.enrolment import accept_enrolment
+from node.ground import FloorKeeper
+from node.identity import Identity
+from node.paths import Paths
+from node.receipts import ISOLATION
+
+# Verdicts that say nothing about the plan's number: its floor stays.
+_BEFORE_SEQUENCE = frozenset(
+    {"clock_behind", "not_enrolled", "no_rules", "protocol", "no_plan", "withheld"}
+)
+# Verdicts that were reached with a gate that counts.
+_WITH_GATE = frozenset({"", "paused", "halted", "turn", "expired", "quarantine", "evidence"})
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict and the documents that it was reached with."""
+
+    verdict: Verdict
+    docs: Docs | None = None
+
+
+class Judge:
+    """The trust side of a node: refresh, load, decide, remember."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        identity: Identity,
+        client: TrustClient,
+        floors: FloorKeeper,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._paths = paths
+        self._identity = identity
+        self._client = client
+        self._floors = floors
+        self._clock = clock
+
+    def refresh(self, source: Source, app: str) -> View:
+        """Return the verified roles that one app's decision needs; raises Refused, Unavailable."""
+        return self._client.refresh(source, roles=roles_for(self._identity.env, app))
+
+    def refresh_top(self, source: Source) -> View:
+        """Return the verified top-level roles, which name the keys of all others."""
+        return self._client.refresh(source, roles=())
+
+    def held(self) -> View:
+        """Return what is held on disk; raises Refused (`no-trust`)."""
+        return self._client.held()
+
+    def gate_keys(self, view: View) -> Mapping[str, Key]:
+        """Return the keys that may sign orders and gates."""
+        return self._client.keys(view, layout.gates_role(self._identity.env))
+
+    def judge(self, app: str, view: View, source: Source) -> Judgement:
+        """Return what to do with `app`; every floor that this raises is on disk."""
+        identity = self._identity
+        if not accept_enrolment(self._paths, identity, self._client, view, self._floors):
+            return Judgement(Verdict("hold", "not_enrolled"))
+        docs = load(self._client, view, source, env=identity.env, app=app, node=identity.node)
+        verdict = self.again(docs)
+        self._remember(docs, verdict)
+        self._keep_bundle(docs)
+        return Judgement(verdict, docs)
+
+    def again(self, docs: Docs) -> Verdict:
+        """Return the verdict on the same documents at this moment, with the floors as they are."""
+        identity, floors = self._identity, self._floors.load()
+        state = NodeState(
+            node=identity.node,
+            env=identity.env,
+            epoch=identity.epoch,
+            receipt_key=identity.receipt_public,
+            isolation=ISOLATION,
+            busy=False,
+            held=False,
+            time_floor=max(floors.time, self._client.workflow.floors().time),
+            union=floors.union,
+            app=floors.app(docs.app),
+        )
+        return decide(docs, state, now=self._clock())
+
+    def approval(self, docs: Docs) -> bytes:
+        """Return the role file that names the manifest, byte for byte as it was verified."""
+        return self._client.role_bytes(docs.view, layout.app_role(docs.env, docs.app))
+
+    def see_time(self, issued: str, policy_skew_s: int = limits.SKEW_SECONDS) -> None:
+        """The time floor is not before this signed time, which counts at most `skew` ahead of the
+        clock: a signer that once jumped to 2099 must not brick the node.
+        """
+        cap = self._clock() + timedelta(seconds=policy_skew_s)
+        seen = _seconds(min(read_time(issued), cap))
+        self._floors.change(
+            lambda floors: msgspec.structs.replace(floors, time=max(floors.time, seen))
+        )
+
+    def _remember(self, docs: Docs, verdict: Verdict) -> None:
+        """Denials always count; numbers only when nothing was refused."""
+        found = docs.revocations
+        if found is not None and (found.root, found.env) == (docs.view.root_id, docs.env):
+
+            def merged(floors: Floors) -> Floors:
+                union = merge(floors.union, found, version=docs.revocations_version)
+                return msgspec.structs.replace(floors, union=union)
+
+            self._floors.change(merged)
+        early = verdict.reason in _BEFORE_SEQUENCE or verdict.reason.startswith("stale")
+        if verdict.kind == "refuse" or early or docs.plan is None:
+            return
+        has_gate = verdict.reason in _WITH_GATE and docs.gate is not None
+        self._floors.change_app(docs.app, lambda floor: raised(floor, docs, has_gate=has_gate))
+        if has_gate and docs.gate is not None:
+            self.see_time(docs.gate.issued)
+
+    def _keep_bundle(self, docs: Docs) -> None:
+        """The newest verified TLS trust bundle is where the network side reads it."""
+        tls = docs.tls
+        if tls is None or (tls.root, tls.env) != (docs.view.root_id, docs.env):
+            return
+        raw = write(tls)
+        with Folder.open(self._paths.state) as folder:
+            name = self._paths.tls_bundle.name
+            if not folder.has(name) or folder.read(name, limit=limits.TLS_BUNDLE_BYTES) != raw:
+                folder.replace(name, raw)
+
+
+def raised(floor: AppFloor, docs: Docs, *, has_gate: bool) -> AppFloor:
+    """Return the floor of one app after these verified documents: no number ever falls."""
+    if docs.plan is None:
+        raise Refused("floor", expected="a plan", got="none", reason="plan")
+    plan, gate = docs.plan, docs.gate
+    if plan.seq > floor.seen_seq or (plan.seq == floor.seen_seq and not floor.seen_plan):
+        floor = msgspec.structs.replace(floor, seen_seq=plan.seq, seen_plan=docs.plan_digest)
+    if has_gate and gate is not None and (gate.seq, gate.gseq) > (floor.gate_seq, floor.gseq):
+        floor = msgspec.structs.replace(
+            floor, gate_seq=gate.seq, gseq=gate.gseq, gate_digest=docs.gate_digest
+        )
+    return floor
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())

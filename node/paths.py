@@ -1,0 +1,169 @@
+"""Where a node keeps everything, below one prefix: `/` in production, any folder in development."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Every path of a node; nothing else spells one."""
+
+    prefix: Path
+
+    @property
+    def config(self) -> Path:
+        """The node owner's folder: what he writes, and nobody else."""
+        return self.prefix / "etc" / "embrasure"
+
+    @property
+    def node_toml(self) -> Path:
+        """Who this node is and where its servers are."""
+        return self.config / "node.toml"
+
+    @property
+    def anchor(self) -> Path:
+        """The root metadata, version 1, that names the fleet."""
+        return self.config / "anchor.json"
+
+    @property
+    def enrolled(self) -> Path:
+        """The security team's answer to this node's statement."""
+        return self.config / "enrolled.json"
+
+    @property
+    def apps(self) -> Path:
+        """One file for each app that the owner lets run here."""
+        return self.config / "apps.d"
+
+    @property
+    def data(self) -> Path:
+        """All that the node itself writes, apart from releases."""
+        return self.prefix / "var" / "lib" / "embrasure"
+
+    @property
+    def tuf(self) -> Path:
+        """Trusted metadata."""
+        return self.data / "tuf"
+
+    @property
+    def state(self) -> Path:
+        """Receipt chain, last orders."""
+        return self.data / "state"
+
+    @property
+    def floors(self) -> Path:
+        """Values that only rise: seq, gseq, oseq, time, denials."""
+        return self.state / "floors"
+
+    @property
+    def blobs(self) -> Path:
+        """Plain contents by digest."""
+        return self.data / "blobs"
+
+    @property
+    def journal(self) -> Path:
+        """One state record for each app."""
+        return self.data / "journal"
+
+    @property
+    def outbox(self) -> Path:
+        """Receipts that nobody has taken yet."""
+        return self.data / "outbox"
+
+    @property
+    def sent(self) -> Path:
+        """The last receipts that were taken: a repeated order is answered with them."""
+        return self.data / "sent"
+
+    @property
+    def lock(self) -> Path:
+        """Lock files."""
+        return self.data / "lock"
+
+    @property
+    def keys(self) -> Path:
+        """The node's own private keys."""
+        return self.data / "keys"
+
+    @property
+    def logs(self) -> Path:
+        """What the apps print."""
+        return self.data / "logs"
+
+    @property
+    def tls_key(self) -> Path:
+        """The key of the push listener, PEM."""
+        return self.keys / "tls.key"
+
+    @property
+    def boot_cert(self) -> Path:
+        """The self-signed certificate shown before enrolment, PEM."""
+        return self.keys / "boot.crt"
+
+    @property
+    def tls_chain(self) -> Path:
+        """The certificate chain from the enrolment, PEM."""
+        return self.keys / "tls.crt"
+
+    @property
+    def tls_bundle(self) -> Path:
+        """The newest verified TLS trust bundle, canonical JSON."""
+        return self.state / "tls.json"
+
+    @property
+    def receipt_key(self) -> Path:
+        """The Ed25519 seed that signs receipts, 64 hex digits."""
+        return self.keys / "receipt.key"
+
+    @property
+    def seal_key(self) -> Path:
+        """The X25519 key that secrets are sealed to, 64 hex digits."""
+        return self.keys / "seal.key"
+
+    @property
+    def identity(self) -> Path:
+        """Who this node said it is when it was made."""
+        return self.keys / "identity.json"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and what does not outlive a boot."""
+        return self.prefix / "run" / "embrasure"
+
+    @property
+    def opt(self) -> Path:
+        """One folder for each app."""
+        return self.prefix / "opt" / "embrasure"
+
+    def app_toml(self, app: str) -> Path:
+        """The owner's word on one app."""
+        return self.apps / f"{app}.toml"
+
+    def app(self, app: str) -> Path:
+        """Releases, `current` and data of one app."""
+        return self.opt / app
+
+    def releases(self, app: str) -> Path:
+        """The folders of one app's releases."""
+        return self.app(app) / "releases"
+
+    def release(self, app: str, release: str) -> Path:
+        """One release."""
+        return self.releases(app) / release
+
+    def current(self, app: str) -> Path:
+        """The link to the release that runs: the only thing that a switch changes."""
+        return self.app(app) / "current"
+
+    def shared(self, app: str) -> Path:
+        """The app's data: no release, no roll-back and no collection touches it."""
+        return self.app(app) / "shared"
+
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder that must be there before the node works."""
+        return (
+            self.config, self.apps, self.tuf, self.state, self.floors, self.blobs, self.journal,
+            self.outbox, self.sent, self.lock, self.keys, self.logs, self.run, self.opt,
+        )  # fmt: skip

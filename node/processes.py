@@ -1,0 +1,125 @@
+"""Which processes belong to one start of an app, found in /proc, whatever they forked into.
+
+Every start has a random token in its environment. With the node as child subreaper an orphan comes
+back to the node, where the token names its app. (Production uses a cgroup instead.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from embrasure.errors import Failed
+
+TOKEN = "EMBRASURE_INSTANCE"  # noqa: S105  # the name of a variable
+_PROC = Path("/proc")
+_PR_SET_CHILD_SUBREAPER = 36
+_LAUNCH = Path(__file__).with_name("launch.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One line of /proc."""
+
+    pid: int
+    parent: int
+    session: int
+    is_zombie: bool
+
+
+def adopt_orphans() -> None:
+    """From now on a process whose parent dies below this one becomes its child, not init's."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise Failed("supervisor", expected="to adopt orphans", got="an old kernel")
+
+
+def launched(argv: Sequence[str]) -> list[str]:
+    """Return the command that starts `argv` bound to the life of the calling thread."""
+    return [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), *argv]
+
+
+def table() -> dict[int, Process]:
+    """Return every process now, by pid."""
+    found = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and (process := _read(int(entry.name))) is not None:
+            found[process.pid] = process
+    return found
+
+
+def _read(pid: int) -> Process | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    # The name in parentheses may hold spaces and parentheses itself.
+    fields = text[text.rindex(b")") + 2 :].split()
+    return Process(pid, int(fields[1]), int(fields[3]), fields[0] in (b"Z", b"X"))
+
+
+def has_token(pid: int, token: str) -> bool:
+    """Return whether the process started with this token in its environment."""
+    try:
+        environment = (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return False
+    return f"{TOKEN}={token}".encode() in environment.split(b"\0")
+
+
+def members(child: int, token: str) -> frozenset[int]:
+    """Return the living processes of one start: `child`, its orphans, and all below them.
+
+    Orphans are children of this process, their subreaper: in the session that `child` made, or with
+    the token if they left it (a daemon); some programs overwrite their environment.
+    """
+    processes, me = table(), os.getpid()
+    roots = {
+        p.pid
+        for p in processes.values()
+        if p.parent == me and (p.session == child or has_token(p.pid, token))
+    }
+    return _below(processes, roots)
+
+
+def leftovers(token: str) -> frozenset[int]:
+    """Return the living processes that carry `token`, anywhere: those of a node that was killed."""
+    processes = table()
+    return _below(processes, {pid for pid in processes if has_token(pid, token)})
+
+
+def _below(processes: dict[int, Process], roots: set[int]) -> frozenset[int]:
+    found, grown = set(roots), True
+    while grown:
+        more = {p.pid for p in processes.values() if p.parent in found} - found
+        grown = bool(more)
+        found |= more
+    return frozenset(pid for pid in found if pid in processes and not processes[pid].is_zombie) - {
+        os.getpid()
+    }
+
+
+def reap_orphans(known: frozenset[int]) -> None:
+    """Adopted processes that have ended are gone.
+
+    known: children whose end somebody waits for. Only other sessions are looked at: a child that
+    another part of this program started stays its own.
+    """
+    me, session = os.getpid(), os.getsid(0)
+    for process in table().values():
+        is_ours = process.parent == me and process.session != session
+        if is_ours and process.is_zombie and process.pid not in known:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process.pid, os.WNOHANG)
+
+
+def send(pids: Iterable[int], number: signal.Signals) -> None:
+    """Each of `pids` that still lives has the signal."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)

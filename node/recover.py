@@ -1,0 +1,106 @@
+"""What a stored state means after a crash: a pure function, the same at every start.
+
+Nothing is looked at but the record, where `current` points, which releases are whole, and what was
+committed. Doing what it says twice is doing it once: the second time it sees the end of the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from node.states import BACK, HARMLESS, OPEN, Record, Release, State
+
+
+class Act(StrEnum):
+    """What recovery does first."""
+
+    NOTHING = "nothing"  # rest; `link` is started if there is one
+    DISCARD = "discard"  # nothing that runs was touched: drop staging, forget the attempt
+    FINISH = "finish"  # committed or rolled back already: say so and clean up
+    AGAIN = "again"  # the new release is linked and has starts left: start and probe it
+    BACK = "back"  # go back to the last committed release
+    STRANDED = "stranded"  # nothing here can run: a person, or a later plan, is needed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What is on disk. current: the release that the link names, None when absent or dangling.
+
+    whole: names of complete release folders. committed, previous: from the floors.
+    """
+
+    record: Record | None
+    damaged: bool
+    current: str | None
+    whole: frozenset[str]
+    committed: str | None
+    previous: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """The first act; `link`: what `current` must name first, None to leave it or have none.
+
+    reason: why an attempt ends, a word of `states`.
+    """
+
+    act: Act
+    link: str | None = None
+    reason: str = ""
+
+
+def recover(found: Found) -> Recovery:
+    """Return how the node comes to rest, or goes on, from what a crash left behind."""
+    record = found.record
+    if record is None:
+        return _rest(found)
+    if record.state in HARMLESS:
+        return Recovery(Act.DISCARD, _way_back(found, record.back))
+    if record.state in OPEN:
+        return _open(found, record)
+    if record.state in BACK:
+        return Recovery(Act.BACK, reason=record.reason or "power")
+    if record.state is State.COMMITTED:
+        if record.to.id in found.whole:
+            return Recovery(Act.FINISH, record.to.id)
+        # Its disk was destroyed after the commit: that is never told as a success.
+        return Recovery(Act.STRANDED, _way_back(found, record.back))
+    if record.state in (State.ROLLED_BACK, State.CLEANING):
+        return Recovery(Act.FINISH, _rest(found).link)
+    if record.state is State.DEGRADED:
+        return Recovery(Act.STRANDED, _rest(found).link)
+    return _rest(found)
+
+
+def _open(found: Found, record: Record) -> Recovery:
+    """Between PREPARING and PROVISIONAL: forward only with the new release linked and whole."""
+    is_new = found.current == record.to.id and record.to.id in found.whole
+    switched = record.state not in (State.PREPARING, State.QUIESCING)
+    if not (is_new and switched):
+        # A lost switch is never done again: the order that asked for it is long gone.
+        return Recovery(Act.BACK, reason="power")
+    if record.starts > 1:
+        return Recovery(Act.AGAIN, record.to.id)
+    # Still untouched by blame while it soaks; before that it never once passed its probes.
+    is_soaking = record.state is State.PROVISIONAL
+    return Recovery(Act.BACK, reason="power" if is_soaking else "crash-loop")
+
+
+def _way_back(found: Found, back: Release | None) -> str | None:
+    if back is not None and back.id in found.whole:
+        return back.id
+    return _rest(found).link
+
+
+def _rest(found: Found) -> Recovery:
+    """No transaction: `current` is the last committed release that is whole."""
+    for name in (found.committed, found.previous):
+        if name is not None and name in found.whole:
+            return Recovery(Act.NOTHING, name)
+    # Lost floors stop new installs, never what is linked and whole.
+    if found.current in found.whole:
+        return Recovery(Act.NOTHING, found.current)
+    if found.committed is None and not found.damaged:
+        return Recovery(Act.NOTHING)
+    return Recovery(Act.STRANDED)

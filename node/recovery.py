@@ -1,0 +1,120 @@
+"""Carries out what `recover` says, at every start and after every transaction that was cut off."""
+
+from __future__ import annotations
+
+import contextlib
+
+from embrasure.errors import EmbrasureError
+from embrasure.fs import Folder
+from node import switch, units
+from node.config import load_app
+from node.ground import Ground, Report, release_of
+from node.install import STEPS
+from node.recover import Act, Found, Recovery, recover
+from node.releases import find_release, is_whole, load_release
+from node.rollback import degraded
+from node.states import Record, Release, State
+from node.transaction import To, Transaction
+
+
+def settle(ground: Ground, app: str, report: Report) -> Record | None:
+    """Return the record of the app at rest: no transaction is open, `current` is whole and runs.
+
+    Raises Unavailable (`stopping`), and what keeps a disk from being written.
+    """
+    entry = ground.journal.read(app)
+    known = _known(ground, app, entry.record)
+    found = look(ground, app, entry.record, damaged=entry.damaged, known=known)
+    plan = recover(found)
+    if entry.damaged and entry.record is None:
+        ground.journal.set_aside(app)
+    if plan.act is Act.AGAIN and not is_whole(ground.paths, app, known[plan.link or ""], deep=True):
+        # The new release is about to run again: every byte of it was looked at first.
+        plan = Recovery(Act.BACK, reason="power")
+    if plan.act not in (Act.AGAIN, Act.BACK) and plan.link is not None:
+        _run(ground, app, known[plan.link])
+    if entry.record is None or plan.act is Act.NOTHING:
+        return entry.record
+    return _finish(ground, entry.record, plan, report)
+
+
+def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> Record:
+    config = load_app(ground.paths, record.app)
+    tx = Transaction(ground, record, config, report, STEPS)
+    if plan.act is Act.DISCARD and record.state is not State.REJECTED:
+        tx.enter(To(State.REJECTED, {"ending": "rejected", "reason": "power"}))
+    elif plan.act is Act.AGAIN:
+        tx.enter(To(State.STARTING, {"starts": record.starts - 1}))
+    elif plan.act is Act.BACK:
+        tx.enter(To(State.ROLLING_BACK, {"reason": plan.reason}))
+    elif plan.act is Act.STRANDED and record.state is not State.DEGRADED:
+        tx.enter(To(State.DEGRADED, {"ending": "degraded", "reason": "no-target"}))
+    tx.run()
+    if tx.record.state is State.DEGRADED:
+        degraded(tx)
+    return tx.record
+
+
+def look(
+    ground: Ground,
+    app: str,
+    record: Record | None,
+    *,
+    damaged: bool,
+    known: dict[str, Release],
+) -> Found:
+    """Return what is on disk of the app."""
+    floor = None
+    with contextlib.suppress(EmbrasureError):
+        floor = ground.floors.load().app(app)
+    committed = release_of(floor.committed) if floor else None
+    previous = release_of(floor.previous) if floor else None
+    return Found(
+        record=record,
+        damaged=damaged,
+        current=linked(ground, app),
+        whole=frozenset(
+            name
+            for name, release in known.items()
+            if is_whole(ground.paths, app, release, deep=False)
+        ),
+        committed=committed.id if committed else None,
+        previous=previous.id if previous else None,
+    )
+
+
+def _known(ground: Ground, app: str, record: Record | None) -> dict[str, Release]:
+    """Return every release that something names, by the name of its folder."""
+    found: list[Release | None] = []
+    current = linked(ground, app)
+    if current is not None:
+        found.append(find_release(ground.paths, app, current))
+    with contextlib.suppress(EmbrasureError):
+        floor = ground.floors.load().app(app)
+        found += [release_of(floor.previous), release_of(floor.committed)]
+    if record is not None:
+        found += [record.back, record.to]
+    return {release.id: release for release in found if release is not None}
+
+
+def linked(ground: Ground, app: str) -> str | None:
+    """Return the release that `current` names, None when there is none."""
+    try:
+        with Folder.open(ground.paths.app(app)) as folder:
+            return switch.current(folder)
+    except EmbrasureError:
+        return None
+
+
+def _run(ground: Ground, app: str, release: Release) -> None:
+    """`current` names the release, and it runs and is kept alive."""
+    running = ground.supervisor.running(app)
+    if linked(ground, app) != release.id:
+        with Folder.open(ground.paths.app(app)) as folder:
+            switch.switch(folder, release.id)
+    if running is None or running.unit.release != release.id:
+        installed = load_release(ground.paths, app, release)
+        unit = units.unit_of(ground.paths, installed, load_app(ground.paths, app))
+        ground.supervisor.stop(app)
+        ground.supervisor.start(unit)
+    ground.supervisor.keep(app)

@@ -1,0 +1,116 @@
+"""Installed releases: read from their own folder, believed only by digest; collected when old."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from embrasure import limits
+from embrasure.bundle.manifest import Manifest, parse_manifest
+from embrasure.errors import Damaged, EmbrasureError
+from embrasure.fs import Folder
+from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.plan import Plan, parse_plan
+from node.paths import Paths
+from node.states import Release, release_name
+from node.tree import STAGING, Drift, compare
+
+MANIFEST, PLAN, APPROVAL = "manifest.json", "plan.json", "approval.json"
+# These change what would run. A wrong mode or a stray file is drift, never a reason to downgrade.
+BROKEN = frozenset({"missing", "content", "type", "link"})
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A release on disk whose documents are the ones that were approved."""
+
+    release: Release
+    manifest: Manifest
+    plan: Plan
+    documents: Mapping[str, bytes]
+
+
+def load_release(paths: Paths, app: str, release: Release) -> Installed:
+    """Return the release as its folder has it; raises Damaged when its documents are others."""
+    with Folder.open(paths.release(app, release.id)) as folder:
+        manifest = folder.read(MANIFEST, limit=limits.MANIFEST_BYTES)
+        plan = folder.read(PLAN, limit=limits.PLAN_BYTES)
+        approval = folder.read(APPROVAL, limit=limits.DELEGATED_BYTES)
+    if (sha256_hex(manifest), sha256_hex(plan)) != (release.manifest, release.plan):
+        raise Damaged(
+            str(paths.release(app, release.id)),
+            expected="the manifest and plan that were approved",
+            got="others",
+            untouched="it is not started",
+        )
+    documents = {MANIFEST: manifest, PLAN: plan, APPROVAL: approval}
+    return Installed(release, parse_manifest(manifest), parse_plan(plan), documents)
+
+
+def find_release(paths: Paths, app: str, name: str) -> Release | None:
+    """Return the release in folder `name`, told from its own documents; None when they do not fit
+    the name. For recovery, when nothing else is left that could tell.
+    """
+    try:
+        with Folder.open(paths.release(app, name)) as folder:
+            manifest = folder.read(MANIFEST, limit=limits.MANIFEST_BYTES)
+            plan = folder.read(PLAN, limit=limits.PLAN_BYTES)
+        seq, digest = parse_plan(plan).seq, sha256_hex(manifest)
+    except EmbrasureError:
+        return None
+    if release_name(seq, digest) != name:
+        return None
+    return Release(id=name, plan=sha256_hex(plan), seq=seq, manifest=digest, wave=0)
+
+
+def drifts(paths: Paths, installed: Installed, *, deep: bool) -> list[Drift]:
+    """Return every difference between the folder and its manifest, sorted."""
+    app, release = installed.manifest.app, installed.release
+    with Folder.open(paths.release(app, release.id)) as folder:
+        return sorted(compare(folder, installed.manifest, installed.documents, deep=deep))
+
+
+def is_whole(paths: Paths, app: str, release: Release, *, deep: bool) -> bool:
+    """Return whether the release could be started as it was approved."""
+    try:
+        found = drifts(paths, load_release(paths, app, release), deep=deep)
+    except EmbrasureError:
+        return False
+    return not any(drift.what in BROKEN for drift in found)
+
+
+def collect(paths: Paths, app: str, *, keep: Iterable[str]) -> list[str]:
+    """Return the releases that are still there: those of `keep` and the newest ones.
+
+    What a broken attempt left in staging is gone. Never called while the app is being changed.
+    """
+    with Folder.open(paths.releases(app)) as folder:
+        names = folder.list()
+        for name in (name for name in names if name.startswith(STAGING)):
+            folder.remove_tree(name)
+        found = sorted((name for name in names if not name.startswith(".")), key=_age, reverse=True)
+        kept = set(keep)
+        newest = [name for name in found if name not in kept]
+        room = max(0, limits.KEEP_RELEASES - len(kept & set(found)))
+        for name in newest[room:]:
+            folder.remove_tree(name)
+        folder.fsync()
+        return [name for name in found if name in kept or name in newest[:room]]
+
+
+def _age(name: str) -> int:
+    number = name.partition("-")[0]
+    return int(number) if number.isdigit() else 0
+
+
+def blobs_of(paths: Paths, app: str, names: Iterable[str]) -> set[str]:
+    """Return the digests of all blobs that these releases are made of."""
+    found: set[str] = set()
+    for name in names:
+        with Folder.open(paths.release(app, name)) as folder:
+            try:
+                raw = folder.read(MANIFEST, limit=limits.MANIFEST_BYTES)
+                found.update(parse_manifest(raw).blobs())
+            except EmbrasureError:
+                continue  # not a release of ours: nothing of it is needed
+    return found

@@ -1,0 +1,166 @@
+"""The way back: the last committed release again, whatever the new one left behind.
+
+Each step looks before it acts, so a step that a crash cut off is simply done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, Failed
+from embrasure.fs import Folder
+from embrasure.trust.floors import AppFloor
+from embrasure.trust.receipt import Kind, Outcome, Ran
+from node import switch
+from node.probe import Died
+from node.releases import Installed, is_whole
+from node.states import BURNS_A_TRY, Release, State
+from node.transaction import To, Transaction
+
+_FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 60, 3600
+
+
+def rolling_back(tx: Transaction) -> To:
+    """What ran before is linked and started; after a first install nothing is."""
+    burn_try(tx)
+    back = tx.record.back
+    if _is_untouched(tx, back):
+        return To(State.ROLLBACK_PROBING)
+    tx.log = tx.ground.supervisor.tail(tx.app, limits.LOG_TAIL_BYTES)
+    tx.ground.supervisor.stop(tx.app)
+    _revert(tx)
+    with Folder.open(tx.ground.paths.app(tx.app)) as folder:
+        if back is None:
+            switch.remove(folder)
+            return To(State.ROLLED_BACK, {"ending": ending_of(tx)})
+        check_target(tx, back)
+        switch.switch(folder, back.id)
+    tx.start(tx.installed(back))
+    return To(State.ROLLBACK_PROBING)
+
+
+def burn_try(tx: Transaction) -> None:
+    """The content has one try less on this node, on disk before anything is undone."""
+    record = tx.record
+    if record.reason in BURNS_A_TRY:
+
+        def burn(floor: AppFloor) -> AppFloor:
+            # Set, not added: a crash in between must not burn a second one.
+            used = max(floor.tries.get(record.to.plan, 0), record.try_number)
+            return msgspec.structs.replace(floor, tries={**floor.tries, record.to.plan: used})
+
+        tx.ground.floors.change_app(tx.app, burn)
+
+
+def _is_untouched(tx: Transaction, back: Release | None) -> bool:
+    """Whether the old release still serves, as it does until QUIESCING."""
+    running = tx.ground.supervisor.running(tx.app)
+    if back is None or running is None or running.unit.release != back.id:
+        return False
+    with Folder.open(tx.ground.paths.app(tx.app)) as folder:
+        return switch.current(folder) == back.id
+
+
+def _revert(tx: Transaction) -> None:
+    """What the new release's `migrate` has changed is undone; raises Failed (`hook`)."""
+    if tx.record.migrated != "no":
+        tx.must(tx.installed(tx.record.to), "revert")
+
+
+def check_target(tx: Transaction, back: Release) -> None:
+    """Return only when the old release is whole and not denied; raises Failed (`no-target`)."""
+    if back.manifest in tx.ground.floors.load().union.manifests:
+        raise _no_target(tx, "one that was denied")
+    if not is_whole(tx.ground.paths, tx.app, back, deep=True):
+        raise _no_target(tx, "one that is damaged on disk")
+
+
+def _no_target(tx: Transaction, got: str) -> Failed:
+    return Failed(
+        f"roll-back of {tx.app}", expected="a release to go back to", got=got, reason="no-target"
+    )
+
+
+def rollback_probing(tx: Transaction) -> To:
+    """The old release is well again; raises Failed when it is not."""
+    back = tx.record.back
+    if back is None:
+        return To(State.ROLLED_BACK, {"ending": ending_of(tx)})
+    installed = tx.installed(back)
+    for left in reversed(range(limits.STARTS)):
+        try:
+            tx.watch(installed).until_well()
+            break
+        except Died:
+            if not left:
+                raise
+            tx.start(installed)
+    return To(State.ROLLED_BACK, {"ending": ending_of(tx)})
+
+
+def ending_of(tx: Transaction) -> str:
+    """Return what to call this end: bad content, or an interruption that is no one's fault."""
+    return "rolled_back" if tx.record.reason in BURNS_A_TRY else "interrupted"
+
+
+def rolled_back(tx: Transaction) -> To:
+    """The roll-back is told, the old release is kept alive, and the next try has its time."""
+    record, back = tx.record, tx.record.back
+    tx.ground.supervisor.keep(tx.app)
+    is_bad = record.reason in BURNS_A_TRY
+    tx.tell(
+        Kind.STATUS,
+        Outcome.ROLLED_BACK if is_bad else Outcome.INTERRUPTED,
+        ran=Ran.PREVIOUS if back else Ran.NONE,
+        manifest=back.manifest if back else "",
+        reason=record.reason,
+    )
+    if is_bad:
+        return To(State.CLEANING, {"interruptions": 0, "retry_at": 0})
+    return To(State.CLEANING, next_try(tx))
+
+
+def next_try(tx: Transaction) -> dict[str, object]:
+    """Return what the record says of the next try: after 1 min, doubling to 1 h."""
+    count = tx.record.interruptions + 1
+    wait = min(LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(count - 1, 10))
+    at = int(tx.ground.clock().timestamp()) + wait
+    return {"interruptions": count, "retry_at": at}
+
+
+def degraded(tx: Transaction) -> None:
+    """A node that found no way back has said so, and runs what still can run.
+
+    Nothing to go back to: what failed is stopped, or stays when its plan says `keep`. An old
+    release that does not pass its probes stays up: it is the best there is.
+    """
+    record = tx.record
+    linked = _linked(tx)
+    is_failed = linked == record.to.id
+    if is_failed and _on_no_target(tx, record.to) == "stop":
+        tx.ground.supervisor.stop(tx.app)
+        with Folder.open(tx.ground.paths.app(tx.app)) as folder:
+            switch.remove(folder)
+        linked = None
+    tx.ground.supervisor.keep(tx.app)
+    ran, manifest = Ran.NONE, ""
+    if linked is not None:
+        ran = Ran.MAIN if is_failed else Ran.PREVIOUS
+        release = record.to if is_failed else record.back
+        manifest = release.manifest if release else ""
+    tx.tell(Kind.STATUS, Outcome.FAILED, ran=ran, manifest=manifest, reason="no-target")
+
+
+def _linked(tx: Transaction) -> str | None:
+    with Folder.open(tx.ground.paths.app(tx.app)) as folder:
+        return switch.current(folder)
+
+
+def _on_no_target(tx: Transaction, release: Release) -> str:
+    installed: Installed | None = None
+    with contextlib.suppress(EmbrasureError):
+        installed = tx.installed(release)
+    return installed.plan.failure.on_no_target if installed else "stop"

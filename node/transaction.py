@@ -1,0 +1,273 @@
+"""Drives one install through its states: the next state is on disk before its first action.
+
+Every bad end before the commit leads back to the release that ran before; nothing after it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import msgspec
+
+from embrasure import limits
+from embrasure.bundle.manifest import Hook, Manifest
+from embrasure.errors import EmbrasureError, Failed, Unavailable, shown
+from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, parse_receipt
+from embrasure.trust.source import Source
+from node import commands, units
+from node.config import AppConfig
+from node.ground import Ground, Report
+from node.output import cleaned
+from node.probe import Target, Watch
+from node.receipts import Event
+from node.releases import Installed, load_release
+from node.states import BACK, HARMLESS, OPEN, RESTING, Record, Release, State, Word, advance
+from node.supervisor import Instance
+
+REASONS: Mapping[str, Reason] = MappingProxyType(
+    {
+        "": Reason.NONE,
+        "probe": Reason.PROBE,
+        "crash-loop": Reason.CRASH_LOOP,
+        "hook": Reason.HOOK,
+        "start": Reason.START,
+        "no-space": Reason.NO_SPACE,
+        "trust": Reason.TRUST,
+        "fetch": Reason.FETCH,
+        "power": Reason.POWER,
+        "no-target": Reason.NO_TARGET,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class To:
+    """The next state, and what the record says besides."""
+
+    state: State
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What is to be installed, verified. again: what the decision says just before the switch,
+    "" for go on.
+    """
+
+    manifest: Manifest
+    documents: Mapping[str, bytes]
+    source: Source
+    again: Callable[[], str]
+
+
+class Transaction:
+    """One install, or the rest of one that was cut off (then without an offer)."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        record: Record,
+        config: AppConfig,
+        report: Report,
+        steps: Mapping[State, Callable[[Transaction], To]],
+        *,
+        offer: Offer | None = None,
+    ) -> None:
+        self.ground = ground
+        self.record = record
+        self.config = config
+        self.report = report
+        self.offer = offer
+        self.log = b""  # what the last command or app printed, for the receipt
+        self._steps = steps
+
+    @property
+    def app(self) -> str:
+        """The app's name."""
+        return self.record.app
+
+    def run(self) -> Record:
+        """Return the record at rest: idle or degraded.
+
+        Raises Unavailable (`stopping`) when the node is stopped meanwhile, and what went wrong
+        after a commit; the record on disk then says where to go on.
+        """
+        while self.record.state not in RESTING:
+            self.check_halt()
+            self.report.progress(self.record.state, 0, 0)
+            try:
+                step = self._steps[self.record.state](self)
+            except Exception as problem:
+                step = self._bad_end(problem)
+            self.enter(step)
+        self.report.progress(self.record.state, 0, 0)
+        return self.record
+
+    def enter(self, to: To) -> None:
+        """The next state is on disk."""
+        self.record = advance(self.record, to.state, **to.changes)
+        self.ground.journal.write(self.record)
+
+    def note(self, **changes: object) -> None:
+        """The record of this same state says more, on disk."""
+        self.record = msgspec.structs.replace(self.record, **changes)
+        self.ground.journal.write(self.record)
+
+    def check_halt(self) -> None:
+        """Return only when the node is not being stopped; raises Unavailable (`stopping`)."""
+        if self.ground.halt.is_set():
+            raise Unavailable(
+                f"install of {self.app}", expected="a node that runs on", got="its own end",
+                untouched="it goes on, or back, when the node starts again", reason="stopping",
+            )  # fmt: skip
+
+    def _bad_end(self, problem: Exception) -> To:
+        """Where an error leads from this state; any error at all, for none may leave it there."""
+        self.check_halt()
+        state, said = self.record.state, explain(problem, self.record.state)
+        if state in HARMLESS and state is not State.REJECTED:
+            return To(State.REJECTED, {"ending": "rejected", **said})
+        if state in OPEN:
+            return To(State.ROLLING_BACK, said)
+        if state in BACK:
+            return To(State.DEGRADED, {"ending": "degraded", "detail": said["detail"]})
+        raise problem
+
+    def installed(self, release: Release) -> Installed:
+        """Return a release of this app as its folder has it; raises Damaged."""
+        return load_release(self.ground.paths, self.app, release)
+
+    # Processes
+
+    def start(self, installed: Installed) -> Instance:
+        """Return a new instance of the release; no other process of the app lives."""
+        unit = units.unit_of(self.ground.paths, installed, self.config)
+        self.ground.supervisor.stop(self.app)
+        return self.ground.supervisor.start(unit)
+
+    def watch(self, installed: Installed) -> Watch:
+        """Return the probes of the release, aimed at the instance that runs now."""
+        supervisor, paths = self.ground.supervisor, self.ground.paths
+        instance = supervisor.running(self.app)
+        folder = paths.release(self.app, installed.release.id)
+
+        def is_alive() -> bool:
+            return instance is not None and supervisor.running(self.app) == instance
+
+        def members() -> frozenset[int]:
+            return frozenset() if instance is None else supervisor.members(instance)
+
+        def argv(command: Sequence[str]) -> list[str]:
+            return units.resolve(
+                command, manifest=installed.manifest, folder=folder, config=self.config
+            )
+
+        target = Target(
+            ports=units.ports(installed, self.config),
+            release=installed.release.manifest[:16],
+            env=units.environment(paths, installed, self.config),
+            cwd=folder,
+            members=members,
+            is_alive=is_alive,
+            argv=argv,
+        )
+        return Watch(installed.manifest.probes, target, halt=self.ground.halt)
+
+    def hook(self, installed: Installed, point: str) -> commands.Finished | None:
+        """Return how the release's hook ended; None when it has none of that point."""
+        for hook in installed.manifest.hooks:
+            if hook.point == point:
+                return self._run_hook(installed, hook)
+        return None
+
+    def _run_hook(self, installed: Installed, hook: Hook) -> commands.Finished:
+        paths, record = self.ground.paths, self.record
+        folder = paths.release(self.app, installed.release.id)
+        ended = commands.run(
+            units.resolve(
+                hook.argv, manifest=installed.manifest, folder=folder, config=self.config
+            ),
+            env=units.environment(
+                paths, installed, self.config, tx=record.tx, attempt=str(record.attempt),
+                to=record.to.id, **{"from": record.back.id if record.back else ""},
+            ),
+            cwd=folder,
+            seconds=hook.timeout_s,
+        )  # fmt: skip
+        self.log = ended.output
+        return ended
+
+    def must(self, installed: Installed, point: str) -> None:
+        """The hook ended well, or there is none; raises Failed (`hook`)."""
+        ended = self.hook(installed, point)
+        if ended is not None and not ended.is_good:
+            got = "no end in time" if ended.code is None else f"an end with {ended.code}"
+            raise Failed(f"hook {point}", expected="an end with 0", got=got, reason="hook")
+
+    # Telling
+
+    def tell(
+        self, kind: Kind, outcome: Outcome, *, ran: Ran, manifest: str, reason: str = ""
+    ) -> None:
+        """The receipt is on disk and told; the same one is never made twice."""
+        if not any(self._said(kind, outcome)):
+            posted = self.ground.receipts.emit(self._event(kind, outcome, ran, manifest, reason))
+            self.report.receipt(posted.signed, posted.body)
+            self.note(final=posted.rseq)
+
+    def _said(self, kind: Kind, outcome: Outcome) -> Iterator[bool]:
+        """Whether a receipt of this transaction says it already: a crash came right after it."""
+        receipts = self.ground.receipts
+        for posted in receipts.outbox.of_plan(self.app, self.record.to.plan):
+            if posted.rseq > self.record.since:
+                found = parse_receipt(posted.signed, receipts.public)
+                yield (found.kind, found.outcome) == (kind, outcome)
+
+    def _event(self, kind: Kind, outcome: Outcome, ran: Ran, manifest: str, reason: str) -> Event:
+        record = self.record
+        return Event(
+            app=record.app,
+            plan=record.to.plan,
+            seq=record.to.seq,
+            wave=record.to.wave,
+            attempt=record.attempt,
+            gseq=record.gseq,
+            nonce=record.nonce,
+            collect=record.collect,
+            kind=kind,
+            outcome=outcome,
+            ran=ran,
+            reason=REASONS.get(reason, Reason.INTERNAL),
+            manifest=manifest,
+            took_s=int(self.ground.clock().timestamp()) - record.began,
+            soaked_s=record.soaked_s,
+            state=record.state,
+            detail=record.detail,
+            log=self.log or self.ground.supervisor.tail(record.app, limits.LOG_TAIL_BYTES),
+        )
+
+
+def explain(problem: Exception, state: State) -> dict[str, object]:
+    """Return reason and detail of a bad end, as the record keeps them."""
+    reason: Word = "internal"
+    word = problem.reason if isinstance(problem, EmbrasureError) else ""
+    known: tuple[Word, ...] = (
+        "probe",
+        "crash-loop",
+        "hook",
+        "start",
+        "no-space",
+        "no-target",
+        "turn",
+    )
+    for name in known:
+        if word == name:
+            reason = name
+    if reason == "internal" and state is State.FETCHING:
+        reason = "fetch"
+    elif reason == "internal" and state in HARMLESS and word:
+        reason = "trust"
+    text = cleaned(shown(str(problem), 300).encode(), limit=380).replace("\n", " ")
+    return {"reason": reason, "detail": text or type(problem).__name__}

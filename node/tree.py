@@ -1,0 +1,204 @@
+"""Builds a release folder from blobs, durable before it has its name, and compares one with its
+manifest to the last file, mode and link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from embrasure.bundle.manifest import Entry, Manifest
+from embrasure.bundle.store import BlobStore
+from embrasure.errors import Damaged, NotFound, Refused
+from embrasure.fs import Folder
+
+STAGING = ".tmp-"
+_FOLDER_MODE = 0o555
+_DOCUMENT_MODE = 0o444
+
+What = Entry | bytes | None  # an entry, a document's bytes, or a folder
+Listing = dict[str, dict[str, What]]  # folder -> name -> what must be there
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Drift:
+    """One path that is not as its manifest says. `what`: one word."""
+
+    path: str
+    what: str
+
+
+def staging_name(tx: str) -> str:
+    """Return the name under which a release is built."""
+    return f"{STAGING}{tx}"
+
+
+def folders_of(manifest: Manifest) -> list[str]:
+    """Return every folder of the release, parents first."""
+    found = {entry.path for entry in manifest.files if entry.kind == "dir"}
+    for entry in manifest.files:
+        parts = entry.path.split("/")[:-1]
+        found.update("/".join(parts[:length]) for length in range(1, len(parts) + 1))
+    return sorted(found)
+
+
+def build(
+    releases: Folder,
+    *,
+    tx: str,
+    manifest: Manifest,
+    documents: Mapping[str, bytes],
+    blobs: BlobStore,
+) -> None:
+    """The staging folder of `tx` holds the whole release, on disk and read back.
+
+    documents: files beside `code/` and `config/`, byte for byte
+    Raises Damaged (a blob is not what its name says, or the disk lost bytes), Failed (`no-space`).
+    Nothing of it runs: the folder has no name that `current` could ever point to.
+    """
+    name = staging_name(tx)
+    if releases.has(name):
+        releases.remove_tree(name)
+    with releases.mkdir(name, mode=0o700) as staging:
+        for path in folders_of(manifest):
+            parent, _, last = path.rpartition("/")
+            with _inside(staging, parent) as folder:
+                folder.mkdir(last, mode=0o700).close()
+        for entry in manifest.files:
+            if entry.kind == "file":
+                _copy(staging, entry, blobs)
+        for entry in manifest.files:
+            if entry.kind == "link":
+                parent, _, last = entry.path.rpartition("/")
+                with _inside(staging, parent) as folder:
+                    folder.symlink(entry.target or "", last)
+        for document, raw in documents.items():
+            staging.write(document, [raw], mode=_DOCUMENT_MODE)
+        for path in reversed(folders_of(manifest)):
+            with staging.child(path) as folder:
+                folder.chmod(_FOLDER_MODE)
+        staging.chmod(_FOLDER_MODE)
+        # One sync for all; an error fails the install, since a second sync would lie.
+        staging.syncfs()
+        check_built(staging, manifest, documents)
+
+
+def check_built(staging: Folder, manifest: Manifest, documents: Mapping[str, bytes]) -> None:
+    """Return only when what was written reads back as the manifest says; raises Damaged."""
+    drifts = list(compare(staging, manifest, documents, deep=True))
+    if drifts:
+        raise Damaged(
+            str(staging.path),
+            expected="the files that were just written",
+            got=f"{drifts[0].path}: {drifts[0].what} (and {len(drifts) - 1} more)",
+            untouched="the release that runs",
+            reason="damaged",
+        )
+
+
+def name_release(releases: Folder, *, tx: str, release: str) -> None:
+    """The staged release has its name, on disk; one that has it already must be the same."""
+    if releases.has(release):
+        releases.remove_tree(staging_name(tx))
+    else:
+        releases.rename(staging_name(tx), releases, release)
+    releases.fsync()
+
+
+def _inside(folder: Folder, path: str) -> Folder:
+    return folder.child(path) if path else Folder(os.dup(folder.fd), folder.path)
+
+
+def _copy(staging: Folder, entry: Entry, blobs: BlobStore) -> None:
+    parent, _, last = entry.path.rpartition("/")
+    with _inside(staging, parent) as folder:
+        found = folder.write(
+            last, blobs.read(entry.sha256), mode=int(entry.mode, 8), limit=entry.length
+        )
+    if found != entry.sha256:
+        raise Damaged(f"blob {entry.sha256}", expected="its own bytes", got=found,
+                      reason="bad-hash")  # fmt: skip
+
+
+def compare(
+    folder: Folder, manifest: Manifest, documents: Mapping[str, bytes], *, deep: bool
+) -> Iterator[Drift]:
+    """Yield every difference between a release folder and its manifest.
+
+    deep: hash every file; else type, mode, owner, length and link targets only.
+    """
+    wanted: dict[str, What] = dict.fromkeys(folders_of(manifest))
+    wanted.update({entry.path: entry for entry in manifest.files if entry.kind != "dir"})
+    wanted.update(documents)
+    listed: Listing = {path: {} for path, what in wanted.items() if what is None}
+    listed[""] = {}
+    for path, what in wanted.items():
+        parent, _, name = path.rpartition("/")
+        listed[parent][name] = what
+    yield from _compare_folder(folder, "", listed, deep)
+
+
+def _compare_folder(folder: Folder, path: str, listed: Listing, deep: bool) -> Iterator[Drift]:
+    if _mode(os.fstat(folder.fd)) != _FOLDER_MODE:
+        yield Drift(path or ".", "mode")
+    prefix = f"{path}/" if path else ""
+    names, wanted = folder.list(), listed[path]
+    yield from (Drift(f"{prefix}{name}", "missing") for name in sorted(set(wanted) - set(names)))
+    yield from (Drift(f"{prefix}{name}", "extra") for name in sorted(set(names) - set(wanted)))
+    for name in (name for name in names if name in wanted):
+        full, what = f"{prefix}{name}", wanted[name]
+        if what is not None:
+            yield from _compare_one(folder, name, full, what, deep)
+        elif not stat.S_ISDIR(folder.stat(name).st_mode):
+            yield Drift(full, "type")
+        else:
+            with folder.child(name) as child:
+                yield from _compare_folder(child, full, listed, deep)
+
+
+def _compare_one(
+    folder: Folder, name: str, full: str, what: Entry | bytes, deep: bool
+) -> Iterator[Drift]:
+    found = folder.stat(name)
+    if found.st_uid != os.geteuid():
+        yield Drift(full, "owner")
+    if isinstance(what, Entry) and what.kind == "link":
+        if not stat.S_ISLNK(found.st_mode):
+            yield Drift(full, "type")
+        elif folder.readlink(name) != what.target:
+            yield Drift(full, "link")
+        return
+    if not stat.S_ISREG(found.st_mode):
+        yield Drift(full, "type")
+        return
+    is_entry = isinstance(what, Entry)
+    mode = int(what.mode, 8) if isinstance(what, Entry) else _DOCUMENT_MODE
+    length = what.length if isinstance(what, Entry) else len(what)
+    if _mode(found) != mode:
+        yield Drift(full, "mode")
+    if found.st_size != length or (
+        (deep or not is_entry) and hash_file(folder, name) != _digest(what)
+    ):
+        yield Drift(full, "content")
+
+
+def _digest(what: Entry | bytes) -> str:
+    return what.sha256 if isinstance(what, Entry) else hashlib.sha256(what).hexdigest()
+
+
+def hash_file(folder: Folder, name: str) -> str:
+    """Return the SHA-256 of a file, read in pieces; "" when it cannot be read."""
+    hashed = hashlib.sha256()
+    try:
+        for piece in folder.pieces(name):
+            hashed.update(piece)
+    except (NotFound, Refused):
+        return ""
+    return hashed.hexdigest()
+
+
+def _mode(found: os.stat_result) -> int:
+    return stat.S_IMODE(found.st_mode)
