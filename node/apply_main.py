@@ -1,0 +1,60 @@
+"""The apply process: holds the receipt key, verifies, installs, runs the apps. It has no network.
+
+It never imports gRPC, HTTP or TLS: bytes from outside reach it through pipes that fetch fills.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from embrasure import clock
+from node import service
+from node.accept import Acceptor
+from node.config import load_config
+from node.desk import Desk
+from node.identity import load_identity
+from node.ipc import SOCKET, Listener
+from node.paths import Paths
+from node.records import NodeRecords
+from node.supervisor import Supervisor
+
+
+@contextmanager
+def opened(paths: Paths) -> Iterator[Acceptor]:
+    """Yield the one Acceptor of this node; raises Unavailable (`busy`) while another has it.
+
+    At the end every app that it started is stopped.
+    """
+    config, identity = load_config(paths), load_identity(paths)
+    with closing(Supervisor(paths)) as supervisor:
+        acceptor = Acceptor(paths, config, identity, supervisor, clock=clock.now)
+        with closing(acceptor):
+            yield acceptor
+
+
+def run(paths: Paths, stop: threading.Event) -> None:
+    """Installs are taken until `stop` is set; what was committed runs from the start on."""
+    with opened(paths) as acceptor, closing(Listener(paths.run, SOCKET)) as listener:
+        records = NodeRecords(paths)
+        desk = Desk(acceptor, records, allowed=frozenset({os.geteuid()}))
+        serving = threading.Thread(target=desk.serve, args=(listener, stop), daemon=True)
+        serving.start()
+        # Status answers at once; orders wait until what a crash left is finished or undone.
+        desk.alone(acceptor.recover)
+        stop.wait()
+        serving.join()
+
+
+def main() -> int:
+    """The apply process of the prefix in the arguments, until SIGTERM."""
+    prefix, parent = service.arguments(sys.argv[1:])
+    return service.run("apply", parent, lambda stop: run(Paths(Path(prefix)), stop))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

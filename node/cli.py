@@ -1,0 +1,192 @@
+"""The verbs of one node: make it, enrol it, run it, look at it, feed it from a stick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import click
+
+from embrasure.command import Common, common
+from embrasure.errors import EmbrasureError
+
+F = TypeVar("F", bound=Callable[..., object])
+# Finer than the other commands' codes: scripts on a host tell these apart.
+EXITS = (
+    "Exit codes: 0 committed or nothing to do, 1 internal error, 2 usage, 10 rejected (trust, "
+    "path, schema), 11 rejected (stale, replay, quarantined, denied), 20 rolled back, 21 degraded, "
+    "30 no space, 31 busy, 32 waiting (gate, turn, hold), 40 drift, 50 source unreachable, "
+    "51 agent not running, 60 secret or sandbox missing; 0-5 as elsewhere under --plain-exit."
+)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def node_options(function: F) -> F:
+    """The verb takes `--root`."""
+    option = click.option(
+        "--root",
+        "prefix",
+        default="/",
+        metavar="PREFIX",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where the node lives; / in production.",
+    )
+    return option(function)
+
+
+def plain_option(function: F) -> F:
+    """The verb takes `--plain-exit`."""
+    return click.option(
+        "--plain-exit", is_flag=True, help="Exit codes 0-5 as of every other command."
+    )(function)
+
+
+@contextmanager
+def _finer(plain_exit: bool) -> Iterator[None]:
+    """An error ends the verb with the node's own exit code."""
+    from node import exits
+
+    try:
+        yield
+    except EmbrasureError as problem:
+        if not plain_exit:
+            problem.exit_code = exits.exit_of_error(problem)
+        raise
+
+
+@click.command()
+@node_options
+@click.option("--env", required=True, help="The environment it belongs to.")
+@click.option("--mode", required=True, type=click.Choice(["push", "pull"]), help="Who dials.")
+@click.option("--domain", required=True, help="The TLS trust domain, as in `pki init`.")
+@click.option("--anchor", required=True, type=FILE, help="anchor.json of the security team.")
+@click.option("--id", "node", default="", metavar="ID", help="A node id; default: a random one.")
+@click.option("--listen", default="127.0.0.1:0", show_default=True, help="Push: where to listen.")
+@click.option("--mirror", "mirrors", multiple=True, metavar="NAME=HOST:PORT", help="Pull: ask it.")
+@click.option("--letterbox", metavar="NAME=HOST:PORT", help="Pull: where receipts are posted.")
+@click.option("--poll", "poll_s", default=60, show_default=True, help="Pull: seconds at most.")
+@common
+def node_init(
+    common: Common,
+    prefix: Path,
+    env: str,
+    mode: Literal["push", "pull"],
+    domain: str,
+    anchor: Path,
+    node: str,
+    listen: str,
+    mirrors: Sequence[str],
+    letterbox: str | None,
+    poll_s: int,
+) -> None:
+    """Make a node's keys here and print its statement for the security team.
+
+    \b
+    Examples:
+      embrasure node init --root /srv/n1 --env prod --mode push --domain corp --anchor anchor.json
+    """
+    from node.paths import Paths
+    from node.setup import Wish, make_node, parse_server
+
+    wish = Wish(
+        env=env, mode=mode, domain=domain, anchor=anchor, node=node, listen=listen, poll_s=poll_s,
+        mirrors=tuple(parse_server(one) for one in mirrors),
+        letterbox=parse_server(letterbox) if letterbox else None,
+    )  # fmt: skip
+    made = make_node(Paths(prefix.resolve()), wish)
+    common.say(f"node {made.node}; carry {made.path} to `embrasure pki enrol`")
+    statement = made.statement.decode("ascii")
+    found = {"node": made.node, "fleet": made.root_id, "path": str(made.path)}
+    common.emit("embrasure.node.init/1", {**found, "statement": statement}, statement)
+
+
+@click.command()
+@node_options
+@click.argument("answer", type=FILE)
+@common
+def node_enrol(common: Common, prefix: Path, answer: Path) -> None:
+    """Take the security team's answer to this node's statement.
+
+    \b
+    Examples:
+      embrasure node enrol --root /srv/n1 enrolled.json
+    """
+    from node.paths import Paths
+    from node.setup import enrol
+
+    found = enrol(Paths(prefix.resolve()), answer)
+    body = {"node": found.node, "env": found.env, "epoch": found.epoch, "domain": found.tls.domain}
+    common.emit(
+        "embrasure.node.enrol/1", body, f"node {found.node} of {found.env} is enrolled, once its "
+        "first refresh has checked who signed that",
+    )  # fmt: skip
+
+
+@click.command(epilog=EXITS)
+@node_options
+@common
+def node_run(common: Common, prefix: Path) -> None:
+    """Run the node: apply and fetch as two processes, started again when they end.
+
+    \b
+    Examples:
+      embrasure node run --root /srv/n1
+    """
+    from node import run, service
+    from node.paths import Paths
+
+    service.logged("node")
+    paths = Paths(prefix.resolve())
+    with _finer(plain_exit=False):
+        run.run(paths, service.stopping())
+
+
+@click.command(epilog=EXITS)
+@node_options
+@plain_option
+@click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@common
+def node_apply(common: Common, prefix: Path, path: Path, plain_exit: bool) -> int:
+    """Install from a repository folder, such as a USB stick; the same checks as from a server.
+
+    \b
+    Examples:
+      embrasure node apply --root /srv/n1 /media/stick/repository
+    """
+    from node import exits, show, stick
+    from node.paths import Paths
+
+    with _finer(plain_exit):
+        answers = stick.apply_folder(Paths(prefix.resolve()), path, common.say)
+    code = exits.worst(answers)
+    code = exits.plain(code) if plain_exit else code
+    common.emit(
+        "embrasure.node.apply/1", show.answers_json(answers, code), show.answers_text(answers)
+    )
+    return code
+
+
+@click.command(epilog=EXITS)
+@node_options
+@plain_option
+@common
+def node_status(common: Common, prefix: Path, plain_exit: bool) -> int:
+    """Show what runs here; answers from disk when the agent does not run (exit 51).
+
+    \b
+    Examples:
+      embrasure node status --root /srv/n1 --json
+    """
+    from node import exits, show
+    from node.paths import Paths
+
+    state, is_running = show.look(Paths(prefix.resolve()))
+    common.emit(
+        "embrasure.node.status/1",
+        show.state_json(state, is_running=is_running),
+        show.state_text(state, is_running=is_running),
+    )
+    code = exits.DONE if is_running else exits.NOT_RUNNING
+    return exits.plain(code) if plain_exit else code

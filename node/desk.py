@@ -1,0 +1,157 @@
+"""Where apply takes conversations: one install at a time, questions at any time.
+
+Whoever asks, the same door answers; a peer that goes away in the middle changes nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from logging import getLogger
+from typing import Protocol
+
+from embrasure.errors import EmbrasureError, Failed
+from embrasure.trust.source import Source
+from node.accept import Answer
+from node.asking import IpcReport, IpcSource
+from node.ground import Report
+from node.ipc import Channel, Listener
+from node.messages import (
+    AnswerNote,
+    Done,
+    FromFetch,
+    Message,
+    OrderAsk,
+    OutboxAsk,
+    PollAsk,
+    PostedAsk,
+    PostNote,
+    StateNote,
+    StatusAsk,
+    failure_of,
+    sentence,
+    unpack,
+)
+
+LOG = getLogger(__name__)
+CONVERSATIONS = 16  # at once; one more is hung up on
+_FIRST_WORD_SECONDS = 10.0
+_LOOK_SECONDS = 0.1  # between looks whether to stop
+
+
+class Door(Protocol):
+    """The one door of all installs (`node.accept.Acceptor`)."""
+
+    def order(self, envelope: bytes, source: Source, report: Report) -> Answer:
+        """Obey a gateway's order, if it holds."""
+        ...
+
+    def poll(self, source: Source, report: Report) -> list[Answer]:
+        """Install what the source has for this node, if it holds."""
+        ...
+
+
+class Records(Protocol):
+    """What can be read of this node while an install runs."""
+
+    def state(self) -> StateNote:
+        """Where the node stands."""
+        ...
+
+    def posts(self, limit: int) -> list[PostNote]:
+        """The oldest receipts that no letterbox has taken."""
+        ...
+
+    def posted(self, rseq: int) -> None:
+        """A letterbox or the gateway has taken this receipt."""
+        ...
+
+
+class Desk:
+    """Serves conversations, each in a thread of its own."""
+
+    def __init__(self, door: Door, records: Records, *, allowed: frozenset[int]) -> None:
+        self._door, self._records, self._allowed = door, records, allowed
+        self._room = threading.BoundedSemaphore(CONVERSATIONS)
+        self._working = threading.Lock()
+
+    def serve(self, listener: Listener, stop: threading.Event) -> None:
+        """Conversations are taken until `stop` is set."""
+        while not stop.is_set():
+            channel = listener.accept(self._allowed, seconds=_LOOK_SECONDS)
+            if channel is None:
+                continue
+            if not self._room.acquire(blocking=False):
+                channel.close()
+                continue
+            threading.Thread(target=self._converse, args=(channel,), daemon=True).start()
+
+    def alone(self, work: Callable[[], None]) -> None:
+        """`work` is done while every order is answered `wait busy`."""
+        with self._working:
+            work()
+
+    def _converse(self, channel: Channel[FromFetch]) -> None:
+        try:
+            with channel, suppress(EmbrasureError):  # the peer is gone: nobody to tell
+                channel.send(self._last_word(channel))
+        finally:
+            self._room.release()
+
+    def _last_word(self, channel: Channel[FromFetch]) -> Message:
+        try:
+            self._answer(channel, channel.receive(seconds=_FIRST_WORD_SECONDS))
+        except EmbrasureError as problem:
+            LOG.warning("%s [%s]", problem, problem.word)
+            return failure_of(problem)
+        except Exception:
+            LOG.exception("a conversation failed")
+            return failure_of(Failed("apply", expected="an answer", got="an internal error"))
+        return Done()
+
+    def _answer(self, channel: Channel[FromFetch], ask: FromFetch) -> None:
+        report = IpcReport(channel)
+        match ask:
+            case OrderAsk() | PollAsk():
+                self._work(channel, ask, report)
+            case StatusAsk():
+                channel.send(self._records.state())
+            case OutboxAsk():
+                for post in self._records.posts(ask.limit):
+                    channel.send(post)
+            case PostedAsk():
+                self._records.posted(ask.rseq)
+            case _:
+                raise Failed("ipc", expected="a question", got=type(ask).__name__)
+
+    def _work(
+        self, channel: Channel[FromFetch], ask: OrderAsk | PollAsk, report: IpcReport
+    ) -> None:
+        if not self._working.acquire(blocking=False):
+            report.tell(AnswerNote(kind="wait", reason="busy", app="", floor=0))
+            return
+        try:
+            source = IpcSource(channel)
+            if isinstance(ask, OrderAsk):
+                answers = [self._door.order(unpack(ask.envelope), source, report)]
+            else:
+                answers = self._door.poll(source, report)
+        finally:
+            self._working.release()
+        for answer in answers:
+            tell(report, answer)
+
+
+def tell(report: IpcReport, answer: Answer) -> None:
+    """Fetch knows `answer` and every receipt in it that it did not hear before."""
+    for signed, body in answer.receipts:
+        report.receipt(signed, body)
+    report.tell(note_of(answer))
+
+
+def note_of(answer: Answer) -> AnswerNote:
+    """Return the message that carries `answer`."""
+    return AnswerNote(
+        kind=answer.kind, reason=sentence(answer.reason), app=answer.app, floor=answer.floor
+    )

@@ -1,0 +1,81 @@
+"""`embrasure node apply PATH`: a repository folder as the source of one look; the same door.
+
+The running agent's apply does it; when none runs, this process is the node's apply for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from embrasure.errors import Misuse, Unavailable
+from embrasure.trust.folder import FolderSource
+from node.answering import converse
+from node.apply_main import opened
+from node.desk import note_of
+from node.ipc import to_apply
+from node.messages import AnswerNote, PollAsk, ProgressNote, ReceiptNote
+from node.paths import Paths
+
+Say = Callable[[str], None]
+
+
+class States:
+    """Says each state of an install once."""
+
+    def __init__(self, say: Say) -> None:
+        self._say, self._last = say, ""
+
+    def tell(self, state: str) -> None:
+        """`state` was said, if it is news."""
+        if state != self._last:
+            self._last = state
+            self._say(state)
+
+
+class Hears:
+    """What apply says over the socket."""
+
+    def __init__(self, states: States) -> None:
+        self._states = states
+
+    def receipt(self, note: ReceiptNote) -> None:
+        """The receipt waits in the outbox."""
+
+    def progress(self, note: ProgressNote) -> None:
+        """One line for each state."""
+        self._states.tell(note.state)
+
+
+class Reports:
+    """What an Acceptor in this process says."""
+
+    def __init__(self, states: States) -> None:
+        self._states = states
+
+    def receipt(self, signed: bytes, body: bytes) -> None:
+        """The receipt waits in the outbox."""
+
+    def progress(self, state: str, done: int, total: int) -> None:
+        """One line for each state."""
+        self._states.tell(state)
+
+
+def apply_folder(paths: Paths, folder: Path, say: Say) -> list[AnswerNote]:
+    """Return what became of each app after one look into the repository at `folder`."""
+    if not (folder / "metadata").is_dir():
+        raise Misuse(str(folder), expected="a repository: a folder with metadata/", got="another")
+    source, states = FolderSource(folder), States(say)
+    try:
+        channel = to_apply(paths)
+    except Unavailable as absent:
+        if absent.reason != "agent-not-running":
+            raise
+    else:
+        with channel:
+            return converse(channel, PollAsk(), source, Hears(states)).answers
+    with opened(paths) as acceptor:
+        acceptor.recover()
+        answers = [note_of(answer) for answer in acceptor.poll(source, Reports(states))]
+    say("no agent runs here, so the apps are stopped again: embrasure node run")
+    return answers

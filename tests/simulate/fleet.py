@@ -1,0 +1,159 @@
+"""Real nodes in a simulated fleet: made and enrolled as a person would, in folders of a test.
+
+The repository, the certificate authority and the gateway's keys are in memory; the node's own keys
+are made by the product and stay in its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from nacl.public import PrivateKey
+from nacl.signing import SigningKey
+
+from embrasure import limits
+from embrasure.clock import write_time
+from embrasure.trust import dsse, layout
+from embrasure.trust.directory import Enrolled, Floors, TlsBundle
+from embrasure.trust.documents import digest, write
+from embrasure.trust.gate import Gate
+from embrasure.trust.order import Order
+from embrasure.trust.plan import Plan
+from node.config import Server
+from node.identity import load_identity
+from node.paths import Paths
+from node.setup import Wish, enrol, make_node
+from tests.simulate.authority import Authority, der_text
+from tests.simulate.nodes import SimNode, fixed_node_id
+from tests.simulate.push import SimGateway
+from tests.simulate.repository import SimRepository
+
+ENV, APP, GATEWAY = "dev", "shop", "g1"
+
+
+@dataclass(frozen=True, slots=True)
+class RealNode:
+    """A node of the product in its folder, and how the directory lists it."""
+
+    paths: Paths
+    listed: SimNode
+
+    @property
+    def id(self) -> str:
+        """The node's id."""
+        return self.listed.id
+
+    @property
+    def port(self) -> int:
+        """Where the running push node listens."""
+        return int(json.loads((self.paths.run / "ports.json").read_text())["push"])
+
+
+class SimFleet:
+    """One repository, one authority, and the nodes that were made in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = Authority()
+        self.repository = SimRepository(ENV)
+        self.repository.set_bundle(self.bundle())
+        self.repository.add_app(APP)
+        self.repository.publish()
+        self.nodes: list[RealNode] = []
+        self._oseq = 0
+
+    def bundle(self) -> TlsBundle:
+        """Return the TLS bundle of the authority."""
+        members = {"v": 1, "type": "tls", "root": self.repository.root_id, "env": ENV}
+        found = {**members, **self.authority.tls_members(), "gateways": (GATEWAY,)}
+        return TlsBundle(**found)  # type: ignore[arg-type]  # members by name
+
+    def make(
+        self,
+        name: str,
+        *,
+        mode: Literal["push", "pull"] = "push",
+        port: int,
+        mirrors: tuple[Server, ...] = (),
+        letterbox: Server | None = None,
+    ) -> RealNode:
+        """Return a new enrolled node whose owner lets the app run on `port`."""
+        prefix = self.folder / name
+        paths, anchor = Paths(prefix), self.folder / "anchor.json"
+        anchor.write_bytes(self.repository.anchor)
+        wish = Wish(
+            env=ENV, mode=mode, domain=self.authority.domain, anchor=anchor, mirrors=mirrors,
+            letterbox=letterbox, poll_s=1, node=fixed_node_id(len(self.nodes)),
+        )  # fmt: skip
+        make_node(paths, wish)
+        (paths.apps / f"{APP}.toml").write_text(
+            f'ports = {{ web = {port} }}\ninterpreters = {{ python3 = "/usr/bin/python3" }}\n'
+        )
+        node = RealNode(paths, listed(paths))
+        self.nodes.append(node)
+        self.repository.add_node(node.listed)
+        self.repository.publish()
+        answer = self.folder / f"{name}.enrolled.json"
+        answer.write_bytes(self.enrolled(node))
+        enrol(paths, answer)
+        return node
+
+    def enrolled(self, node: RealNode) -> bytes:
+        """Return the security team's signed answer to a node's statement."""
+        repository, identity = self.repository, load_identity(node.paths)
+        chain: tuple[str, ...] = ()
+        if identity.mode == "push":
+            key = serialization.load_pem_private_key(identity.tls_key_pem, None)
+            if not isinstance(key, ec.EllipticCurvePrivateKey):
+                raise TypeError("a node's TLS key is P-256")
+            leaf = self.authority.leaf("node", node.id, key=key)
+            chain = (der_text(leaf.certificate),)
+        answer = Enrolled(
+            v=1, type="enrolled", root=repository.root_id, env=ENV, node=node.id, epoch=1,
+            floors=Floors(
+                root=1,
+                targets=repository.versions[layout.TARGETS],
+                fleet=repository.versions[layout.fleet_role(ENV)],
+                revocations=repository.versions[layout.REVOCATIONS],
+                seq={},
+                time=write_time(repository.clock() - timedelta(hours=1)),
+            ),
+            tls=self.bundle(), chain=chain,
+        )  # fmt: skip
+        return dsse.seal("enrolled", write(answer), repository.holders[0])
+
+    def gateway(self, node: RealNode) -> SimGateway:
+        """Return a gateway that dials `node` and serves what is published now."""
+        return SimGateway(self.authority, self.repository.files, port=node.port, node=node.id)
+
+    def order(self, node: RealNode, plan: Plan, gate: Gate, *, oseq: int | None = None) -> bytes:
+        """Return the gateway's signed order for `node`, with the next number."""
+        self._oseq = oseq or self._oseq + 1
+        at = self.repository.clock()
+        order = Order(
+            v=1, type="order", root=self.repository.root_id, env=ENV, node=node.id, node_epoch=1,
+            app=plan.app, plan=digest(plan), gate=digest(gate), action="apply", tx=None,
+            node_nonce=None, oseq=self._oseq, nonce=secrets.token_hex(16), issued=write_time(at),
+            expires=write_time(at + timedelta(seconds=limits.ORDER_SECONDS)),
+        )  # fmt: skip
+        signer = self.repository.signers[layout.gates_role(ENV)][0]
+        return dsse.seal("order", write(order), signer)
+
+
+def listed(paths: Paths) -> SimNode:
+    """Return the directory's view of the node in `paths`, with its own keys."""
+    identity = load_identity(paths)
+    return SimNode(
+        id=identity.node,
+        env=identity.env,
+        mode=identity.mode,
+        signing=SigningKey(bytes(identity.receipt_key)),
+        seal=PrivateKey(bytes(identity.seal_key)),
+    )

@@ -1,0 +1,158 @@
+"""A gateway's end of the push stream: dials a node for real, offers an order, serves its wants.
+
+Honest by default. `cut` breaks the line in the middle of a file; `data` may say other things.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from embrasure import limits
+from embrasure.net.credentials import channel
+from embrasure.wire import node_pb2 as wire
+from embrasure.wire import node_pb2_grpc
+from tests.simulate.authority import Authority, Leaf
+
+Serve = Callable[[wire.Want], Iterable[wire.FromGateway]]
+
+
+@dataclass
+class Said:
+    """All that a node said on one stream, and how the call ended."""
+
+    wants: list[wire.Want] = field(default_factory=list)
+    receipts: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+    progress: list[str] = field(default_factory=list)
+    code: grpc.StatusCode | None = None
+    details: str = ""
+    is_cut: bool = False
+
+    def offsets(self, path: str) -> list[int]:
+        """Return the offsets from which `path` was wanted."""
+        return [want.offset for want in self.wants if want.path == path]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Break the line after `after` bytes of `path`."""
+
+    path: str
+    after: int
+
+
+class CutOff(Exception):
+    """The line breaks here."""
+
+
+def pieces(files: Mapping[str, bytes], want: wire.Want) -> Iterator[wire.FromGateway]:
+    """Yield what an honest gateway answers to `want` out of `files`."""
+    data = files.get(want.path)
+    status = "ok"
+    if data is None:
+        data, status = b"", "not_found"
+    elif len(data) - want.offset > want.limit:
+        data, status = b"", "refused"
+    found = memoryview(data)[want.offset :]
+    for start in range(0, len(found), limits.FRAME_BODY_BYTES):
+        body = bytes(found[start : start + limits.FRAME_BODY_BYTES])
+        yield wire.FromGateway(data=wire.Data(want=want.id, offset=want.offset + start, body=body))
+    yield wire.FromGateway(end=wire.End(want=want.id, status=status, length=len(found)))
+
+
+class SimGateway:
+    """A gateway that dials one node."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        files: Mapping[str, bytes],
+        *,
+        port: int,
+        node: str,
+        leaf: Leaf | None = None,
+    ) -> None:
+        self.authority, self.files, self.port, self.node = authority, files, port, node
+        self.leaf = leaf or authority.leaf("gateway", "g1")
+
+    def channel(self) -> grpc.aio.Channel:
+        """Return a new channel to the node."""
+        return channel(
+            f"127.0.0.1:{self.port}",
+            role="node",
+            name=self.node,
+            domain=self.authority.domain,
+            issuer_pems=self.authority.issuer_pem("node"),
+            key_pem=self.leaf.key_pem,
+            chain_pem=self.leaf.chain_pem,
+        )
+
+    async def order(
+        self,
+        envelope: bytes,
+        *,
+        cut: Cut | None = None,
+        serve: Serve | None = None,
+        until: Callable[[Said], bool] | None = None,
+    ) -> Said:
+        """Return what the node said to the order, after it ended the call or the line broke.
+
+        until: hang up as soon as it is true.
+        """
+        said = Said()
+        async with self.channel() as open_channel:
+            stub: Any = node_pb2_grpc.NodeStub(open_channel)
+            call = stub.Order(timeout=50)
+            try:
+                await call.write(wire.FromGateway(offer=wire.Offer(order=envelope)))
+                while (message := await call.read()) is not grpc.aio.EOF:
+                    await self._answer(call, message, said, cut=cut, serve=serve)
+                    if until is not None and until(said):
+                        raise CutOff
+                said.code = await call.code()
+            except CutOff:
+                said.is_cut = True
+                call.cancel()
+            except grpc.aio.AioRpcError as problem:
+                said.code, said.details = problem.code(), problem.details() or ""
+            except asyncio.InvalidStateError:  # a write after the node ended the call
+                said.code, said.details = await call.code(), await call.details()
+        return said
+
+    async def _answer(
+        self, call: Any, message: Any, said: Said, *, cut: Cut | None, serve: Serve | None
+    ) -> None:
+        match message.WhichOneof("kind"):
+            case "want":
+                said.wants.append(message.want)
+                answers = serve(message.want) if serve else pieces(self.files, message.want)
+                for answer in answers:
+                    await call.write(answer)
+                    check_cut(cut, message.want, answer)
+            case "receipt":
+                said.receipts.append(message.receipt.signed)
+                said.bodies.append(message.receipt.body)
+            case "refusal":
+                said.refusals.append((message.refusal.kind, message.refusal.reason))
+            case "progress":
+                said.progress.append(message.progress.state)
+
+    async def status(self) -> Any:
+        """Return the node's answer to Status."""
+        async with self.channel() as open_channel:
+            stub: Any = node_pb2_grpc.NodeStub(open_channel)
+            return await stub.Status(wire.StatusRequest(), timeout=20)
+
+
+def check_cut(cut: Cut | None, want: wire.Want, answer: wire.FromGateway) -> None:
+    """Raise CutOff when the line is to break after this answer."""
+    if cut is not None and want.path == cut.path and answer.WhichOneof("kind") == "data":
+        end = answer.data.offset + len(answer.data.body)
+        if end >= cut.after:
+            raise CutOff
