@@ -124,7 +124,8 @@ def create(
     check_pair(key, chain, what="TLS")
     load_certificates(issuer, what="gateway issuer")
     paths = Paths(root)
-    with Folder.open(root, create=True) as folder:
+    # Another user's web server may pass through to `public`, and list nothing on the way.
+    with Folder.open(root, create=True, mode=0o711) as folder:
         if folder.has(config_name(config.kind)):
             raise Refused(
                 str(root), expected="a folder without a mirror", got="one", reason="exists"

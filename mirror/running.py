@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from embrasure import limits
 from embrasure.clock import Clock
 from embrasure.errors import EmbrasureError
-from embrasure.fs import lock, read_file, replace_file
+from embrasure.fs import Folder, lock, read_file, replace_file
 from embrasure.net.authorize import Table
 from embrasure.net.certificates import load_certificates
 from embrasure.net.credentials import ServerKeys
@@ -29,6 +29,7 @@ from mirror.config import Config, Paths, load_pair
 from mirror.listener import HttpsListener, split_address, tls_context
 
 LOG = logging.getLogger(__name__)
+PORTS = "ports.json"
 _RELOAD_SECONDS = 60.0
 
 
@@ -73,6 +74,8 @@ async def listening(
 
     second: the name of the HTTPS port there (`read`, `post`).
     """
+    # The ports of an earlier run must send nobody to another process.
+    remove_ports(paths)
     keys = ServerKeys(load_pair(paths), holder, roles=["gateway"])
     server: grpc.aio.Server = build_server(services, table, holder, clock=clock)
     https = HttpsListener(app, tls_context(paths.tls_key, paths.tls_chain))
@@ -80,15 +83,22 @@ async def listening(
     await server.start()
     try:
         ports = {"ingest": port, second: await https.start(*split_address(config.read))}
-        replace_file(paths.root, "ports.json", json.dumps(ports).encode("ascii"), mode=0o644)
+        replace_file(paths.root, PORTS, json.dumps(ports).encode("ascii"), mode=0o644)
         reload = asyncio.create_task(renew(paths, keys, https))
         try:
             yield ports
         finally:
             reload.cancel()
+            remove_ports(paths)
             await https.stop()
     finally:
         await server.stop(limits.STOP_SECONDS / 10)
+
+
+def remove_ports(paths: Paths) -> None:
+    """No file names the ports of this service."""
+    with Folder.open(paths.root) as folder:
+        folder.unlink(PORTS, missing_ok=True)
 
 
 async def renew(paths: Paths, keys: ServerKeys, https: HttpsListener) -> None:
