@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from embrasure.errors import Misuse, Refused
 from embrasure.fs import Folder
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.documents import write
+from embrasure.trust.layout import check_app
+
+_VERSION = re.compile(r"[A-Za-z0-9.+_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,9 @@ def _manifest(found: AppFile, tree: Tree, *, app: str | None, version: str | Non
             got="neither a flag nor a key in app.toml",
             hint=f"add `{missing} = ...` to app.toml, or --{missing}",
         )
-    return describe(found, app=name, version=number, files=tree.entries)
+    if not _VERSION.fullmatch(number):
+        raise Misuse("release", expected="a version of A-Z a-z 0-9 . + _ -", got=number)
+    return describe(found, app=check_app(name), version=number, files=tree.entries)
 
 
 def write_bundle(built: Built, out: Path) -> bool:
