@@ -109,13 +109,19 @@ def delegated_names(targets: Targets) -> set[str]:
     return set(found.roles or {}) if found is not None else set()
 
 
-def problem_of(raw: bytes, role: str, targets: Targets, *, at: datetime) -> str:
-    """Return why nodes cannot use this file of a delegated role at `at`, empty when they can."""
+def has_threshold(raw: bytes, role: str, targets: Targets) -> bool:
+    """Return whether this file of a delegated role carries its threshold of signatures."""
     try:
         metadata = read_metadata(raw, Targets, role)
         targets.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
     except (RepositoryError, EmbrasureError, ValueError):
+        return False
+    return True
+
+
+def problem_of(raw: bytes, role: str, targets: Targets, *, at: datetime) -> str:
+    """Return why nodes cannot use this file of a delegated role at `at`, empty when they can."""
+    if not has_threshold(raw, role, targets):
         return "fewer valid signatures than its threshold"
-    if metadata.signed.is_expired(at):
-        return f"expired at {write_time(metadata.signed.expires)}"
-    return ""
+    signed = read_metadata(raw, Targets, role).signed
+    return f"expired at {write_time(signed.expires)}" if signed.is_expired(at) else ""

@@ -67,7 +67,7 @@ class Repository:
         self, folder: Path, *, state: Path, anchor: bytes, online: Online, clock: Clock = now
     ) -> None:
         self.folder, self.anchor = folder, anchor
-        self._state, self._online, self._clock = state, online, clock
+        self._state, self._online, self.clock = state, online, clock
         self._lock = threading.RLock()
         self._staged = _Staged({}, {}, {})
         self.client = TrustClient(state / "tuf", anchor, clock=clock)
@@ -98,12 +98,15 @@ class Repository:
 
     def role_file(self, role: str) -> bytes:
         """Return the published metadata file of `role`; raises NotFound."""
-        found = self.view().role(role)
-        if found is None:
+        version = self.published_version(role)
+        if version == 0:
             raise NotFound(role, expected="a published role", got="none")
-        return fs.read_file(
-            self.folder / layout.metadata_file(role, found.version), limit=form.limit_of(role)
-        )
+        return self._file({}, role, version)
+
+    def published_version(self, role: str) -> int:
+        """Return the version of `role` that is published, 0 for none."""
+        found = self._view.role(role) if self._view else None
+        return found.version if found else self._listed().get(role, 0)
 
     def gate_signer(self, env: str) -> Signer:
         """Return the key that signs gates and orders of `env`; raises Denied."""
@@ -186,8 +189,8 @@ class Repository:
                 for env in self._online.gates
             )
             # The snapshot grows old with the gates: both are signed again every day.
-            old = old or self._clock() - self._snapshot_made() >= GATES_EVERY
-            if old or self._clock() - (last.expires - TIMESTAMP_LIFE) >= TIMESTAMP_EVERY:
+            old = old or self.clock() - self._snapshot_made() >= GATES_EVERY
+            if old or self.clock() - (last.expires - TIMESTAMP_LIFE) >= TIMESTAMP_EVERY:
                 self._publish(snapshot=old)
                 return True
             return False
@@ -202,7 +205,7 @@ class Repository:
         files = dict(staged.files)
         listed = self._listed()
         roles = listed | staged.roles
-        at = self._clock()
+        at = self.clock()
         for env in self._due_gates(staged, roles):
             role = layout.gates_role(env)
             self._add_gates(files, roles, role, staged.gates.get(env, {}), at)
@@ -230,7 +233,7 @@ class Repository:
             return True
         raw = self._file({}, role, roles[role])
         made = form.read_metadata(raw, Targets, role).signed.expires - GATES_LIFE
-        at = self._clock()
+        at = self.clock()
         return at - made >= GATES_EVERY or bool(form.problem_of(raw, role, targets, at=at))
 
     def _add_gates(
@@ -280,7 +283,7 @@ class Repository:
     ) -> None:
         """Return only when a fresh node would accept all of it, each changed document included."""
         with tempfile.TemporaryDirectory(dir=self._state, prefix="check-") as folder:
-            client = TrustClient(Path(folder) / "tuf", self.anchor, clock=self._clock)
+            client = TrustClient(Path(folder) / "tuf", self.anchor, clock=self.clock)
             source = Overlay(files, self.source())
             view = client.refresh(source, roles=self._loadable(files, roles))
             for role in sorted(changed):
@@ -307,7 +310,7 @@ class Repository:
         problems = {}
         for name in sorted(set(names) & set(roles)):
             raw = self._file(files, name, roles[name])
-            problem = form.problem_of(raw, name, targets, at=self._clock())
+            problem = form.problem_of(raw, name, targets, at=self.clock())
             if problem:
                 problems[name] = problem
         self.problems = problems

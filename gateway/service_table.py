@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from embrasure.net.authorize import Table
+from embrasure.net.identity import Role
 
-_OPERATOR = frozenset({"operator"})
+_OPERATOR: frozenset[Role] = frozenset({"operator"})
 _METHODS = (
     "Whoami",
     "Overview",

@@ -1,0 +1,78 @@
+"""Where nodes, mirrors and letterboxes are dialled: plain rows that carry no right.
+
+Whoever answers at an address must still show the name that was dialled, and what it is sent
+verifies itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from sqlalchemy import delete, insert, select
+
+from embrasure import limits
+from embrasure.errors import Misuse
+from embrasure.net.identity import check_name
+from embrasure.trust import layout
+from embrasure.wire import admin_pb2 as wire
+from gateway import tables
+from gateway.audit import Journal
+from gateway.database import Database
+
+KINDS = ("node", "mirror", "letterbox")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+
+
+def check_address(text: str) -> str:
+    """Return `text` when it is HOST:PORT (IPv6 in brackets); raises Misuse."""
+    host, _, port = text.rpartition(":")
+    if not _PORT.fullmatch(port) or int(port) > 65535 or not _is_host(host):
+        raise Misuse("address", expected="HOST:PORT", got=text)
+    return text
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return bool(ipaddress.IPv6Address(host[1:-1]))
+        except ValueError:
+            return False
+    # A scheme such as `unix:` never gets here: gRPC would follow it.
+    return _HOST.fullmatch(host) is not None
+
+
+def set_address(
+    database: Database, journal: Journal, request: wire.AddressRequest, *, person: str
+) -> dict[str, object]:
+    """Return the row as it is now; an empty address takes it away. Raises Misuse."""
+    if request.kind not in KINDS:
+        raise Misuse("kind", expected=", ".join(KINDS), got=request.kind)
+    layout.check_env(request.env)
+    check_name(request.name)
+    row = {
+        "kind": request.kind,
+        "name": request.name,
+        "env": request.env,
+        "address": check_address(request.address) if request.address else "",
+        "post_address": check_address(request.post_address) if request.post_address else "",
+    }
+    key = f"{request.kind}/{request.name}"
+    known = tables.addresses.c
+    with (
+        journal.act("set-address", key, actor=f"operator/{person}", address=row["address"]),
+        database.write() as connection,
+    ):
+        same = (known.kind == request.kind) & (known.name == request.name)
+        connection.execute(delete(tables.addresses).where(same))
+        if request.address:
+            connection.execute(insert(tables.addresses).values(**row))
+    return dict(row)
+
+
+def addresses_of(database: Database, env: str) -> dict[tuple[str, str], str]:
+    """Return (kind, name) -> address of one environment."""
+    row = tables.addresses.c
+    query = select(tables.addresses).where(row.env == env).limit(limits.ADDRESSES)
+    return {(found.kind, found.name): found.address for found in database.all(query)}

@@ -1,0 +1,210 @@
+"""The verified facts by which an approval is judged, by the gateway and by each approver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from securesystemslib.signer import Key
+from tuf.api.metadata import TargetFile, Targets
+
+from embrasure import limits
+from embrasure.bundle.manifest import Manifest, parse_manifest
+from embrasure.errors import Denied, NotFound, Refused
+from embrasure.trust import layout
+from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.denied import DeniedSets, denied_sets, merge
+from embrasure.trust.directory import Entry, parse_shard, shard_names
+from embrasure.trust.floors import Union
+from embrasure.trust.load import Targets as Documents
+from embrasure.trust.plan import Plan, parse_plan
+from embrasure.trust.policy import Policy, parse_policy, parse_revocations
+from embrasure.trust.source import Source
+from embrasure.trust.view import View
+from gateway.metadata import read_metadata
+
+
+class Verified(Documents, Protocol):
+    """What reads verified files and the metadata that lists them: `TrustClient`."""
+
+    def role_bytes(self, view: View, role: str) -> bytes:
+        """Return the verified metadata file of a role of `view`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The published version of an approval role, and what its plan names."""
+
+    version: int
+    targets: Targets
+    plan: Plan
+    plan_digest: str
+    manifest: Manifest
+
+    @property
+    def kept(self) -> dict[str, TargetFile]:
+        """The running manifest as it is listed: the next version lists it too."""
+        path = layout.manifest_path(self.plan.env, self.plan.app, self.plan.manifest.sha256)
+        return {path: self.targets.targets[path]} if path in self.targets.targets else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """Facts about one app in one environment, all out of verified files.
+
+    keys: who may sign `<env>-<app>`, by key id; threshold: how many persons it takes
+    """
+
+    root: str
+    env: str
+    app: str
+    policy: Policy
+    policy_digest: str
+    denied: DeniedSets
+    keys: Mapping[str, Key]
+    threshold: int
+    targets: Targets
+    running: Running | None
+
+    @property
+    def role(self) -> str:
+        """The name of the approval role."""
+        return layout.app_role(self.env, self.app)
+
+    @property
+    def kept(self) -> dict[str, TargetFile]:
+        """What the next version may list beside its own plan and manifest."""
+        return self.running.kept if self.running else {}
+
+    def person_of(self, key: str) -> str:
+        """Return whose key this is, when it counts for this app; raises Denied."""
+        person = self.policy.person_of(key)
+        if key not in self.keys or person is None or key in self.denied.keys:
+            raise Denied(
+                f"key {key[:12]}",
+                expected=f"a key that may sign {self.role}, of a person of the policy",
+                got="denied" if key in self.denied.keys else "another key",
+                reason="not-an-operator",
+            )
+        return person
+
+    def people(self) -> list[str]:
+        """Return the persons who may approve, sorted."""
+        found = {self.policy.person_of(key) for key in self.keys if key not in self.denied.keys}
+        return sorted(person for person in found if person is not None)
+
+
+def roles_for(env: str, app: str) -> tuple[str, ...]:
+    """Return the delegated roles that `load_grounds` needs."""
+    return (layout.REVOCATIONS, layout.fleet_role(env), layout.app_role(env, app))
+
+
+def load_grounds(client: Verified, view: View, source: Source, *, env: str, app: str) -> Grounds:
+    """Return the facts about `<env>-<app>`; raises Denied when there is no such role, Refused."""
+    layout.check_env(env)
+    layout.check_app(app)
+    role = layout.app_role(env, app)
+    targets = read_metadata(client.role_bytes(view, layout.TARGETS), Targets, layout.TARGETS).signed
+    keys, threshold = _delegation(targets, role)
+    policy, raw = load_policy(client, view, source, env=env)
+    return Grounds(
+        root=view.root_id,
+        env=env,
+        app=app,
+        policy=policy,
+        policy_digest=sha256_hex(raw),
+        denied=_denied(client, view, source, policy),
+        keys=keys,
+        threshold=threshold,
+        targets=targets,
+        running=_running(client, view, source, env=env, app=app),
+    )
+
+
+def load_policy(client: Documents, view: View, source: Source, *, env: str) -> tuple[Policy, bytes]:
+    """Return the environment's verified policy and its bytes; raises Denied, Refused."""
+    fleet = layout.fleet_role(env)
+    try:
+        raw = client.target(view, fleet, layout.policy_path(env), source, limit=limits.POLICY_BYTES)
+    except NotFound:
+        raise Denied(
+            f"environment {env}", expected="a published policy", got="none", reason="no-env"
+        ) from None
+    policy = parse_policy(raw)
+    if (policy.root, policy.env) != (view.root_id, env):
+        raise Refused("policy", expected=f"one of {env}", got=policy.env, reason="not-mine")
+    return policy, raw
+
+
+def load_entries(client: Documents, view: View, source: Source, policy: Policy) -> list[Entry]:
+    """Return every node that the verified directory of the policy's environment lists."""
+    fleet = layout.fleet_role(policy.env)
+    found: list[Entry] = []
+    for name in shard_names(policy.shards):
+        path = layout.shard_path(policy.env, name)
+        try:
+            raw = client.target(view, fleet, path, source, limit=limits.SHARD_BYTES)
+        except NotFound:
+            continue
+        shard = parse_shard(raw)
+        if (shard.root, shard.env, shard.shard) != (view.root_id, policy.env, name):
+            raise Refused("directory", expected=f"shard {name}", got=shard.shard, reason="not-mine")
+        found.extend(shard.entries)
+    return sorted(found, key=lambda entry: entry.id)
+
+
+def _delegation(targets: Targets, role: str) -> tuple[dict[str, Key], int]:
+    found = targets.delegations
+    delegated = (found.roles or {}).get(role) if found is not None else None
+    if found is None or delegated is None:
+        raise Denied(
+            f"role {role}",
+            expected="an app that the security team has delegated",
+            got="no such role",
+            hint="embrasure trust app add",
+            reason="no-app",
+        )
+    keys = {key: found.keys[key] for key in delegated.keyids if key in found.keys}
+    if not 1 <= delegated.threshold <= len(keys):
+        raise Refused(
+            f"role {role}",
+            expected="a threshold between 1 and the number of its keys",
+            got=delegated.threshold,
+            reason="threshold",
+        )
+    return keys, delegated.threshold
+
+
+def _denied(client: Documents, view: View, source: Source, policy: Policy) -> DeniedSets:
+    union = Union(plans=(), manifests=(), keys=(), nodes=(), through=0)
+    found = view.role(layout.REVOCATIONS)
+    path = layout.revocations_path(policy.env)
+    if found is not None and path in found.targets:
+        raw = client.target(view, layout.REVOCATIONS, path, source, limit=limits.REVOCATIONS_BYTES)
+        union = merge(union, parse_revocations(raw), version=found.version)
+    return denied_sets(policy, union)
+
+
+def _running(client: Verified, view: View, source: Source, *, env: str, app: str) -> Running | None:
+    role, path = layout.app_role(env, app), layout.plan_path(env, app)
+    found = view.role(role)
+    if found is None or path not in found.targets:
+        return None
+    raw = client.target(view, role, path, source, limit=limits.PLAN_BYTES)
+    plan = parse_plan(raw)
+    content = client.target(
+        view,
+        role,
+        layout.manifest_path(env, app, plan.manifest.sha256),
+        source,
+        limit=limits.MANIFEST_BYTES,
+    )
+    return Running(
+        version=found.version,
+        targets=read_metadata(client.role_bytes(view, role), Targets, role).signed,
+        plan=plan,
+        plan_digest=sha256_hex(raw),
+        manifest=parse_manifest(content),
+    )

@@ -1,0 +1,144 @@
+"""Make a gateway's folder from the security team's, or bring newer trust files to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from embrasure import fs, limits
+from embrasure.errors import EmbrasureError, Misuse
+from embrasure.fs import Folder
+from embrasure.net.identity import check_name
+from embrasure.trust import layout
+from gateway.config import (
+    FILE,
+    Config,
+    IssuerFiles,
+    Issuers,
+    Online,
+    Paths,
+    read_config,
+    write_config,
+)
+from pki import ca
+from pki.folder import TrustFolder
+
+_KEY_BYTES = limits.KEYFILE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a gateway's folder was given: environments with a gate key, trust files, keys."""
+
+    folder: Path
+    environments: tuple[str, ...]
+    files: int
+    keys: tuple[str, ...]
+
+
+def initialise(folder: Path, trust: TrustFolder, *, name: str, listen: str) -> Made:
+    """Return what was copied: trust files, online keys, the two issuers, the collect key.
+
+    A folder that exists gets what is new in the trust folder; its name and address stay. Offline
+    keys never travel: only the files named here are read. Raises Misuse, Refused.
+    """
+    check_name(name)
+    paths = Paths(folder)
+    Folder.open(folder, create=True, mode=0o700).close()
+    for inner in (paths.state, paths.keys):
+        Folder.open(inner, create=True, mode=0o700).close()
+    again = (folder / FILE).exists()
+    where = paths.incoming if again else paths.repository
+    copied = 0
+    for path, raw in trust_files(trust.path):
+        write_below(where, path, raw)
+        copied += 1
+    if copied == 0:
+        raise Misuse(str(trust.path), expected="metadata in force", got="none yet",
+                     hint="embrasure trust merge")  # fmt: skip
+    if not again:
+        fs.replace_file(folder, "anchor.json", trust.anchor, mode=0o644)
+    keys = copy_keys(trust, paths)
+    envs = tuple(sorted(key.removeprefix("gates-") for key in keys if key.startswith("gates-")))
+    if again:
+        held = read_config(folder)
+        name, listen = held.name, held.listen
+    write_config(folder, _config(trust, name=name, listen=listen, envs=envs))
+    return Made(folder, envs, copied, keys)
+
+
+def _config(trust: TrustFolder, *, name: str, listen: str, envs: tuple[str, ...]) -> Config:
+    def issuer(role: str) -> IssuerFiles:
+        return IssuerFiles(certificate=f"keys/{role}-ca.crt", key=f"keyfile:keys/{role}-ca.key")
+
+    return Config(
+        name=name,
+        domain=trust.domain,
+        listen=listen,
+        collect_key_file="keys/collect.key",
+        online=Online(
+            snapshot="keyfile:keys/snapshot.key",
+            timestamp="keyfile:keys/timestamp.key",
+            gates={env: f"keyfile:keys/gates-{env}.key" for env in envs},
+        ),
+        issuers=Issuers(gateway=issuer("gateway"), admin=issuer("admin")),
+    )
+
+
+def copy_keys(trust: TrustFolder, paths: Paths) -> tuple[str, ...]:
+    """Return the names of the keys that were copied, encrypted as they are (the collect key is
+    not: it opens receipts, and signs nothing).
+    """
+    done = []
+    for file in sorted((trust.path / "online").glob("*.key")):
+        raw = fs.read_file(file, limit=_KEY_BYTES, private=True)
+        fs.replace_file(paths.keys, file.name, raw)
+        done.append(file.stem)
+    for role in ("gateway", "admin"):
+        raw = fs.read_file(trust.path / "ca" / f"{role}.key", limit=_KEY_BYTES, private=True)
+        fs.replace_file(paths.keys, f"{role}-ca.key", raw)
+        certificate = ca.pem(trust.certificate(role))
+        fs.replace_file(paths.keys, f"{role}-ca.crt", certificate, mode=0o644)
+        done.append(f"{role}-ca")
+    missing = {"snapshot", "timestamp", "collect"} - set(done)
+    if missing:
+        raise Misuse(
+            str(trust.path / "online"), expected=", ".join(sorted(missing)), got="no such key file"
+        )
+    return tuple(done)
+
+
+def trust_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (repository path, bytes) of every trust file below `folder`, documents first.
+
+    What is no repository path is passed over; approval roles and online roles are left out.
+    """
+    for top in ("targets", "metadata"):
+        for file in sorted((folder / top).rglob("*.json")):
+            path = file.relative_to(folder).as_posix()
+            try:
+                layout.parse_file(path)
+            except EmbrasureError:
+                continue
+            if is_trust_file(path):
+                yield path, fs.read_file(file, limit=limits.ROOT_BYTES)
+
+
+def is_trust_file(path: str) -> bool:
+    """Return whether a repository path is of root, targets, revocations or `fleet-<env>`."""
+    if path.startswith("targets/"):
+        return path.startswith(("targets/fleet/", "targets/revoked/"))
+    role = path.removesuffix(".json").partition(".")[2]
+    offline = (layout.ROOT, layout.TARGETS, layout.REVOCATIONS)
+    return role in offline or role.startswith("fleet-")
+
+
+def write_below(top: Path, path: str, raw: bytes) -> None:
+    """`top/path` holds `raw`; `path` is a repository path. Raises Refused."""
+    layout.parse_file(path)
+    folder, _, name = path.rpartition("/")
+    inner = Folder.open(top, create=True, mode=0o755)
+    for part in folder.split("/"):
+        inner = inner.ensure(part, mode=0o755)
+    inner.replace(name, raw, mode=0o644)

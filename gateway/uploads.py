@@ -1,0 +1,48 @@
+"""Blobs from operators: which are missing, and one broken upload that goes on at its byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from embrasure import limits
+from embrasure.bundle.store import BlobStore
+from embrasure.errors import Refused
+from embrasure.wire import admin_pb2 as wire
+
+
+def missing(blobs: BlobStore, wanted: wire.BlobList) -> wire.BlobList:
+    """Return the blobs of `wanted` that are not here whole, with the bytes of each that are."""
+    lacking = []
+    for blob in wanted.blobs:
+        if not blobs.has(blob.sha256, length=blob.length):
+            held = blobs.held_bytes(blob.sha256)
+            lacking.append(wire.Blob(sha256=blob.sha256, length=blob.length, held=held))
+    return wire.BlobList(blobs=lacking)
+
+
+async def receive(blobs: BlobStore, pieces: AsyncIterator[wire.Upload]) -> int:
+    """Return the length of the blob that `pieces` make, verified; raises Refused, Failed.
+
+    A cut upload leaves what came; `missing` names where the next one continues.
+    """
+    first = await anext(pieces, None)
+    if first is None:
+        raise Refused("upload", expected="a first piece", got="nothing", reason="bad-schema")
+    if first.length > limits.FILE_BYTES:
+        raise Refused(
+            "upload", expected=f"{limits.FILE_BYTES} bytes", got=first.length, reason="limit"
+        )
+    if await asyncio.to_thread(blobs.has, first.sha256, length=first.length):
+        return first.length
+    with blobs.writer(first.sha256, length=first.length) as writer:
+        if first.offset != writer.offset:
+            raise Refused(
+                f"upload {first.sha256[:16]}", expected=f"byte {writer.offset}",
+                got=first.offset, reason="bad-offset",
+            )  # fmt: skip
+        await asyncio.to_thread(writer.write, first.body)
+        async for piece in pieces:
+            await asyncio.to_thread(writer.write, piece.body)
+        await asyncio.to_thread(writer.commit)
+    return first.length
