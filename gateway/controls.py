@@ -83,7 +83,7 @@ def abort(rollout: Rollout, reason: str, *, now: int) -> Step | None:
     if rollout.state == "pending":
         return Step(
             rollout=rollout.to("aborted", reason, gate_state="halted"),
-            publish=told if rollout.gate_state else None,
+            publish=told,
         )
     after = rollout.to("rolling_back", reason, gate_state="halted", wave_since=now)
     return Step(rollout=after, publish=told)

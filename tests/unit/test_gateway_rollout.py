@@ -330,7 +330,8 @@ def test_abort_before_the_first_gate_is_aborted() -> None:
     pending = replace(run.rollout, state="pending", gate_state="")
     found = controls.abort(pending, "no", now=run.now)
     assert found is not None
-    assert (found.rollout.state, found.publish) == ("aborted", None)
+    assert found.publish is not None
+    assert (found.rollout.state, found.publish.state) == ("aborted", "halted")
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "abort", "retry"])

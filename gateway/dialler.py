@@ -1,0 +1,272 @@
+"""Orders to push nodes: one stream each, begun when due, its words passed on, never doubled.
+
+The order's number is taken in the database before the dial. A node that is asked again answers
+with the receipts it has stored, so asking twice installs once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from logging import getLogger
+
+from sqlalchemy import select
+
+from embrasure import limits
+from embrasure.clock import write_time
+from embrasure.errors import EmbrasureError, NotFound, Refused
+from embrasure.net.credentials import channel
+from embrasure.trust.directory import Entry
+from embrasure.trust.documents import write
+from embrasure.trust.dsse import seal
+from embrasure.trust.order import Order
+from gateway import reports, rows, tables
+from gateway.dialling import due, pause_s
+from gateway.parts import EngineParts
+from gateway.push import Ended, push
+from gateway.rows import Stored
+from gateway.steering import Steering
+
+LOG = getLogger(__name__)
+Progress = dict[tuple[str, str], tuple[str, int, int]]
+
+
+@dataclass(slots=True)
+class _Line:
+    """What is remembered of one node between dials; lost with the process, and no matter."""
+
+    failures: int = 0
+    after: float = 0.0
+    floor: int = 0
+
+
+@dataclass(slots=True)
+class Dialler:
+    """The open streams of one gateway. progress: (roll-out, node) -> word, done, total."""
+
+    parts: EngineParts
+    steering: Steering
+    progress: Progress = field(default_factory=dict)
+    _streams: dict[tuple[str, str], asyncio.Task[None]] = field(default_factory=dict)
+    _lines: dict[tuple[str, str], _Line] = field(default_factory=dict)
+    _handshakes: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(limits.HANDSHAKES_AT_ONCE)
+    )
+
+    def live(self, name: str) -> set[str]:
+        """Return the nodes of one roll-out whose stream is open."""
+        return {node for rollout, node in self._streams if rollout == name}
+
+    def tick(self, stored: Stored) -> None:
+        """Dial whoever is due; called in the event loop."""
+        name = stored.rollout.id
+        if self.steering.keeper.published(name) is None:
+            return
+        now = asyncio.get_running_loop().time()
+        after = {
+            node: line.after for (rollout, node), line in self._lines.items() if rollout == name
+        }
+        live = self.live(name)
+        for node in due(stored, live=live, after=after, now=now):
+            task = asyncio.ensure_future(self._dial(name, node))
+            self._streams[(name, node)] = task
+            task.add_done_callback(lambda _, key=(name, node): self._over(key))  # type: ignore[misc]  # bound early
+
+    def forget(self, name: str, nodes: tuple[str, ...]) -> None:
+        """Dial these nodes at once: an operator asked for it."""
+        for node in nodes:
+            self._lines.pop((name, node), None)
+
+    async def close(self) -> None:
+        """End all streams; nodes that install go on by themselves."""
+        tasks = list(self._streams.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _over(self, key: tuple[str, str]) -> None:
+        task = self._streams.pop(key, None)
+        self.progress.pop(key, None)
+        if task is not None and not task.cancelled() and task.exception() is not None:
+            LOG.error("dial of %s failed", key[1], exc_info=task.exception())
+            self._lines.setdefault(key, _Line()).after = self._later(self.parts.pace.redial_max_s)
+        self.steering.wake()
+
+    def _later(self, seconds: float) -> float:
+        return asyncio.get_running_loop().time() + seconds
+
+    # --- one dial -----------------------------------------------------------------------------
+
+    async def _dial(self, name: str, node: str) -> None:
+        line = self._lines.setdefault((name, node), _Line())
+        try:
+            ended = await self._ask(name, node, line)
+        except EmbrasureError as problem:
+            # Nothing left this machine: no journal, no key, no address, no trust.
+            line.failures += 1
+            line.after = self._later(self._pause(line))
+            await self._lost(name, node, f"gateway: {problem} [{problem.word}]")
+            return
+        await self._settle(name, node, line, ended)
+
+    async def _ask(self, name: str, node: str, line: _Line) -> Ended:
+        stored, entry, address = await asyncio.to_thread(self._read, name, node)
+        order = await asyncio.to_thread(self._order, stored, entry, line.floor)
+        trust = self.steering.library.trust(stored.rollout.env, stored.rollout.app)
+        key_pem, chain_pem = self.parts.identity.client()
+        ear = _Ear(self, name, entry)
+        wave = stored.plan.waves[stored.member(node).wave]
+        async with channel(
+            address,
+            role="node",
+            name=node,
+            domain=trust.domain,
+            issuer_pems=trust.pem(["node"]),
+            key_pem=key_pem,
+            chain_pem=chain_pem,
+        ) as line_out:
+            ended = await push(
+                line_out,
+                order.envelope,
+                feed=self.steering.library.feed,
+                listener=ear,
+                dial_s=self.parts.pace.dial_s,
+                idle_s=wave.deadline_s + wave.soak_s,
+                handshakes=self._handshakes,
+            )
+        await asyncio.to_thread(
+            self.parts.journal.outcome, order.intent, ended.kind,
+            reason=f"{ended.word} {ended.reason}".strip(),
+        )  # fmt: skip
+        return ended
+
+    def _read(self, name: str, node: str) -> tuple[Stored, Entry, str]:
+        stored = rows.load(self.parts.database, name, node=node)
+        ground = self.steering.library.ground(stored.rollout.env, stored.rollout.app)
+        entry = ground.entries.get(node)
+        if entry is None or entry.state != "active" or node in ground.denied.nodes:
+            raise Refused(f"node {node}", expected="an active, undenied entry", got="none",
+                          reason="not-enrolled")  # fmt: skip
+        row = tables.addresses.c
+        query = select(row.address).where(row.kind == "node", row.name == node)
+        found = self.parts.database.first(query)
+        if found is None:
+            raise NotFound(
+                f"address of {node}", expected="one to dial", got="none",
+                hint=f"embrasure fleet address {node} HOST:PORT", reason="no-address",
+            )  # fmt: skip
+        return stored, entry, str(found.address)
+
+    def _order(self, stored: Stored, entry: Entry, floor: int) -> _Order:
+        """Return a signed order under a number that was never used, its intent on disk."""
+        parts, rollout = self.parts, stored.rollout
+        gate = self.steering.keeper.published(rollout.id)
+        if gate is None:
+            raise Refused("order", expected="a published gate", got="none", reason="gate")
+        signer = parts.repository.gate_signer(rollout.env)
+        member = stored.member(entry.id)
+        at = parts.clock()
+        with parts.database.write() as connection:
+            least = max(floor, member.oseq) + 1
+            oseq = parts.database.take(connection, f"oseq:{entry.id}", at_least=least)
+            now = replace(member, dials=member.dials + 1, oseq=oseq)
+            rows.save_member(connection, rollout.id, now, at=write_time(at))
+        order = Order(
+            v=1,
+            type="order",
+            root=stored.plan.root,
+            env=rollout.env,
+            node=entry.id,
+            node_epoch=entry.epoch,
+            app=rollout.app,
+            plan=rollout.plan,
+            gate=gate[1],
+            action="apply",
+            tx=None,
+            node_nonce=None,
+            oseq=oseq,
+            nonce=secrets.token_hex(16),
+            issued=write_time(at),
+            expires=write_time(at + timedelta(seconds=limits.ORDER_SECONDS)),
+        )
+        intent = parts.journal.intent(
+            "order", f"{rollout.plan}:{entry.id}:{oseq}", node=entry.id, attempt=member.attempt
+        )
+        return _Order(seal("order", write(order), signer), intent)
+
+    async def _settle(self, name: str, node: str, line: _Line, ended: Ended) -> None:
+        """How the dial ended changes the member, and when it is dialled again."""
+        pace = self.parts.pace
+        if ended.kind in ("unreachable", "broken"):
+            line.failures = line.failures + 1 if ended.kind == "unreachable" else 1
+            line.after = self._later(self._pause(line))
+            await self._lost(name, node, ended.reason)
+            return
+        line.failures = 0
+        line.after = self._later(pace.wait_s)
+        if ended.kind == "refusal":
+            if ended.reason == "replay" and ended.floor > line.floor:
+                # Another number than ours was obeyed there: a restored backup, or a thief's orders.
+                line.floor, line.after = min(ended.floor, limits.MAX_INTEGER - 1), 0.0
+            elif ended.word == "hold":
+                line.after = self._later(pace.hold_s)
+            await self.steering.report(
+                name, node,
+                lambda m, now: reports.on_refusal(m, kind=ended.word, reason=ended.reason, now=now),
+            )  # fmt: skip
+
+    def _pause(self, line: _Line) -> float:
+        pace = self.parts.pace
+        return pause_s(line.failures, first=pace.redial_s, most=pace.redial_max_s)
+
+    async def _lost(self, name: str, node: str, reason: str) -> None:
+        await self.steering.report(name, node, lambda m, now: reports.on_lost(m, reason, now=now))
+
+    def addresses(self) -> Mapping[str, str]:
+        """Return node -> address of every node that has one."""
+        row = tables.addresses.c
+        query = select(row.name, row.address).where(row.kind == "node")
+        return {found.name: found.address for found in self.parts.database.all(query)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    envelope: bytes
+    intent: int
+
+
+@dataclass(slots=True)
+class _Ear:
+    """Passes on what one node says."""
+
+    dialler: Dialler
+    name: str
+    entry: Entry
+
+    async def reached(self) -> None:
+        await self.dialler.steering.report(
+            self.name, self.entry.id, lambda m, _: reports.on_reached(m)
+        )
+
+    async def progress(self, state: str, *, done: int, total: int) -> None:
+        key = (self.name, self.entry.id)
+        known = self.dialler.progress.get(key)
+        self.dialler.progress[key] = (state, done, total)
+        if known is None or known[0] != state:
+            await self.dialler.steering.report(
+                self.name, self.entry.id,
+                lambda m, now: reports.on_progress(m, state, now=now),
+            )  # fmt: skip
+
+    async def receipt(self, signed: bytes, body: bytes) -> None:
+        try:
+            await self.dialler.steering.receipt(self.entry, signed, body)
+        except Refused as problem:
+            await asyncio.to_thread(
+                self.dialler.parts.journal.note, "receipts", self.entry.id, result="refused",
+                reason=str(problem),
+            )  # fmt: skip
+            raise

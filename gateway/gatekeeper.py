@@ -1,0 +1,172 @@
+"""The gate that a roll-out wants, made true: judged as nodes will, numbered, signed, published.
+
+A row says what is wanted. A kill between row and publication is repaired with the next number, so
+no two gates ever share one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from embrasure import limits
+from embrasure.clock import write_time
+from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.documents import write
+from embrasure.trust.gate import Gate
+from gateway import rows
+from gateway.gates import (
+    Evidence,
+    check_gate,
+    evidence_of,
+    make_gate,
+    published_gate,
+    would,
+)
+from gateway.library import Library
+from gateway.parts import EngineParts
+from gateway.rollout import Facts, GateState, Publish, Rollout
+from gateway.rows import Stored
+
+ASKED = 3  # members whose verdict is worked out before a wave opens
+
+
+class Gatekeeper:
+    """Makes gates. Called in threads, under the lock of the roll-out."""
+
+    def __init__(self, parts: EngineParts, library: Library) -> None:
+        self._parts, self._library = parts, library
+        self._published: dict[str, tuple[int, str]] = {}
+
+    def published(self, rollout: str) -> tuple[int, str] | None:
+        """Return number and digest of the roll-out's gate as nodes can see it, else None."""
+        return self._published.get(rollout)
+
+    def facts(self, stored: Stored) -> Facts:
+        """Return what a step looks at besides the rows."""
+        rollout = stored.rollout
+        docs = self._library.ground(rollout.env, rollout.app).docs
+        hold = ""
+        if rollout.state == "blocked" and rollout.reason.startswith("hold"):
+            hold = self.hold(stored, next_gate(stored))
+        return Facts(
+            now=self._parts.unix(),
+            evidence=tuple(len(found.counted) for found in self.evidence(stored)),
+            hold=hold,
+            newer=docs.plan is not None and docs.plan.seq > rollout.seq,
+        )
+
+    def evidence(self, stored: Stored) -> tuple[Evidence, ...]:
+        """Return the stored receipts that prove each wave today."""
+        ground = self._library.ground(stored.rollout.env, stored.rollout.app)
+        return evidence_of(
+            self._parts.database,
+            stored.plan,
+            stored.rollout.plan,
+            denied=ground.denied.keys,
+            min_isolation=ground.min_isolation,
+        )
+
+    def draft(self, stored: Stored, wanted: Publish, *, gseq: int) -> Gate:
+        """Return the gate, unsigned and unpublished."""
+        return make_gate(
+            stored.plan,
+            stored.rollout.plan,
+            wanted,
+            self.evidence(stored),
+            gseq=gseq,
+            audit_head=self._parts.journal.head.sha256,
+            now=self._parts.clock(),
+        )
+
+    def check(self, stored: Stored, wanted: Publish) -> None:
+        """Return only when nodes will find the gate's evidence good; raises Refused, Denied."""
+        gate = self.draft(stored, wanted, gseq=stored.gseq + 1)
+        ground = self._library.ground(stored.rollout.env, stored.rollout.app)
+        check_gate(stored.plan, stored.rollout.plan, gate, ground)
+
+    def hold(self, stored: Stored, wanted: Publish) -> str:
+        """Return why nodes would not obey this gate ("hold: word", "refuse: word"), or "".
+
+        One member that would obey is enough: a denied node stops only itself.
+        """
+        rollout = stored.rollout
+        ground = self._library.ground(rollout.env, rollout.app)
+        gate = self.draft(stored, wanted, gseq=stored.gseq + 1)
+        signer = self._parts.repository.gate_signer(rollout.env).public_key.keyid
+        members = [m.node for m in stored.members if m.wave == wanted.open_wave][:ASKED]
+        found = ""
+        for node in members:
+            verdict = would(ground, gate, node, signer=signer, now=self._parts.clock())
+            if verdict.kind not in ("hold", "refuse"):
+                return ""
+            found = found or f"{verdict.kind}: {verdict.reason}"
+        return found
+
+    def publish(self, stored: Stored, wanted: Publish | None = None) -> None:
+        """The gate numbered `stored.gseq` is signed, published and known to the feed."""
+        parts, rollout = self._parts, stored.rollout
+        wanted = wanted or gate_of(rollout)
+        gate = self.draft(stored, wanted, gseq=stored.gseq)
+        raw = write(gate)
+        with parts.journal.act(
+            "gate",
+            f"{rollout.plan}:{stored.gseq}",
+            stop=wanted.state in ("paused", "halted"),
+            state=wanted.state,
+            open_wave=wanted.open_wave,
+            attempt=wanted.attempt,
+            sha256=sha256_hex(raw),
+        ):
+            parts.repository.set_gate(rollout.env, rollout.app, raw)
+            parts.repository.publish()
+        self._library.contents()
+        self._published[rollout.id] = (stored.gseq, sha256_hex(raw))
+
+    def repair(self, stored: Stored) -> None:
+        """Return once the published gate is the wanted one, whatever a kill has left behind."""
+        parts, rollout = self._parts, stored.rollout
+        held = self._published.get(rollout.id)
+        if held is not None and held[0] == stored.gseq:
+            return
+        found = published_gate(
+            parts.repository.view(), parts.repository.source(), env=rollout.env, app=rollout.app
+        )
+        if found is not None and (found[0].plan, found[0].gseq) == (rollout.plan, stored.gseq):
+            self._library.contents()
+            self._published[rollout.id] = (stored.gseq, found[1])
+        elif found is None or found[0].seq <= rollout.seq:
+            # Never other bytes under one number: what was not published gets the next one.
+            at_least = stored.gseq + 1
+            with parts.database.write() as connection:
+                gseq = parts.database.take(connection, f"gseq:{rollout.plan}", at_least=at_least)
+                at = write_time(parts.clock())
+                rows.save(connection, rollout, (), at=at, gseq=gseq)
+            self.publish(replace(stored, gseq=gseq))
+
+
+def gate_of(rollout: Rollout) -> Publish:
+    """Return the gate that the row of `rollout` wants."""
+    state: GateState = "halted"  # an unknown word in the row stops
+    for known in ("open", "paused", "done"):
+        if rollout.gate_state == known:
+            state = known
+    code = re.match(r"[a-z_]{1,40}(?=:)", rollout.reason)
+    return Publish(
+        state=state,
+        open_wave=rollout.open_wave,
+        attempt=rollout.attempt,
+        code=code[0] if code and state == "halted" else "",
+        reason=rollout.reason[: limits.REASON_CHARACTERS] if state != "open" else "",
+    )
+
+
+def next_gate(stored: Stored) -> Publish:
+    """Return the gate that would follow when this wave passes."""
+    rollout = stored.rollout
+    last = rollout.open_wave == len(stored.plan.waves) - 1
+    return Publish(
+        state="done" if last else "open",
+        open_wave=rollout.open_wave if last else rollout.open_wave + 1,
+        attempt=rollout.attempt,
+    )

@@ -1,0 +1,61 @@
+"""What is published, read once for each view: paths for feed and mirrors, facts of each app."""
+
+from __future__ import annotations
+
+import threading
+
+from embrasure.errors import Unavailable
+from embrasure.net.trustbundle import Trust, trust_of
+from embrasure.trust import layout
+from embrasure.trust.view import View
+from gateway.feed import Feed
+from gateway.gates import Ground, load_ground
+from gateway.published import Contents, Shelf
+from gateway.repository import Repository
+
+
+class Library:
+    """Caches over the repository; any thread may ask."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._shelf = Shelf(repository.source())
+        self._lock = threading.Lock()
+        self._contents: Contents | None = None
+        self._grounds: dict[tuple[str, str], tuple[int, Ground]] = {}
+        self.feed = Feed(repository.source())
+
+    def version(self) -> int:
+        """Return the version of the published timestamp; raises Refused when nothing is."""
+        return _version(self._repository.view())
+
+    def contents(self) -> Contents:
+        """Return every published path; from here on nodes may ask for them."""
+        with self._lock:
+            view = self._repository.view()
+            if self._contents is None or self._contents.timestamp != _version(view):
+                self._contents = self._shelf.contents(view)
+            self.feed.show(self._contents)
+            return self._contents
+
+    def ground(self, env: str, app: str) -> Ground:
+        """Return the verified facts of one app; raises Refused, Damaged."""
+        with self._lock:
+            view = self._repository.view()
+            held = self._grounds.get((env, app))
+            if held is None or held[0] != _version(view):
+                found = load_ground(view, self._repository.source(), env=env, app=app)
+                held = (_version(view), found)
+                self._grounds[(env, app)] = held
+            return held[1]
+
+    def trust(self, env: str, app: str) -> Trust:
+        """Return whom to believe on TLS in `env`, out of its verified `tls.json`."""
+        docs = self.ground(env, app).docs
+        if docs.tls is None:
+            raise Unavailable(f"environment {env}", expected="a TLS trust bundle", got="none")
+        return trust_of(docs.tls)
+
+
+def _version(view: View) -> int:
+    return view.roles[layout.TIMESTAMP].version

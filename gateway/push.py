@@ -1,0 +1,201 @@
+"""One order to one push node: the gateway dials, the node asks, and its receipts come back.
+
+Everything the node says here is a hint or a signed receipt; nothing it asks for is ever joined to
+a folder. An unreachable node and a failed one are two outcomes that never meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, Protocol
+
+import grpc
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable, shown
+from embrasure.net.status import error_of
+from embrasure.wire import node_pb2, node_pb2_grpc
+from gateway.feed import Feed
+
+WRITE_SECONDS = 60  # no frame taken for that long: the stream is closed
+PIECES_PER_FRAME = limits.FRAME_BODY_BYTES // limits.BUFFER_BYTES
+
+OrderCall = grpc.aio.StreamStreamCall[node_pb2.FromGateway, node_pb2.FromNode]
+
+
+class Listener(Protocol):
+    """Who is told what the node says, in order; each call is finished before the next."""
+
+    async def reached(self) -> None:
+        """The order is on the node's stream."""
+
+    async def progress(self, state: str, *, done: int, total: int) -> None:
+        """A hint where the install stands."""
+
+    async def receipt(self, signed: bytes, body: bytes) -> None:
+        """A receipt, unverified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How one dial ended.
+
+    ended: the node closed the stream by itself. refusal: it said why it does not install.
+    unreachable: no word at all. broken: the stream ended in the middle; dial again.
+    """
+
+    kind: Literal["ended", "refusal", "unreachable", "broken"]
+    word: str = ""
+    reason: str = ""
+    floor: int = 0
+
+
+async def push(
+    channel: grpc.aio.Channel,
+    order: bytes,
+    *,
+    feed: Feed,
+    listener: Listener,
+    dial_s: float,
+    idle_s: float,
+    handshakes: asyncio.Semaphore,
+) -> Ended:
+    """Return how it ended after offering `order` (an envelope) and serving the node's wants.
+
+    dial_s: until the connection stands; idle_s: longest silence of the node; handshakes: how many
+    connect at once. Raises nothing that the network or the node can cause.
+    """
+    stub = node_pb2_grpc.NodeStub(channel)
+    async with handshakes:
+        found = await _connect(stub, dial_s)
+    if isinstance(found, Ended):
+        return found
+    stream = _Stream(found, feed, listener)
+    try:
+        return await stream.run(order, idle_s=idle_s)
+    except grpc.aio.AioRpcError as problem:
+        return Ended("broken", reason=_why("stream", problem))
+    except TimeoutError:
+        return Ended("broken", reason="stream: timed out")
+    except (asyncio.InvalidStateError, EmbrasureError) as problem:
+        return Ended("broken", reason=shown(f"stream: {problem}"))
+    finally:
+        found.cancel()
+
+
+async def _connect(stub: node_pb2_grpc.NodeStub, dial_s: float) -> OrderCall | Ended:
+    call: OrderCall = stub.Order()
+    try:
+        await asyncio.wait_for(call.wait_for_connection(), dial_s)
+    except TimeoutError:
+        call.cancel()
+        return Ended("unreachable", reason="dial: timed out")
+    except grpc.aio.AioRpcError as problem:
+        return Ended("unreachable", reason=_why("dial", problem))
+    return call
+
+
+def _why(what: str, problem: grpc.aio.AioRpcError) -> str:
+    found = error_of(problem, thing=what)
+    return shown(f"{what}: {found.got}", limits.REASON_CHARACTERS)
+
+
+class _Stream:
+    """The open stream: one task hears the node, one answers its wants in order."""
+
+    def __init__(self, call: OrderCall, feed: Feed, listener: Listener) -> None:
+        self._call, self._feed, self._listener = call, feed, listener
+        self._wants: asyncio.Queue[node_pb2.Want] = asyncio.Queue(limits.OPEN_WANTS)
+        self._refusal: Ended | None = None
+
+    async def run(self, order: bytes, *, idle_s: float) -> Ended:
+        await self._write(node_pb2.FromGateway(offer=node_pb2.Offer(order=order)))
+        await self._listener.reached()
+        hear = asyncio.ensure_future(self._hear(idle_s))
+        answer = asyncio.ensure_future(self._answer())
+        try:
+            await asyncio.wait({hear, answer}, return_when=asyncio.FIRST_COMPLETED)
+            if not hear.done():
+                # The answering side only ends by failing; its reason is the reason.
+                answer.result()
+            hear.result()
+        finally:
+            for task in (hear, answer):
+                task.cancel()
+            await asyncio.gather(hear, answer, return_exceptions=True)
+        return self._refusal or Ended("ended")
+
+    async def _hear(self, idle_s: float) -> None:
+        """Take messages until the node ends the stream well; raises AioRpcError otherwise."""
+        while True:
+            message = await asyncio.wait_for(self._call.read(), idle_s)
+            if message is grpc.aio.EOF or not isinstance(message, node_pb2.FromNode):
+                break
+            await self._take(message)
+        code = await self._call.code()
+        if code != grpc.StatusCode.OK:
+            raise Unavailable(
+                "node", expected="a stream that ends well",
+                got=f"{code.name}: {await self._call.details() or ''}",
+            )  # fmt: skip
+
+    async def _take(self, message: node_pb2.FromNode) -> None:
+        kind = message.WhichOneof("kind")
+        if kind == "want":
+            try:
+                self._wants.put_nowait(message.want)
+            except asyncio.QueueFull:
+                raise Refused(
+                    "node", expected=f"at most {limits.OPEN_WANTS} open wants", got="more",
+                    reason="limit",
+                ) from None  # fmt: skip
+        elif kind == "receipt":
+            found = message.receipt
+            if len(found.signed) != limits.RECEIPT_BYTES or len(found.body) > limits.POST_BYTES:
+                raise Refused("receipt", expected="320 bytes", got=len(found.signed),
+                              reason="limit")  # fmt: skip
+            await self._listener.receipt(found.signed, found.body)
+        elif kind == "progress":
+            hint = message.progress
+            await self._listener.progress(shown(hint.state, 32), done=hint.done, total=hint.total)
+        elif kind == "refusal":
+            told = message.refusal
+            self._refusal = Ended(
+                "refusal", word=shown(told.kind, 32), reason=shown(told.reason, 96),
+                floor=told.floor,
+            )  # fmt: skip
+
+    async def _answer(self) -> None:
+        """Answer wants, one after the other; ends only by raising."""
+        while True:
+            want = await self._wants.get()
+            sent, status = 0, "ok"
+            try:
+                async for body in self._frames(want):
+                    data = node_pb2.Data(want=want.id, offset=want.offset + sent, body=body)
+                    await self._write(node_pb2.FromGateway(data=data))
+                    sent += len(body)
+            except NotFound:
+                status = "not_found"
+            except EmbrasureError:
+                status = "refused"
+            end = node_pb2.End(want=want.id, status=status, length=sent)
+            await self._write(node_pb2.FromGateway(end=end))
+
+    async def _frames(self, want: node_pb2.Want) -> AsyncIterator[bytes]:
+        """Yield the wanted bytes in frames; at most one frame of them is in memory."""
+        if want.offset > limits.FILE_BYTES or not 0 < want.limit <= limits.FILE_BYTES:
+            raise Refused("want", expected="a range of a file", got=want.limit, reason="limit")
+        pieces = self._feed.fetch(want.path, offset=want.offset, limit=want.limit)
+        while body := await asyncio.to_thread(_frame, pieces):
+            yield body
+
+    async def _write(self, message: node_pb2.FromGateway) -> None:
+        await asyncio.wait_for(self._call.write(message), WRITE_SECONDS)
+
+
+def _frame(pieces: Iterator[bytes]) -> bytes:
+    return b"".join(islice(pieces, PIECES_PER_FRAME))
