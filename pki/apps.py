@@ -15,7 +15,6 @@ from embrasure.errors import Misuse
 from embrasure.trust import documents, layout, policy
 from pki import people, roles
 from pki.desk import Desk
-from pki.drafts import Draft
 from pki.folder import TrustFolder
 from pki.keyfile import Cost
 from pki.makekeys import NewKey, new_key, write_keys, write_public
@@ -81,11 +80,11 @@ def add_app(
     threshold: int,
     rules: Rules,
     clock: Clock,
-) -> list[Draft]:
-    """Targets and `fleet-<env>` are drafts by which `who` may approve `app`; return them.
+) -> Desk:
+    """Return the edits of targets and `fleet-<env>` by which `who` may approve `app`.
 
-    Raises Misuse when one operator less than all could never reach the threshold: who proposes
-    does not count.
+    Nothing is on disk yet: keys come first (`keep_keys`), drafts that name them after. Raises
+    Misuse when all but one could not reach the threshold: who proposes does not count.
     """
     layout.check_env(env)
     role = layout.app_role(env, layout.check_app(app))
@@ -105,7 +104,7 @@ def add_app(
     path = layout.policy_path(env)
     found = policy.parse_policy(work.document(fleet, path))
     work.put(fleet, path, documents.write(with_app(found, app, who.keys, rules)))
-    return work.write()
+    return work
 
 
 def keep_keys(trust: TrustFolder, who: Operators, passphrase: bytes | None, cost: Cost) -> None:

@@ -10,12 +10,12 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from tuf.api.metadata import Key
+from tuf.api.metadata import Key, Targets
 
 from embrasure.clock import write_time
 from embrasure.errors import shown
@@ -115,8 +115,22 @@ def warnings(draft: Draft, base: Base) -> Iterator[str]:
         yield from _lowered(draft, base)
     for path, raw in draft.documents.items():
         found = json.loads(raw)
-        if path == layout.policy_path(str(found.get("env"))) and found.get("min_isolation") == 0:
+        if path != layout.policy_path(str(found.get("env"))):
+            continue
+        if found.get("min_isolation") == 0:
             yield "policy min_isolation 0: receipts of nodes without a sandbox count as evidence"
+        yield from _strangers(found["people"], owners(draft, base))
+
+
+def _strangers(
+    people_of: Sequence[Mapping[str, object]], names: Mapping[str, str]
+) -> Iterator[str]:
+    """Yield each key that the policy gives to one person and targets to another."""
+    for person in people_of:
+        listed = person["keys"]
+        for keyid in listed if isinstance(listed, list) else []:
+            if names.get(keyid, person["id"]) != person["id"]:
+                yield f"policy gives the key of {names[keyid]} ({keyid[:8]}) to {person['id']}"
 
 
 def _lowered(draft: Draft, base: Base) -> Iterator[str]:
@@ -142,6 +156,8 @@ def _thresholds(found: store.AnyMetadata | None) -> dict[str, int]:
 def owners(draft: Draft, base: Base) -> dict[str, str]:
     """Return whose each key id is: by the draft's own keys, then by those in force."""
     found: dict[str, str] = {}
+    if isinstance(base.delegator, Targets) and base.delegator.delegations is not None:
+        found.update(_owners(base.delegator.delegations.keys))
     for metadata in (base.previous, draft.metadata):
         if metadata is not None and metadata.signed.type == layout.ROOT:
             found.update(_owners(store.as_root(metadata).keys))

@@ -52,8 +52,9 @@ def trust_revoke(
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     trust = TrustFolder.open(folder)
     what = denials.denial(plans=plans, manifests=manifests, keys=keys, nodes=nodes)
-    made = denials.revoke(trust, env, what, reason=reason, clock=now)
-    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    with trust.lock():
+        made = denials.revoke(trust, env, what, reason=reason, clock=now)
+        found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
     common.emit(_SCHEMA, found, acting.as_text(found, trust))
 
 
@@ -96,6 +97,7 @@ def trust_deny(
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     trust = TrustFolder.open(folder)
     what = denials.denial(plans=plans, manifests=manifests, keys=keys, nodes=nodes)
-    made = denials.deny(trust, env, what, lift=lift, clock=now)
-    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    with trust.lock():
+        made = denials.deny(trust, env, what, lift=lift, clock=now)
+        found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
     common.emit(_SCHEMA, found, acting.as_text(found, trust))

@@ -147,10 +147,11 @@ def pki_enrol(
     checked = enrolment.read_statements(trust, statements)
     for one in checked:
         common.say(enrolment.introduce(one))
-    found = enrolment.propose(
-        trust, checked, labels=given, keys=sign, source=source, common=common, clock=now
-    )
-    answers = enrolment.answer_all(trust, checked, out, keys=sign, source=source, clock=now)
+    with trust.lock():
+        found = enrolment.propose(
+            trust, checked, labels=given, keys=sign, source=source, common=common, clock=now
+        )
+        answers = enrolment.answer_all(trust, checked, out, keys=sign, source=source, clock=now)
     body = {**found, "nodes": [one.statement.node for one in checked], "answers": answers}
     told = [acting.as_text(found, trust), *(f"answer: {path}" for path in answers.values())]
     common.emit("embrasure.pki.enrol/1", body, "\n".join(line for line in told if line))

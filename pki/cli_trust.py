@@ -57,17 +57,18 @@ def trust_env_add(
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     trust = TrustFolder.open(folder)
-    made = environment.add_environment(
-        trust,
-        env,
-        gateways=gateways,
-        shards=int(shards),
-        min_isolation=min_isolation,
-        passphrase=source.new(f"the gate key of {env}"),
-        cost=acting.cost_of(kdf, purpose="online"),
-        clock=now,
-    )
-    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    with trust.lock():
+        made = environment.add_environment(
+            trust,
+            env,
+            gateways=gateways,
+            shards=int(shards),
+            min_isolation=min_isolation,
+            source=source,
+            cost=acting.cost_of(kdf, purpose="online"),
+            clock=now,
+        )
+        found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
     common.emit(_SCHEMA, found, acting.as_text(found, trust))
 
 
@@ -133,10 +134,12 @@ def trust_app_add(
         min_soak_s=min_soak,
         max_second_percent=max_second_percent,
     )
-    made = apps.add_app(trust, env, app, who=who, threshold=threshold, rules=rules, clock=now)
-    secret = source.new(f"the operators' keys of {app}") if who.made else None
-    apps.keep_keys(trust, who, secret, acting.cost_of(kdf, purpose="operator"))
-    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    with trust.lock():
+        work = apps.add_app(trust, env, app, who=who, threshold=threshold, rules=rules, clock=now)
+        secret = source.new(f"the operators' keys of {app}") if who.made else None
+        apps.keep_keys(trust, who, secret, acting.cost_of(kdf, purpose="operator"))
+        made = work.write()
+        found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
     common.emit(_SCHEMA, found, acting.as_text(found, trust))
 
 
@@ -202,14 +205,15 @@ def trust_merge(common: Common, folder: Path, role: str | None, carried: tuple[P
     from pki.folder import TrustFolder
 
     trust = TrustFolder.open(folder)
-    for source in carried:
-        signround.collect(trust, source)
-    if role is not None:
-        draft = signing.must_draft(trust, role)
-        signing.merge(trust, draft, at=now())
-        merged, waiting = [f"{role} v{draft.version}"], list[str]()
-    else:
-        merged, waiting = signing.merge_ready(trust, at=now())
+    with trust.lock():
+        for source in carried:
+            signround.collect(trust, source)
+        if role is not None:
+            draft = signing.must_draft(trust, role)
+            signing.merge(trust, draft, at=now())
+            merged, waiting = [f"{role} v{draft.version}"], list[str]()
+        else:
+            merged, waiting = signing.merge_ready(trust, at=now())
     found = acting.report(trust, merged, waiting)
     common.emit(_SCHEMA, found, acting.as_text(found, trust))
 
@@ -230,8 +234,9 @@ def trust_discard(common: Common, folder: Path, role: str) -> None:
     from pki.folder import TrustFolder
 
     trust = TrustFolder.open(folder)
-    drafts.discard(signing.must_draft(trust, role).folder)
-    desk.refresh_bases(trust)
+    with trust.lock():
+        drafts.discard(signing.must_draft(trust, role).folder)
+        desk.refresh_bases(trust)
     found = acting.report(trust, [], [])
     common.emit(_SCHEMA, found, acting.as_text(found, trust))
 
@@ -264,8 +269,9 @@ def trust_renew(
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     trust = TrustFolder.open(folder)
-    made = [draft for name in names for draft in denials.renew(trust, name, clock=now)]
-    found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
+    with trust.lock():
+        made = [draft for name in names for draft in denials.renew(trust, name, clock=now)]
+        found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
     common.emit(_SCHEMA, found, acting.as_text(found, trust))
 
 

@@ -12,7 +12,7 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from embrasure.clock import Clock
 from embrasure.errors import Misuse
 from embrasure.trust import layout
-from pki import drafts, roles, store
+from pki import drafts, lint, roles, store
 from pki.drafts import Draft
 from pki.folder import TrustFolder
 from pki.store import AnyMetadata
@@ -57,10 +57,18 @@ class Desk:
         self._documents[role][path] = raw
 
     def write(self) -> list[Draft]:
-        """The edited roles are drafts on disk; return them in order of delegation."""
+        """The edited roles are drafts on disk; return them in order of delegation.
+
+        Raises Refused, with nothing written, when one of them is unsound.
+        """
+        at = self._clock()
         for role, found in self._open.items():
             life = roles.check_drafted(role).life_s
-            found.signed.expires = self._clock() + timedelta(seconds=life)
+            found.signed.expires = at + timedelta(seconds=life)
+            draft = Draft(self._folder(role), role, found, self._documents[role])
+            # What nobody may sign is not even drafted.
+            lint.check_content(draft, root_id=self.trust.root_id, at=at)
+        for role, found in self._open.items():
             drafts.write(self._folder(role), role, found, self._documents[role])
         refresh_bases(self.trust)
         return [drafts.load(self._folder(role), role) for role in drafts.in_order(self._open)]

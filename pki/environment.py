@@ -11,12 +11,14 @@ from embrasure import limits
 from embrasure.clock import Clock, write_time
 from embrasure.errors import Misuse
 from embrasure.trust import directory, documents, layout, policy
-from pki import ca, people, profiles, roles, verify
+from pki import ca, keyfile, people, profiles, roles, verify
 from pki.desk import Desk
 from pki.drafts import Draft
 from pki.folder import TrustFolder
 from pki.keyfile import Cost
 from pki.makekeys import new_key, write_keys
+from pki.passphrase import PassphraseSource
+from pki.signers import open_key
 
 SHARDS = (1, 16, 64, 256)
 
@@ -28,7 +30,7 @@ def add_environment(
     gateways: Sequence[str],
     shards: int,
     min_isolation: int,
-    passphrase: bytes,
+    source: PassphraseSource,
     cost: Cost,
     clock: Clock,
 ) -> list[Draft]:
@@ -42,10 +44,10 @@ def add_environment(
     work = Desk(trust, clock)
     targets = work.targets()
     threshold, holders = verify.keys_of(layout.TARGETS, trust.root())
-    gate = new_key(f"gates-{env}", purpose="online", file=f"online/gates-{env}.key")
     named = [key for key in holders.values() if isinstance(key, SSlibKey)]
     roles.delegate(targets, fleet, named, threshold=threshold)
-    online = people.with_owner(gate.public, f"gates-{env}")
+    gate = gate_key(trust, env, source, cost)
+    online = people.with_owner(gate, f"gates-{env}")
     roles.delegate(targets, layout.gates_role(env), [online], threshold=1)
     rules = first_policy(trust, env, shards=shards, min_isolation=min_isolation)
     work.put(fleet, layout.policy_path(env), documents.write(rules))
@@ -57,9 +59,23 @@ def add_environment(
         work.put(fleet, layout.shard_path(env, name), documents.write(shard))
     revoked = first_revocations(trust, env, issued=write_time(clock()))
     work.put(layout.REVOCATIONS, layout.revocations_path(env), documents.write(revoked))
-    # The last step that can fail is a key file that exists: before any draft is written.
-    write_keys(trust.path, [gate], passphrase, root=trust.root_id, cost=cost)
     return work.write()
+
+
+def gate_key(trust: TrustFolder, env: str, source: PassphraseSource, cost: Cost) -> SSlibKey:
+    """Return the public half of the environment's gate key, which is in `online/`.
+
+    A key left there by an earlier, interrupted call is taken.
+    """
+    file = f"online/gates-{env}.key"
+    if (trust.path / file).exists():
+        uri = f"keyfile:{trust.path / file}"
+        held = open_key(uri, source, purpose="online", root=trust.root_id)
+        return keyfile.public_of(held.private)
+    gate = new_key(f"gates-{env}", purpose="online", file=file)
+    secret = source.new(f"the gate key of {env}")
+    write_keys(trust.path, [gate], secret, root=trust.root_id, cost=cost)
+    return gate.public
 
 
 def first_policy(trust: TrustFolder, env: str, *, shards: int, min_isolation: int) -> policy.Policy:

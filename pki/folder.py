@@ -6,6 +6,7 @@ holds public halves; `keys/`, `online/` and `ca/` hold encrypted key files and n
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -63,6 +64,10 @@ class TrustFolder:
                 hint="embrasure pki init DIR makes one",
             )
         return cls(path, read_toml(path / _FLEET, Fleet, document="fleet"))
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which nobody else changes this folder; raises Unavailable."""
+        return fs.lock(self.path / ".lock", seconds=limits.LOCK_SECONDS)
 
     @property
     def domain(self) -> str:

@@ -297,7 +297,7 @@ def _base64(text: str) -> bytes:
         raise Refused("key file", expected="base64", got="something else") from None
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _derive(passphrase: bytes, salt: bytes, cost: Cost) -> bytes:
     # Remembered: the process holds the keys that this opens anyhow.
     return argon2id.kdf(SecretBox.KEY_SIZE, passphrase, salt, cost.ops, cost.mem)

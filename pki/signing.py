@@ -113,6 +113,10 @@ def merge(trust: TrustFolder, draft: Draft, *, at: datetime) -> None:
     Raises Denied (`threshold`) when signatures are missing, Refused for an unsound draft. Steps: 1
     its delegator is in force, 2 signatures, 3 version, 4 content, 5 no role loses its signatures.
     """
+    if _is_in_force(trust, draft):
+        # A crash came between the last file and the end of the draft.
+        drafts.discard(draft.folder)
+        return
     # 1. and 2.
     delegator = _in_force(trust, draft)
     wanting, signed, others = missing(trust, draft)
@@ -136,6 +140,11 @@ def merge(trust: TrustFolder, draft: Draft, *, at: datetime) -> None:
     if draft.role == layout.TARGETS:
         check_no_orphan(trust, draft)
     _put_in_force(trust, draft)
+
+
+def _is_in_force(trust: TrustFolder, draft: Draft) -> bool:
+    held = trust.held(draft.role)
+    return held is not None and store.signed_digest(held) == draft.digest
 
 
 def _in_force(trust: TrustFolder, draft: Draft) -> verify.Delegator:
@@ -189,9 +198,9 @@ def _put_in_force(trust: TrustFolder, draft: Draft) -> None:
         for path, entry in store.as_targets(draft.metadata).targets.items():
             file = layout.target_file(path, entry.hashes["sha256"])
             store.write(trust.path, file, draft.documents[path])
-    store.write(trust.path, layout.metadata_file(draft.role, draft.version), raw)
     if draft.role == layout.ROOT and draft.version == 1:
         fs.replace_file(trust.path, "anchor.json", raw, mode=0o644)
+    store.write(trust.path, layout.metadata_file(draft.role, draft.version), raw)
     drafts.discard(draft.folder)
     desk.refresh_bases(trust)
 

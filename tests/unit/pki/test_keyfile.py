@@ -1,0 +1,178 @@
+"""Key files: what opens them, what they refuse, and what one could do without each check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from embrasure.errors import Denied, Misuse, Refused
+from embrasure.trust.canonical import canonical
+from pki import keyfile, signers
+from pki.keyfile import MODERATE, Opened, Scheme
+
+PASSPHRASE = b"correct horse battery"
+SALT = b"0123456789abcdef"
+FLEET, OTHER = "a" * 64, "b" * 64
+
+
+def make(scheme: Scheme = "ed25519", **changed: object) -> bytes:
+    fields: dict[str, object] = {"purpose": "security", "label": "alice", "root": ""} | changed
+    private = keyfile.generate(scheme)
+    return keyfile.seal(private, PASSPHRASE, cost=MODERATE, salt=SALT, **fields)  # type: ignore[arg-type]  # a table of fields
+
+
+def reopen(raw: bytes) -> Opened:
+    return keyfile.open_bytes(raw, PASSPHRASE)
+
+
+def with_field(raw: bytes, **fields: object) -> bytes:
+    return canonical({**json.loads(raw), **fields})
+
+
+@pytest.mark.parametrize("scheme", ["ed25519", "ecdsa-p256"])
+def test_a_key_file_opens_with_its_passphrase_and_signs(scheme: Scheme) -> None:
+    opened = reopen(make(scheme))
+    signature = opened.signer.sign(b"payload")
+    keyfile.public_key(opened.header).verify_signature(signature, b"payload")
+    assert signature.keyid == opened.header.keyid
+
+
+def test_another_passphrase_is_denied_and_nothing_of_the_key_is_told() -> None:
+    with pytest.raises(Denied) as told:
+        keyfile.open_bytes(make(), b"incorrect horse battery")
+    assert told.value.reason == "passphrase"
+    assert "incorrect" not in str(told.value)
+
+
+def test_the_private_key_is_in_no_representation() -> None:
+    opened = reopen(make())
+    seed = keyfile._seed(opened.private).hex()
+    assert seed not in repr(opened) and opened.box_key.hex() not in repr(opened)
+    assert "box_key" not in repr(opened)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"label": "mallory"}, {"purpose": "operator"}, {"root": OTHER}],
+    ids=["name", "purpose", "fleet"],
+)
+@pytest.mark.misuse
+def test_a_swapped_header_is_refused(
+    field: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = with_field(make(root=FLEET), **field)
+    with pytest.raises(Refused):
+        reopen(raw)
+    # Without the check the lie is believed: SecretBox authenticates nothing but its content.
+    monkeypatch.setattr("pki.keyfile.check_same", lambda *_: None)
+    assert msgspec.to_builtins(reopen(raw).header).items() >= field.items()
+
+
+@pytest.mark.misuse
+def test_a_swapped_public_key_is_refused() -> None:
+    other = keyfile.header_of(make())
+    raw = with_field(make(), keyid=other.keyid, pub=other.pub)
+    with pytest.raises(Refused):
+        reopen(raw)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"ops": 2},
+        {"ops": 11},
+        {"mem": 255 * 2**20},
+        {"mem": 2**31 + 1},
+        {"mem": 2**42},
+        {"salt": "AAAA"},
+        {"kdf": "scrypt"},
+        {"v": 2},
+        {"keyid": "x"},
+        {"pub": "00"},
+        {"label": "../../etc"},
+        {"more": 1},
+    ],
+    ids=lambda field: "-".join(map(str, field.items())),
+)
+@pytest.mark.misuse
+def test_bad_parameters_are_refused_before_argon2_runs(field: dict[str, object]) -> None:
+    raw = with_field(make(), **field)
+    before = keyfile._derive.cache_info()
+    with pytest.raises(Refused):
+        keyfile.open_bytes(raw, b"a passphrase never used before")
+    assert keyfile._derive.cache_info() == before
+
+
+@pytest.mark.misuse
+def test_a_cheaper_cost_does_not_open_the_box() -> None:
+    # A thief cannot make guessing cheap: the cost is inside the box, and changes its key.
+    with pytest.raises(Denied):
+        keyfile.open_bytes(with_field(make(), ops=4), PASSPHRASE)
+
+
+def test_a_passphrase_has_twelve_characters_at_least() -> None:
+    with pytest.raises(Misuse):
+        keyfile.check_passphrase(b"short")
+    keyfile.check_passphrase(b"twelve chars")
+
+
+def test_a_key_file_is_bound_to_a_fleet_under_the_same_passphrase() -> None:
+    opened = reopen(make())
+    bound = reopen(keyfile.rebind(opened, FLEET))
+    assert bound.header.root == FLEET
+    assert bound.header.keyid == opened.header.keyid
+
+
+def test_a_changed_passphrase_opens_and_the_old_one_does_not() -> None:
+    opened = reopen(make(root=FLEET))
+    raw = keyfile.change_passphrase(opened, b"another good phrase")
+    found = keyfile.open_bytes(raw, b"another good phrase")
+    assert (found.header.keyid, found.header.root) == (opened.header.keyid, FLEET)
+    assert found.header.salt != opened.header.salt
+    with pytest.raises(Denied):
+        reopen(raw)
+
+
+def write(folder: Path, raw: bytes, mode: int = 0o600) -> Path:
+    file = folder / "alice.key"
+    file.write_bytes(raw)
+    file.chmod(mode)
+    return file
+
+
+def open_file(file: Path) -> CryptoSigner:
+    return signers.open_key(f"keyfile:{file}", lambda _: PASSPHRASE).signer
+
+
+def exposed(folder: Path) -> Path:
+    return write(folder, make(), 0o640)
+
+
+def linked(folder: Path) -> Path:
+    write(folder, make())
+    (folder / "link.key").symlink_to("alice.key")
+    return folder / "link.key"
+
+
+def twice(folder: Path) -> Path:
+    file = write(folder, make())
+    (folder / "copy.key").hardlink_to(file)
+    return file
+
+
+@pytest.mark.parametrize("build", [exposed, linked, twice])
+@pytest.mark.misuse
+def test_a_key_file_that_others_could_reach_is_refused(
+    build: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    with pytest.raises((Denied, Refused)):
+        open_file(build(tmp_path))
+
+
+def test_a_private_key_file_is_opened_by_its_uri(tmp_path: Path) -> None:
+    assert open_file(write(tmp_path, make())).sign(b"x").signature

@@ -1,0 +1,99 @@
+"""Where a passphrase may come from, and where never."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from embrasure.errors import Denied, Misuse, Refused
+from pki.passphrase import PassphraseSource, passphrase_source
+
+
+@pytest.fixture(autouse=True)
+def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+
+def private(folder: Path, text: bytes, mode: int = 0o600) -> Path:
+    file = folder / "passphrase"
+    file.write_bytes(text)
+    file.chmod(mode)
+    return file
+
+
+def test_it_comes_from_a_private_file_without_its_line_end(tmp_path: Path) -> None:
+    file = private(tmp_path, b"correct horse battery\n")
+    source = passphrase_source(fd=None, file=file, no_input=True)
+    assert source("key") == source.new("key") == b"correct horse battery"
+
+
+@pytest.mark.misuse
+def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    file = private(tmp_path, b"correct horse battery\n", 0o644)
+    with pytest.raises(Denied):
+        passphrase_source(fd=None, file=file, no_input=True)
+
+
+@pytest.mark.misuse
+def test_a_link_is_refused(tmp_path: Path) -> None:
+    private(tmp_path, b"correct horse battery\n")
+    (tmp_path / "link").symlink_to("passphrase")
+    with pytest.raises(Refused):
+        passphrase_source(fd=None, file=tmp_path / "link", no_input=True)
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"one\ntwo\n", b"a\0b", b"x" * 1025])
+def test_anything_but_one_line_is_a_usage_error(text: bytes, tmp_path: Path) -> None:
+    with pytest.raises((Misuse, Refused)):
+        passphrase_source(fd=None, file=private(tmp_path, text), no_input=True)
+
+
+def test_it_comes_from_a_descriptor() -> None:
+    end, start = os.pipe()
+    os.write(start, b"correct horse battery\n")
+    os.close(start)
+    assert passphrase_source(fd=end, file=None, no_input=True)("key") == b"correct horse battery"
+    os.close(end)
+
+
+def test_a_closed_descriptor_is_a_usage_error() -> None:
+    end, start = os.pipe()
+    os.close(start)
+    os.close(end)
+    with pytest.raises(Misuse):
+        passphrase_source(fd=end, file=None, no_input=True)
+
+
+def test_two_sources_are_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(Misuse):
+        passphrase_source(fd=0, file=tmp_path / "x", no_input=True)
+
+
+def test_a_service_gets_it_as_a_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private(tmp_path, b"correct horse battery\n", 0o400)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert passphrase_source(fd=None, file=None, no_input=True)("key") == b"correct horse battery"
+
+
+def test_without_a_person_the_error_names_the_flags() -> None:
+    source = passphrase_source(fd=None, file=None, no_input=True)
+    with pytest.raises(Denied) as told:
+        source("passphrase of alice")
+    assert told.value.reason == "no-input"
+    assert "--passphrase-file" in told.value.hint
+
+
+def test_a_person_types_a_new_one_twice() -> None:
+    answers = [b"correct horse battery", b"incorrect horse battery"]
+    with pytest.raises(Misuse):
+        PassphraseSource(lambda _: answers.pop(0), tries=3).new("key")
+
+
+@pytest.mark.misuse
+def test_it_is_never_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PASSPHRASE", "EMBRASURE_PASSPHRASE", "EMBRASURE_PASSPHRASE_FILE"):
+        monkeypatch.setenv(name, "correct horse battery")
+    with pytest.raises(Denied):
+        passphrase_source(fd=None, file=None, no_input=True)("key")

@@ -1,0 +1,144 @@
+"""Signers by URI: which are opened, which keys may do what, and keys of authorities."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from securesystemslib.signer import CryptoSigner
+
+from embrasure.errors import Denied, Misuse, NotFound, NotSupported, Refused
+from pki import keyfile, signers
+from pki.passphrase import PassphraseSource
+from pki.signers import SignerKey
+
+PASSPHRASE = b"correct horse battery"
+FLEET, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.fixture(scope="module")
+def raw() -> bytes:
+    private = keyfile.generate("ed25519")
+    return keyfile.seal(
+        private, PASSPHRASE, purpose="security", label="alice", root=FLEET, salt=b"s" * 16
+    )
+
+
+@pytest.fixture
+def uri(raw: bytes, tmp_path: Path) -> str:
+    file = tmp_path / "alice.key"
+    file.write_bytes(raw)
+    file.chmod(0o600)
+    return f"keyfile:{file}"
+
+
+@pytest.mark.parametrize("scheme", ["hsm", "awskms", "azurekms", "gcpkms", "hv"])
+def test_a_back_end_that_is_not_built_says_so(scheme: str) -> None:
+    with pytest.raises(NotSupported):
+        signers.open_signer(f"{scheme}:somewhere", lambda _: b"")
+
+
+@pytest.mark.misuse
+def test_a_key_in_the_clear_is_never_opened() -> None:
+    with pytest.raises(Denied):
+        signers.open_signer("file2:/tmp/key.pem", lambda _: b"")
+
+
+@pytest.mark.parametrize("uri", ["", "keyfile:", "alice.key", "https://x", ":"])
+def test_what_is_no_signer_uri_is_a_usage_error(uri: str) -> None:
+    with pytest.raises(Misuse):
+        signers.open_signer(uri, lambda _: b"")
+
+
+def test_a_missing_key_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        signers.open_signer(f"keyfile:{tmp_path}/none.key", lambda _: b"")
+
+
+def test_a_plain_path_means_a_key_file(tmp_path: Path) -> None:
+    assert signers.as_uri("keys/alice.key") == "keyfile:keys/alice.key"
+    assert signers.as_uri("hsm:2") == "hsm:2"
+    assert (
+        signers.within("keyfile:../keys/a.key", tmp_path / "x") == f"keyfile:{tmp_path}/keys/a.key"
+    )
+
+
+@pytest.mark.misuse
+def test_a_key_of_another_fleet_does_not_sign_here(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Denied) as told:
+        signers.open_signer(uri, lambda _: PASSPHRASE, root=OTHER)
+    assert told.value.reason == "key-root"
+    monkeypatch.setattr("pki.signers.check_use", lambda *_, **__: None)
+    assert signers.open_signer(uri, lambda _: PASSPHRASE, root=OTHER).sign(b"x").signature
+
+
+@pytest.mark.misuse
+def test_a_security_key_does_not_sign_as_an_operator(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Denied) as told:
+        signers.open_signer(uri, lambda _: PASSPHRASE, purpose="operator")
+    assert told.value.reason == "key-purpose"
+    monkeypatch.setattr("pki.signers.check_use", lambda *_, **__: None)
+    assert signers.open_signer(uri, lambda _: PASSPHRASE, purpose="operator").sign(b"x").signature
+
+
+def test_a_person_has_three_tries(uri: str) -> None:
+    answers = [b"wrong passphrase", b"wrong again, sorry", PASSPHRASE]
+    source = PassphraseSource(lambda _: answers.pop(0), tries=3)
+    assert signers.open_signer(uri, source).public_key.keyid
+    assert not answers
+
+
+def test_a_file_has_one_try(uri: str) -> None:
+    answers = [b"wrong passphrase", PASSPHRASE]
+    with pytest.raises(Denied):
+        signers.open_signer(uri, PassphraseSource(lambda _: answers.pop(0), tries=1))
+    assert answers == [PASSPHRASE]
+
+
+def test_a_bound_key_is_not_bound_to_a_second_fleet(uri: str) -> None:
+    opened = signers.open_key(uri, lambda _: PASSPHRASE)
+    assert not signers.bind(uri, opened, FLEET)
+    with pytest.raises(Denied):
+        signers.bind(uri, opened, OTHER)
+
+
+def test_an_authoritys_key_signs_and_tells_nothing() -> None:
+    key = SignerKey(CryptoSigner.generate_ecdsa())
+    data = b"certificate"
+    key.public_key().verify(
+        key.sign(data, ec.ECDSA(hashes.SHA256())), data, ec.ECDSA(hashes.SHA256())
+    )
+    assert key.key_size == 256 and isinstance(key.curve, ec.SECP256R1)
+    assert copy.copy(key) is key and copy.deepcopy(key) is key
+    with pytest.raises(Denied):
+        key.private_numbers()
+    with pytest.raises(Denied):
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    with pytest.raises(Denied):
+        key.exchange(ec.ECDH(), key.public_key())
+
+
+@pytest.mark.parametrize("algorithm", [hashes.SHA1(), hashes.SHA512(), Prehashed(hashes.SHA256())])  # noqa: S303 - it must be refused
+@pytest.mark.misuse
+def test_an_authoritys_key_signs_no_bare_digest_and_no_other_hash(
+    algorithm: hashes.HashAlgorithm | Prehashed,
+) -> None:
+    with pytest.raises(Refused):
+        SignerKey(CryptoSigner.generate_ecdsa()).sign(b"x" * 32, ec.ECDSA(algorithm))
+
+
+def test_an_ed25519_key_is_no_authoritys_key() -> None:
+    with pytest.raises(Refused):
+        SignerKey(CryptoSigner.generate_ed25519())
