@@ -13,9 +13,9 @@ from typing import Protocol
 
 from embrasure.errors import EmbrasureError, Failed
 from embrasure.trust.source import Source
-from node.accept import Answer
 from node.asking import IpcReport, IpcSource
 from node.ground import Report
+from node.installer import Answer
 from node.ipc import Channel, Listener
 from node.messages import (
     AnswerNote,

@@ -31,8 +31,10 @@ from node.identity import load_identity
 from node.paths import Paths
 from node.setup import Wish, enrol, make_node
 from tests.simulate.authority import Authority, der_text
+from tests.simulate.installer import SERVER, quick_http
 from tests.simulate.nodes import SimNode, fixed_node_id
 from tests.simulate.push import SimGateway
+from tests.simulate.releases import make_release
 from tests.simulate.repository import SimRepository
 
 ENV, APP, GATEWAY = "dev", "shop", "g1"
@@ -49,6 +51,11 @@ class RealNode:
     def id(self) -> str:
         """The node's id."""
         return self.listed.id
+
+    @property
+    def receipt_key(self) -> bytes:
+        """The public key of its receipts."""
+        return bytes(self.listed.signing.verify_key)
 
     @property
     def port(self) -> int:
@@ -128,6 +135,34 @@ class SimFleet:
             tls=self.bundle(), chain=chain,
         )  # fmt: skip
         return dsse.seal("enrolled", write(answer), repository.holders[0])
+
+    def publish(
+        self,
+        node: RealNode,
+        version: str,
+        *,
+        mode: str = "good",
+        extra: bytes = b"",
+        soak_s: int = 0,
+    ) -> tuple[Plan, Gate]:
+        """Return plan and open gate of a release of a small web server, `node` as its canary.
+
+        mode: what the server does (`tests.simulate.installer.SERVER`); extra: one more file
+        """
+        files = {
+            "code/main.py": SERVER,
+            "config/mode": mode.encode(),
+            "config/version": version.encode(),
+            **({"code/data": extra} if extra else {}),
+        }
+        made = make_release(
+            APP, files, version=version, argv=("python3", "code/main.py"), probes=[quick_http()]
+        )
+        release = self.repository.add_release(APP, release=made)
+        plan = self.repository.set_plan(release, canary=[node.listed], soak_s=soak_s)
+        gate = self.repository.set_gate(plan)
+        self.repository.publish()
+        return plan, gate
 
     def gateway(self, node: RealNode) -> SimGateway:
         """Return a gateway that dials `node` and serves what is published now."""

@@ -23,9 +23,9 @@ from embrasure.trust.source import Source
 from embrasure.wire import node_pb2, node_pb2_grpc
 from embrasure.wire import node_pb2 as wire
 from node import ipc
-from node.accept import Answer
 from node.desk import Desk
 from node.ground import Report
+from node.installer import Answer
 from node.messages import AppState, PostNote, StateNote
 from node.push import TABLE, NodeService
 from tests.simulate.authority import Authority
