@@ -85,7 +85,7 @@ def fetching(tx: Transaction) -> To:
     offer, blobs = _offer(tx), tx.ground.blobs
     wanted = offer.manifest.blobs()
     missing = {d: n for d, n in wanted.items() if not blobs.has(d, length=n)}
-    total, done = sum(missing.values()), 0
+    total, done, shown = sum(missing.values()), 0, 0
     for digest, length in missing.items():
         path = layout.blob_file(digest)
         with blobs.writer(digest, length=length) as writer:
@@ -97,7 +97,9 @@ def fetching(tx: Transaction) -> To:
                     tx.check_halt()
                     writer.write(piece)
                     done += len(piece)
-                    tx.report.progress(State.FETCHING, done, total)
+                    if done - shown >= limits.MIB:
+                        tx.report.progress(State.FETCHING, done, total)
+                        shown = done
             writer.commit()
     blobs.sync()
     return To(State.VERIFIED)

@@ -12,7 +12,7 @@ from securesystemslib.signer import Key
 from embrasure import limits
 from embrasure.clock import Clock, read_time
 from embrasure.errors import Refused
-from embrasure.fs import Folder
+from embrasure.fs import Folder, read_file
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
 from embrasure.trust.decide import NodeState, Verdict, decide
@@ -22,7 +22,7 @@ from embrasure.trust.floors import AppFloor, Floors
 from embrasure.trust.load import Docs, load, roles_for
 from embrasure.trust.source import Source
 from embrasure.trust.view import View
-from node.enrolment import accept_enrolment
+from node.enrolment import accept_enrolment, is_enrolled
 from node.ground import FloorKeeper
 from node.identity import Identity
 from node.paths import Paths
@@ -51,16 +51,36 @@ class Judge:
         self,
         paths: Paths,
         identity: Identity,
-        client: TrustClient,
         floors: FloorKeeper,
         *,
         clock: Clock,
     ) -> None:
         self._paths = paths
         self._identity = identity
-        self._client = client
+        self._opened: TrustClient | None = None
         self._floors = floors
         self._clock = clock
+
+    @property
+    def _client(self) -> TrustClient:
+        """Opened at the first decision: damaged trust stops new installs, never a boot."""
+        if self._opened is None:
+            client = TrustClient(
+                self._paths.tuf,
+                read_file(self._paths.anchor, limit=limits.ROOT_BYTES),
+                clock=self._clock,
+                enrolled=is_enrolled(self._paths),
+            )
+            if client.root_id != self._identity.root_id:
+                raise Refused(
+                    "trust anchor",
+                    expected=self._identity.root_id,
+                    got=client.root_id,
+                    hint="the anchor is of another fleet",
+                    reason="identity",
+                )
+            self._opened = client
+        return self._opened
 
     def refresh(self, source: Source, app: str) -> View:
         """Return the verified roles that one app's decision needs; raises Refused, Unavailable."""

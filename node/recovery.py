@@ -10,19 +10,31 @@ from node import switch, units
 from node.config import load_app
 from node.ground import Ground, Report, release_of
 from node.install import STEPS
+from node.journal import Entry
+from node.paths import Paths
 from node.recover import Act, Found, Recovery, recover
 from node.releases import find_release, is_whole, load_release
 from node.rollback import degraded
-from node.states import Record, Release, State
+from node.states import RESTING, Record, Release, State
 from node.transaction import To, Transaction
 
 
 def settle(ground: Ground, app: str, report: Report) -> Record | None:
     """Return the record of the app at rest: no transaction is open, `current` is whole and runs.
 
-    Raises Unavailable (`stopping`), and what keeps a disk from being written.
+    Raises Unavailable (`stopping`), and what keeps a disk from being written; even then what was
+    committed runs.
     """
     entry = ground.journal.read(app)
+    try:
+        return _settle(ground, app, entry, report)
+    except EmbrasureError as problem:
+        if problem.reason != "stopping":
+            _keep_serving(ground, app, entry.record)
+        raise
+
+
+def _settle(ground: Ground, app: str, entry: Entry, report: Report) -> Record | None:
     known = _known(ground, app, entry.record)
     found = look(ground, app, entry.record, damaged=entry.damaged, known=known)
     plan = recover(found)
@@ -36,6 +48,16 @@ def settle(ground: Ground, app: str, report: Report) -> Record | None:
     if entry.record is None or plan.act is Act.NOTHING:
         return entry.record
     return _finish(ground, entry.record, plan, report)
+
+
+def _keep_serving(ground: Ground, app: str, record: Record | None) -> None:
+    """A disk that takes no state must not also stop the service: what was committed runs."""
+    is_new = record is not None and record.state not in RESTING and record.ending != "committed"
+    name = linked(ground, app)
+    if name is None or (is_new and record is not None and name == record.to.id):
+        return
+    with contextlib.suppress(EmbrasureError):
+        _run(ground, app, _known(ground, app, record)[name])
 
 
 def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> Record:
@@ -99,8 +121,13 @@ def _known(ground: Ground, app: str, record: Record | None) -> dict[str, Release
 
 def linked(ground: Ground, app: str) -> str | None:
     """Return the release that `current` names, None when there is none."""
+    return linked_in(ground.paths, app)
+
+
+def linked_in(paths: Paths, app: str) -> str | None:
+    """Return the release that `current` names below these paths."""
     try:
-        with Folder.open(ground.paths.app(app)) as folder:
+        with Folder.open(paths.app(app)) as folder:
             return switch.current(folder)
     except EmbrasureError:
         return None

@@ -1,0 +1,186 @@
+"""Carries out one verdict: the record of a new transaction, its run, and what is answered."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Literal
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, Refused
+from embrasure.fs import Folder
+from embrasure.trust.documents import write
+from embrasure.trust.floors import AppFloor
+from embrasure.trust.load import Docs
+from embrasure.trust.source import Source
+from node.config import load_app
+from node.ground import Ground, Report, release_of
+from node.install import STEPS
+from node.judge import Judge, Judgement
+from node.receipts import boot_id
+from node.recovery import linked, settle
+from node.releases import APPROVAL, MANIFEST, PLAN
+from node.rollback import LONGEST_WAIT_SECONDS, degraded
+from node.states import RESTING, Record, Release, State, release_name
+from node.transaction import Offer, Transaction
+
+Kind = Literal[
+    "none", "wait", "hold", "refuse", "committed", "rolled_back", "interrupted", "rejected",
+    "degraded",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one app.
+
+    kind: a verdict of the install rule, or how the install came out; reason: a word, "" when all
+    is well; receipts: (signed, sealed body), oldest first; floor: the number that a repeated
+    order must be above, 0 when that is not the matter.
+    """
+
+    kind: Kind
+    reason: str
+    app: str
+    receipts: tuple[tuple[bytes, bytes], ...] = ()
+    floor: int = 0
+
+
+class Installer:
+    """Turns verdicts into transactions. Its caller lets one work at a time."""
+
+    def __init__(self, ground: Ground, judge: Judge) -> None:
+        self._ground = ground
+        self._judge = judge
+
+    def act(
+        self, app: str, judgement: Judgement, source: Source, report: Report, *, nonce: str
+    ) -> Answer:
+        """Return what became of the app after the verdict is carried out.
+
+        nonce: of the order, 32 hex digits; zeros for a poll
+        Raises Unavailable (`stopping`), and what keeps the disk from being written.
+        """
+        verdict, docs = judgement.verdict, judgement.docs
+        if verdict.kind == "none":
+            return Answer("none", verdict.reason, app, self.told(app, verdict.plan))
+        if verdict.kind != "install":
+            return Answer(verdict.kind, verdict.reason, app)
+        if docs is None:
+            raise Refused("install", expected="documents", got="none", reason="internal")
+        record = self._settled(app, report)
+        if self._is_too_early(record, docs):
+            return Answer("wait", "later", app)
+        fresh = self._record(docs, record, nonce=nonce, wave=verdict.wave)
+        return self._install(fresh, docs, source, report)
+
+    def told(self, app: str, plan: str) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the receipts of a plan that are still here, as they go out."""
+        posted = self._ground.receipts.outbox.of_plan(app, plan) if plan else ()
+        return tuple((one.signed, one.body) for one in posted)
+
+    def _settled(self, app: str, report: Report) -> Record | None:
+        """What an earlier call left open is finished before anything new begins."""
+        record = self._ground.journal.read(app).record
+        if record is not None and record.state not in RESTING:
+            record = settle(self._ground, app, report)
+        return record
+
+    def _is_too_early(self, record: Record | None, docs: Docs) -> bool:
+        """Whether this very attempt was cut off here a moment ago, and waits for its next try."""
+        if record is None or docs.gate is None:
+            return False
+        same = (record.to.plan, record.attempt) == (docs.plan_digest, docs.gate.attempt)
+        left = record.retry_at - int(self._ground.clock().timestamp())
+        # A clock that was set back must not hold it for ever.
+        return same and 0 < left <= LONGEST_WAIT_SECONDS
+
+    def _record(self, docs: Docs, last: Record | None, *, nonce: str, wave: int) -> Record:
+        if docs.plan is None or docs.gate is None or docs.policy is None:
+            raise Refused("install", expected="plan, gate and policy", got="less", reason="plan")
+        plan, gate = docs.plan, docs.gate
+        floor = self._ground.floors.load().app(docs.app)
+        same = last is not None and (last.to.plan, last.attempt) == (docs.plan_digest, gate.attempt)
+        to = Release(
+            id=release_name(plan.seq, plan.manifest.sha256),
+            plan=docs.plan_digest,
+            seq=plan.seq,
+            manifest=plan.manifest.sha256,
+            wave=wave,
+        )
+        return Record(
+            v=1,
+            app=docs.app,
+            tx=secrets.token_hex(16),
+            state=State.OFFERED,
+            transitions=0,
+            starts=limits.STARTS,
+            to=to,
+            back=self._back(docs.app, floor),
+            attempt=gate.attempt,
+            try_number=floor.tries.get(docs.plan_digest, 0) + 1,
+            gseq=gate.gseq,
+            nonce=nonce,
+            collect=docs.policy.collect_key,
+            migrated="no",
+            began=int(self._ground.clock().timestamp()),
+            boot=boot_id(),
+            soaked_s=0,
+            ending="",
+            reason="",
+            detail="",
+            interruptions=last.interruptions if last is not None and same else 0,
+            retry_at=0,
+            since=self._ground.receipts.outbox.head()[0],
+            final=0,
+        )
+
+    def _back(self, app: str, floor: AppFloor) -> Release | None:
+        """Return what a roll-back goes to: the committed release that is linked now.
+
+        When the last one was destroyed on disk, recovery has linked the one before it.
+        """
+        known = [release_of(floor.committed), release_of(floor.previous)]
+        now = linked(self._ground, app)
+        return next((one for one in known if one is not None and one.id == now), known[0])
+
+    def _install(self, fresh: Record, docs: Docs, source: Source, report: Report) -> Answer:
+        if docs.manifest is None or docs.plan is None:
+            raise Refused("install", expected="a manifest", got="none", reason="manifest")
+        app = fresh.app
+
+        def again() -> str:
+            verdict = self._judge.again(docs)
+            return "" if verdict.kind == "install" else f"{verdict.kind} {verdict.reason}"
+
+        documents = {
+            MANIFEST: docs.manifest_raw,
+            PLAN: write(docs.plan),
+            APPROVAL: self._judge.approval(docs),
+        }
+        offer = Offer(docs.manifest, documents, source, again)
+        config = load_app(self._ground.paths, app)
+        Folder.open(self._ground.paths.app(app), create=True).close()
+        tx = Transaction(self._ground, fresh, config, report, STEPS, offer=offer)
+        self._ground.journal.write(fresh)
+        try:
+            record = tx.run()
+        except EmbrasureError as problem:
+            if problem.reason == "stopping":
+                raise
+            # The disk did not take a state. Whatever is on it now, the app comes to rest.
+            settle(self._ground, app, report)
+            raise
+        if record.state is State.DEGRADED:
+            degraded(tx)
+        return self._ended(tx.record)
+
+    def _ended(self, record: Record) -> Answer:
+        found = [
+            posted
+            for posted in self._ground.receipts.outbox.of_plan(record.app, record.to.plan)
+            if posted.rseq > record.since
+        ]
+        told = tuple((posted.signed, posted.body) for posted in found)
+        kind: Kind = record.ending or "rejected"
+        return Answer(kind, "" if kind == "committed" else record.reason, record.app, told)

@@ -1,0 +1,95 @@
+"""Compares what is installed with what was approved, to the file; works with every server down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError
+from embrasure.trust import layout
+from embrasure.trust.floors import Committed, FloorStore
+from node.config import app_names
+from node.ground import release_of
+from node.journal import Journal
+from node.paths import Paths
+from node.recovery import linked_in
+from node.releases import APPROVAL, Installed, drifts, load_release
+from node.states import RESTING, Release
+from node.tree import Drift
+
+EXIT_DRIFT = 40
+SHOWN = 1_000  # differences listed of one app
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One app. release: what is committed, "" when nothing is; drift: empty when all is well."""
+
+    app: str
+    release: str
+    version: str
+    drift: tuple[Drift, ...]
+
+
+def verify(paths: Paths, app: str = "", *, deep: bool = True) -> tuple[Verified, ...]:
+    """Return what differs for one app, or for every app of this node.
+
+    deep: hash every file, else types, modes, owners, lengths and links only
+    Raises Refused (`no-trust`) when this node has lost what it had committed.
+    """
+    floors = FloorStore(paths.floors).load()
+    names = [app] if app else sorted({*app_names(paths), *floors.apps})
+    return tuple(_one(paths, name, floors.app(name).committed, deep=deep) for name in names)
+
+
+def _one(paths: Paths, app: str, committed: Committed | None, *, deep: bool) -> Verified:
+    release, current = release_of(committed), linked_in(paths, app)
+    if release is None:
+        found = [Drift("current", "extra")] if current is not None else []
+        return Verified(app, "", "", tuple(found if _is_resting(paths, app) else []))
+    found = []
+    if current != release.id and _is_resting(paths, app):
+        found.append(Drift("current", "missing" if current is None else "link"))
+    try:
+        installed = load_release(paths, app, release)
+    except EmbrasureError:
+        return Verified(app, release.id, "", (*found, Drift(release.id, "content")))
+    found += _documents(installed, release)
+    found += drifts(paths, installed, deep=deep)
+    return Verified(app, release.id, installed.manifest.version, tuple(found[:SHOWN]))
+
+
+def _is_resting(paths: Paths, app: str) -> bool:
+    """During an install the link may be the new release's: that is no drift."""
+    record = Journal(paths).read(app).record
+    return record is None or record.state in RESTING
+
+
+def _documents(installed: Installed, release: Release) -> list[Drift]:
+    """The role file beside the release is the one that names its plan and manifest."""
+    plan = installed.plan
+    try:
+        listed = approved_digests(installed.documents[APPROVAL])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [Drift(APPROVAL, "content")]
+    wanted = {
+        layout.plan_path(plan.env, plan.app): release.plan,
+        layout.manifest_path(plan.env, plan.app, release.manifest): release.manifest,
+    }
+    if any(listed.get(path) != digest for path, digest in wanted.items()):
+        return [Drift(APPROVAL, "content")]
+    return []
+
+
+def approved_digests(raw: bytes) -> dict[str, str]:
+    """Return path -> SHA-256 of every target in an approval role's file.
+
+    Its signatures were checked when the release was installed; this only finds a swapped file.
+    Raises ValueError, KeyError, TypeError for other bytes.
+    """
+    if len(raw) > limits.DELEGATED_BYTES:
+        raise ValueError("too large")
+    signed = msgspec.json.decode(raw)["signed"]
+    return {path: target["hashes"]["sha256"] for path, target in signed["targets"].items()}
