@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from click.testing import CliRunner
 
 from embrasure.cli import TABLE, root
 from embrasure.command import EXIT_CODES, LazyGroup
+from embrasure.errors import EmbrasureError
+from tools import commands_doc
+from tools.commands_doc import entries
 
 HEAVY = ("cryptography", "grpc", "msgspec", "nacl", "rich", "sqlalchemy", "tuf")
 HELP_CPU_SECONDS = 0.150  # cli.md: 52 ms lazy, 449 ms with everything imported
@@ -26,25 +30,18 @@ print(json.dumps({"code": code, "loaded": loaded}), file=sys.stderr)
 
 
 def groups() -> Iterator[tuple[str, ...]]:
+    """Yield the path of every group, the root as ()."""
     yield ()
-    queue: list[tuple[tuple[str, ...], LazyGroup]] = [((), root)]
-    while queue:
-        path, group = queue.pop()
-        for name, (where, _) in group.table.items():
-            if isinstance(where, LazyGroup):
-                yield (*path, name)
-                queue.append(((*path, name), where))
+    for path, where in entries():
+        if isinstance(where, LazyGroup):
+            yield path
 
 
 def verbs() -> Iterator[tuple[tuple[str, ...], str]]:
-    queue: list[tuple[tuple[str, ...], LazyGroup]] = [((), root)]
-    while queue:
-        path, group = queue.pop()
-        for name, (where, _) in group.table.items():
-            if isinstance(where, LazyGroup):
-                queue.append(((*path, name), where))
-            elif isinstance(where, str):
-                yield (*path, name), where
+    """Yield the path of every verb, and where it is."""
+    for path, where in entries():
+        if isinstance(where, str):
+            yield path, where
 
 
 def loaded_by(*arguments: str, code: int = 0) -> set[str]:
@@ -55,8 +52,9 @@ def loaded_by(*arguments: str, code: int = 0) -> set[str]:
         check=True,
         timeout=30,
     )
-    report = json.loads(done.stderr.splitlines()[-1])
-    assert report["code"] == code, done.stderr
+    *said, last = done.stderr.splitlines()
+    report = json.loads(last)
+    assert report["code"] == code, "\n".join(said)
     return set(report["loaded"])
 
 
@@ -115,3 +113,20 @@ def test_every_group_says_its_exit_codes() -> None:
             assert isinstance(inner, LazyGroup)
             group = inner
         assert group.epilog == EXIT_CODES
+
+
+def test_the_page_of_commands_is_current() -> None:
+    held = commands_doc.DOCUMENT.read_text(encoding="utf-8")
+    assert held == commands_doc.document(), "run: python -m tools.commands_doc"
+
+
+def test_exit_codes_in_help_are_those_of_the_errors() -> None:
+    told = {int(code) for code in re.findall(r"\b([0-9]+) [a-z]", EXIT_CODES)}
+    held = {kind.exit_code for kind in every_subclass(EmbrasureError)}
+    assert told == held | {0, 6, 130}
+
+
+def every_subclass(kind: type[EmbrasureError]) -> Iterator[type[EmbrasureError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from every_subclass(below)
