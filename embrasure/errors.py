@@ -5,21 +5,17 @@ One form everywhere: `THING: expected X, got Y [E_REASON]`, what is untouched, a
 
 from __future__ import annotations
 
-import unicodedata
-
 MAX_SHOWN = 200  # characters of outside text in one sentence
-_CONFUSING = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 
 
 def shown(text: object, limit: int = MAX_SHOWN) -> str:
-    """Return `text` safe for a terminal or a log line: control, bidi and zero-width code points
-    appear as escapes, and what is longer than `limit` characters is cut with the cut shown.
+    """Return `text` safe for a terminal or a log line: control, bidi and zero-width code points, and
+    spaces that are no space, appear as escapes; what is longer than `limit` characters is cut.
     """
     raw = text if isinstance(text, str) else str(text)
     cut = raw[:limit]
     safe = "".join(
-        c.encode("unicode_escape").decode("ascii") if unicodedata.category(c) in _CONFUSING else c
-        for c in cut
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut
     )
     return safe if len(raw) <= limit else f"{safe}... ({len(raw)} characters)"
 

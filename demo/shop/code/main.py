@@ -39,6 +39,15 @@ class Shop(BaseHTTPRequestHandler):
         """Say nothing: the demo's own output is the story."""
 
 
+def note_start() -> None:
+    """Write down that this release started once more; the folder outlives releases."""
+    shared = os.environ.get("EMBRASURE_SHARED")
+    if shared:
+        with Path(shared, "starts.log").open("a") as log:
+            log.write(f"{SETTINGS['version']}\n")
+
+
 if __name__ == "__main__":
+    note_start()
     port = int(os.environ["EMBRASURE_PORT_WEB"])
     ThreadingHTTPServer(("127.0.0.1", port), Shop).serve_forever()
