@@ -169,4 +169,4 @@ def _end_of(record: Record) -> State:
     """Where a transaction that has used up its steps goes."""
     if record.state in HARMLESS:
         return State.REJECTED
-    return State.DEGRADED if record.transitions >= limits.TRANSITIONS else State.ROLLING_BACK
+    return State.DEGRADED if record.state in BACK else State.ROLLING_BACK
