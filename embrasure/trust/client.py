@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from securesystemslib.signer import Key
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets
 
 from embrasure import limits
@@ -25,7 +24,7 @@ from embrasure.trust.fetcher import SourceFetcher, Ticks, fetch_whole
 from embrasure.trust.source import Source
 from embrasure.trust.view import View
 from embrasure.trust.workflow.session import Verified, Workflow
-from embrasure.trust.workflow.updater import ClockedUpdater
+from embrasure.trust.workflow.updater import OUTSIDE, ClockedUpdater
 from embrasure.trust.workflow.verified import delegations, held_metadata, view_of
 from embrasure.trust.workflow.versions import check_versions
 
@@ -216,7 +215,7 @@ class TrustClient:
     def _keep(self, verified: Verified, *, fresh: bool) -> View:
         try:
             view = view_of(verified, root_id=self.root_id, fresh=fresh)
-        except (RepositoryError, ValueError) as problem:
+        except OUTSIDE as problem:
             raise Refused(
                 "metadata", expected="what just verified", got=problem, reason="bad-metadata"
             ) from problem

@@ -6,12 +6,10 @@ in the middle must leave the former generation as it was.
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from pathlib import Path
 
-from embrasure.descriptor import explaining
 from embrasure.errors import EmbrasureError, NotFound
 from embrasure.fs import Folder
 
@@ -120,8 +118,8 @@ def read_generation(generation: Path, name: str, *, limit: int) -> bytes | None:
 
 def _link_files(source: Path, to: Folder) -> None:
     for name in _names(source):
-        with explaining(name):
-            os.link(source / name, name, dst_dir_fd=to.fd, follow_symlinks=False)
+        with Folder.open(source) as held:
+            held.link(name, to, name)
 
 
 def _names(folder: Path) -> list[str]:

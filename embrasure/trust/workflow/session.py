@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import msgspec
-from tuf.api.exceptions import DownloadError, RepositoryError
+from tuf.api.exceptions import DownloadError
 from tuf.api.metadata import Root, Signed, Timestamp
 from tuf.ngclient import FetcherInterface
 
@@ -21,7 +21,7 @@ from embrasure.fs import Folder, lock
 from embrasure.trust import layout
 from embrasure.trust.floors import PairStore, TufFloors
 from embrasure.trust.generation import COMPLETE, CURRENT, HISTORY, Generations, read_generation
-from embrasure.trust.workflow.updater import METADATA, ClockedUpdater, explained
+from embrasure.trust.workflow.updater import METADATA, OUTSIDE, ClockedUpdater, explained
 from embrasure.trust.workflow.versions import (
     after_reset,
     check_versions,
@@ -116,7 +116,7 @@ class Workflow:
                     url=self.url,
                     known_root=floors.versions.get(Root.type, 1) - 1,
                 )
-            except (RepositoryError, OSError) as error:
+            except (*OUTSIDE, OSError) as error:
                 self.generations.discard(generation)
                 raise explained(error, "trust anchor") from error
             try:
@@ -124,7 +124,7 @@ class Workflow:
                 absent = load(updater)
             except EmbrasureError as error:
                 problem = error
-            except (RepositoryError, DownloadError, ValueError, OSError) as error:
+            except (*OUTSIDE, DownloadError, OSError) as error:
                 problem = explained(error, last())
                 problem.__cause__ = error
             whole = problem is None

@@ -26,6 +26,8 @@ from embrasure.trust.workflow.versions import Keys, plain
 
 # Nothing has expired then: for those who leave expiry to `decide`, step 2 (`Role.expires`).
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+# What python-tuf's objects trip over: it checks signatures strictly, and forms loosely.
+OUTSIDE = (RepositoryError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
 METADATA = "metadata/"  # base url: a url is then a repository path
 
 
@@ -49,7 +51,7 @@ def check_keys(name: str, role: Role, keys: Mapping[str, Key]) -> None:
     once disabled all checks of another client (CVE-2026-23992).
     """
     held = [keys[keyid] for keyid in role.keyids if keyid in keys]
-    distinct = {(k.keytype, k.scheme, k.keyval.get("public", "").strip()) for k in held}
+    distinct = {(k.keytype, k.scheme, str(k.keyval.get("public", "")).strip()) for k in held}
     if not 1 <= role.threshold <= len(distinct) == len(held) <= limits.KEYS_PER_ROLE:
         raise Refused(
             f"role {name}",

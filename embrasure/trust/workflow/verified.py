@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import DelegatedRole, Metadata, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
@@ -18,7 +17,7 @@ from embrasure.trust import layout
 from embrasure.trust.generation import read_generation
 from embrasure.trust.view import Role, Target, View
 from embrasure.trust.workflow.session import Verified, stored_name
-from embrasure.trust.workflow.updater import BEGINNING
+from embrasure.trust.workflow.updater import BEGINNING, OUTSIDE
 
 
 def delegations(targets: Signed | None) -> Mapping[str, DelegatedRole]:
@@ -107,7 +106,7 @@ def held_metadata(generation: Path, anchor: bytes) -> Verified:
         held.update_timestamp(needed(Timestamp.type))
         held.update_snapshot(needed(Snapshot.type))
         held.update_targets(needed(Targets.type))
-    except (RepositoryError, ValueError) as problem:
+    except OUTSIDE as problem:
         raise _lost("metadata", problem) from problem
     # 5.
     for role in delegations(held.targets):
@@ -121,7 +120,7 @@ def _is_listed(held: TrustedMetadataSet, role: str, raw: bytes) -> bool:
     """A file of an app that was not refreshed lately may be older: it is left out, no error."""
     try:
         held.update_delegated_targets(raw, role, Targets.type)
-    except (RepositoryError, ValueError):
+    except OUTSIDE:
         return False
     return True
 

@@ -23,8 +23,12 @@ Keys = Mapping[str, frozenset[str]]  # role -> ids of the keys its delegator now
 _PLAIN = re.compile(r"[\x20-\x7e]{1,128}")
 
 
-def plain(name: str) -> str:
-    """Return `name` as floors can hold it: ours as they are, strange ones by their hash."""
+def plain(outside: object) -> str:
+    """Return a name as floors can hold it: ours as they are, strange ones by their hash.
+
+    outside: a role or key id; python-tuf does not check that it is text
+    """
+    name = str(outside)
     if _PLAIN.fullmatch(name):
         return name
     return f"sha256:{sha256_hex(name.encode('utf-8', errors='surrogatepass'))}"
