@@ -15,7 +15,7 @@ import click
 
 from embrasure import __version__
 from embrasure.command import LazyGroup, screen
-from embrasure.errors import Denied, EmbrasureError, Failed, Misuse
+from embrasure.errors import Denied, EmbrasureError, Failed, Misuse, Refused
 
 INTERRUPTED = 130
 
@@ -240,15 +240,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return tell(given, _no_answer(), problem)
         return INTERRUPTED
     except BrokenPipeError:
-        # Who reads our output has gone; the flush at exit must not fail a second time.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # who reads it has gone, and knows
         return Failed.exit_code
     except Exception as problem:  # the last line of defence: never a traceback unasked
+        _drop_output()
         return tell(given, as_ours(problem), problem)
+
+
+def _drop_output() -> None:
+    """What stdout cannot take is dropped: the flush at exit must not fail a second time."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def worst(problem: Exception) -> Exception:
+    """Return the error of a group that decides: a failed verification before every other."""
+    if not isinstance(problem, ExceptionGroup):
+        return problem
+    found = [worst(one) for one in problem.exceptions]
+    ours = [one for one in found if isinstance(one, EmbrasureError)]
+    refused = [one for one in ours if one.exit_code == Refused.exit_code]
+    return [*refused, *ours, *found][0]
 
 
 def as_ours(problem: Exception) -> EmbrasureError:
     """Return the error that says what `problem` says, in our form and with our exit code."""
+    problem = worst(problem)
     if isinstance(problem, EmbrasureError):
         return problem
     if isinstance(problem, click.ClickException):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,7 @@ from embrasure.errors import Damaged, Denied, NotFound, Refused
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO must not block the open
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_UNFINISHED = ".new"  # `.NAME.RANDOM.new`: a file that a crash left before its rename
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.new")  # what a crash leaves before its rename
 _HELD_DEPTH = 64  # descriptors held while a tree is removed
 
 
@@ -206,7 +207,7 @@ class Folder:
 
     def _put(self, name: str, data: bytes, *, mode: int, replace: bool) -> None:
         check_name(name)
-        temporary = f".{name[:200]}.{secrets.token_hex(8)}{_UNFINISHED}"
+        temporary = f".{secrets.token_hex(16)}.new"
         self.write(temporary, [data], mode=mode)
         try:
             self.fsync_file(temporary)
@@ -221,7 +222,7 @@ class Folder:
 
         Only for a caller that holds the lock of all writers of this folder.
         """
-        stale = [n for n in self.list() if n.startswith(".") and n.endswith(_UNFINISHED)]
+        stale = [name for name in self.list() if _UNFINISHED.fullmatch(name)]
         for name in stale:
             self.unlink(name, missing_ok=True)
         return len(stale)
@@ -342,4 +343,4 @@ def _remove(folder: Folder, name: str, top: Folder, depth: int) -> None:
         # A tree of any depth is removed with this many descriptors, and without deep recursion.
         with folder.child(name) as deep:
             deep.chmod(0o700)
-        folder.rename(name, top, f"{secrets.token_hex(16)}")
+        folder.rename(name, top, secrets.token_hex(16))

@@ -87,6 +87,17 @@ def walk_inside(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
 
 def rename_new(from_fd: int, name: str, to_fd: int, new: str) -> None:
     """`name` is called `new`, which did not exist; raises FileExistsError when it does."""
+    try:
+        _renameat2(from_fd, name, to_fd, new)
+    except OSError as problem:
+        # NFS and some others have no exclusive rename; for files a second name does the same.
+        if problem.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        os.link(name, new, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+        os.unlink(name, dir_fd=from_fd)
+
+
+def _renameat2(from_fd: int, name: str, to_fd: int, new: str) -> None:
     result = _libc.renameat2(
         ctypes.c_int(from_fd),
         ctypes.c_char_p(os.fsencode(name)),

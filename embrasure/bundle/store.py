@@ -121,7 +121,10 @@ class BlobStore:
                     folder.fsync()
 
     def sweep(self, live: Container[str]) -> int:
-        """Return how many blobs and partial files are gone; those in `live` stay."""
+        """Return how many blobs and partial files are gone; those in `live` stay.
+
+        Nobody may add a blob that `live` does not know meanwhile: callers hold their lock.
+        """
         gone = 0
         for aa in (name for name in self._root.list() if len(name) == 2):
             with self._root.child(aa) as folder:

@@ -188,6 +188,17 @@ def test_a_bug_is_told_without_a_traceback_and_with_one_when_asked(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_of_several_errors_a_failed_verification_decides(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    inner = ExceptionGroup("b", [KeyError("x"), Refused("role", **FORM)])
+    OUTCOME[0] = ExceptionGroup("a", [Unavailable("gateway", **FORM), inner])
+    assert cli.main(["act"]) == 4
+    assert capsys.readouterr().err.startswith("embrasure: role: expected x, got y")
+    OUTCOME[0] = ExceptionGroup("a", [KeyError("x"), Unavailable("gateway", **FORM)])
+    assert cli.main(["act"]) == 5
+
+
 def test_the_end_of_the_input_is_a_missing_answer(capsys: pytest.CaptureFixture[str]) -> None:
     OUTCOME[0] = EOFError()
     assert cli.main(["act"]) == 3
@@ -295,5 +306,6 @@ def test_a_full_disk_behind_stdout_is_told() -> None:
         ) as child,
     ):
         assert child.stderr is not None
-        assert b"No space left" in child.stderr.read()
-        assert child.wait(10) != 0
+        said = child.stderr.read()
+        assert b"No space left" in said and b"Exception ignored" not in said
+        assert child.wait(10) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from embrasure import kernel
-from embrasure.errors import Denied, NotFound, Refused
+from embrasure.errors import Denied, EmbrasureError, NotFound, Refused
 from embrasure.fs import Folder
 
 
@@ -249,9 +249,16 @@ def test_removing_a_link_to_a_folder_removes_the_link(folder: Folder, outside: P
 def test_what_a_crash_left_unfinished_is_removed_and_nothing_else(folder: Folder) -> None:
     folder.replace("kept", b"")
     folder.replace(".hidden", b"")
-    (folder.path / ".kept.0123456789abcdef.new").write_bytes(b"half")
+    folder.replace(".mine.new", b"")
+    (folder.path / f".{'0' * 32}.new").write_bytes(b"half")
     assert folder.remove_unfinished() == 1
-    assert folder.list() == [".hidden", "kept"]
+    assert folder.list() == [".hidden", ".mine.new", "kept"]
+
+
+def test_a_name_may_be_as_long_as_the_disk_allows(folder: Folder) -> None:
+    name = "ü" * 127
+    folder.replace(name, b"x")
+    assert folder.list() == [name]
 
 
 def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
@@ -279,6 +286,24 @@ def test_a_child_is_made_once_and_found_again(folder: Folder) -> None:
     with pytest.raises(Refused):
         folder.child("file")
     assert folder.has("a") and not folder.has("b")
+
+
+def test_a_file_system_without_exclusive_rename_still_replaces_nothing(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*args: object) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("embrasure.kernel._renameat2", missing)
+    folder.create("f", b"first")
+    with pytest.raises(Refused) as problem:
+        folder.create("f", b"second")
+    assert problem.value.reason == "exists"
+    assert folder.list() == ["f"] and folder.read("f", limit=10) == b"first"
+    folder.mkdir("a").close()
+    with pytest.raises(EmbrasureError):
+        folder.rename("a", folder, "b")
+    assert folder.list() == ["a", "f"]
 
 
 @pytest.mark.misuse
