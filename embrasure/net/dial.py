@@ -182,18 +182,26 @@ def _connection_to(server: Server) -> type[HTTPSConnection]:
         def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's own wart
             # 2. Each line of a head may come just before its time-out: the whole has one too.
             seconds = self.timeout if isinstance(self.timeout, int | float) else 30.0
-            timer = threading.Timer(seconds, self._cut)
+            late = threading.Event()
+
+            def cut() -> None:
+                late.set()
+                # The base class's: TLS's own would take the socket from under the reader's feet.
+                with suppress(OSError):
+                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+
+            timer = threading.Timer(seconds, cut)
             timer.daemon = True
             timer.start()
             try:
-                return super().getresponse()
+                answer = super().getresponse()
             finally:
                 timer.cancel()
-
-        def _cut(self) -> None:
-            # The base class's: TLS's own would take the socket from under the reader's feet.
-            with suppress(OSError):
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            # A head that was cut reads like one that ended.
+            if late.is_set():
+                answer.close()
+                raise TimeoutError(f"no whole answer within {seconds:g} s")
+            return answer
 
     return Checked
 
