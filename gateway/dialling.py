@@ -12,6 +12,7 @@ from gateway.states import ALARMS, DIALLING, DONE, FAILURES
 
 _OVER = DONE | FAILURES | ALARMS
 # Not in service on this node: counted against `max_parallel` with those that are being dialled.
+_UP = _OVER | {"checking"}
 _BUSY = frozenset({"fetching", "staged", "activating", "interrupted"})
 
 
@@ -30,7 +31,7 @@ def due(
     opened.sort(key=lambda m: (m.wave, bucket(stored.plan, m.node)))
     for wave, members in groupby(opened, key=lambda member: member.wave):
         mine = list(members)
-        taken = sum(m.state in _BUSY or (m.node in live and m.state != "checking") for m in mine)
+        taken = sum(m.state in _BUSY or (m.node in live and m.state not in _UP) for m in mine)
         free = stored.plan.waves[wave].max_parallel - taken
         for member in mine:
             if member.node in live or member.state in _OVER or after.get(member.node, 0) > now:

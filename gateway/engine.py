@@ -78,7 +78,7 @@ class Engine:
         names = await asyncio.to_thread(rows.open_ids, self.parts.database)
         for name in names:
             await self._guarded(name, self._one(name))
-        for name in await asyncio.to_thread(rows.latest_ids, self.parts.database):
+        for name in await asyncio.to_thread(rows.newest_ended_ids, self.parts.database):
             await self._guarded(name, self._tail(name))
         if names:
             self.carriers.busy.set()
@@ -102,13 +102,12 @@ class Engine:
         self.dialler.tick(stored)
 
     async def _tail(self, name: str) -> None:
-        """Push nodes that were away take a finished roll-out when they come back."""
-        stored = await asyncio.to_thread(rows.load, self.parts.database, name)
-        if not any(is_waiting(member) for member in stored.members):
+        """The last gate is out, and push nodes that were away take it when they come back."""
+        if not await self.steering.repair(name):
             return
-        if self.steering.keeper.published(name) is None:
-            await self.steering.repair(name)
-        self.dialler.tick(stored)
+        stored = await asyncio.to_thread(rows.load, self.parts.database, name)
+        if stored.rollout.state == "succeeded" and any(map(is_waiting, stored.members)):
+            self.dialler.tick(stored)
 
     async def _renew(self) -> None:
         """Timestamp, snapshot and gates are signed again before they grow old."""

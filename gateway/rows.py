@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 
 from embrasure import limits
 from embrasure.clock import read_time, write_time
@@ -151,13 +151,15 @@ def open_ids(database: Database) -> list[str]:
     return _ids(database, select(_row.id).where(_row.ended == "").order_by(_row.created))
 
 
-def latest_ids(database: Database) -> list[str]:
-    """Return each app's newest roll-out if it succeeded: nodes that were away come back to it."""
-    query = select(_row.id, _row.env, _row.app, _row.state).order_by(_row.seq.desc())
-    seen: dict[tuple[str, str], str] = {}
-    for row in database.all(query):
-        seen.setdefault((row.env, row.app), row.id if row.state == "succeeded" else "")
-    return [name for name in seen.values() if name]
+def newest_ended_ids(database: Database) -> list[str]:
+    """Return each app's newest roll-out if it has ended: its last gate is the app's gate."""
+    newest = (
+        select(_row.env, _row.app, func.max(_row.seq).label("seq"))
+        .group_by(_row.env, _row.app)
+        .subquery()
+    )
+    same = (_row.env == newest.c.env) & (_row.app == newest.c.app) & (_row.seq == newest.c.seq)
+    return _ids(database, select(_row.id).join(newest, same).where(_row.ended != ""))
 
 
 def open_of(database: Database, env: str, app: str) -> str | None:

@@ -63,11 +63,10 @@ class Steering:
         async with self._lock(name):
             await asyncio.to_thread(self._advance, name)
 
-    async def repair(self, name: str) -> None:
-        """The gate of an ended roll-out is known and published again."""
+    async def repair(self, name: str) -> bool:
+        """Return whether the plan of an ended roll-out is published; then its last gate is too."""
         async with self._lock(name):
-            stored = await asyncio.to_thread(rows.load, self.parts.database, name)
-            await asyncio.to_thread(self.keeper.repair, stored)
+            return await asyncio.to_thread(self._repair, name)
 
     async def report(self, name: str, node: str, change: Change) -> Member:
         """Return the member after `change`, stored."""
@@ -149,6 +148,13 @@ class Steering:
                 beginning.release_lock(connection, rollout)
         if wanted is not None:
             self.keeper.publish(replace(stored, rollout=rollout, gseq=gseq), wanted)
+
+    def _repair(self, name: str) -> bool:
+        stored = rows.load(self.parts.database, name)
+        if not self._is_published(stored):
+            return False
+        self.keeper.repair(stored)
+        return True
 
     def _is_published(self, stored: Stored) -> bool:
         docs = self.library.ground(stored.rollout.env, stored.rollout.app).docs
