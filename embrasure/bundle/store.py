@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import os
 import stat
 import threading
@@ -114,9 +115,9 @@ class BlobStore:
                     self._partials.unlink(digest, missing_ok=True)
                     del self._pending[digest]
                 raise
-            for aa in sorted({digest[:2] for digest in pending}):
+            for aa, digests in itertools.groupby(sorted(pending), key=lambda digest: digest[:2]):
                 with self._root.ensure(aa, mode=self._mode) as folder:
-                    for digest in (d for d in pending if d[:2] == aa):
+                    for digest in digests:
                         self._name(digest, folder)
                     folder.fsync()
 
