@@ -10,12 +10,14 @@ import re
 import stat
 from pathlib import Path
 
+from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound
 from embrasure.fs import Folder
 
 HISTORY = "root_history"
 _NUMBER = re.compile(r"[1-9][0-9]{0,15}")
 CURRENT, COMPLETE = "current", "complete"
+_LIMIT = max(limits.ROOT_BYTES, limits.TARGETS_BYTES)  # bytes of any metadata file
 
 
 class Generations:
@@ -60,7 +62,19 @@ class Generations:
         return self.trusted / name
 
     def changed(self, generation: Path) -> frozenset[str]:
-        """Return the files, relative to the generation, that the current one does not have."""
+        """Return the files, relative to the generation, that the current one has otherwise."""
+        current = self.linked(CURRENT)
+        if current is None:
+            return frozenset(_files(generation))
+        # python-tuf writes the anchor anew each time: another file with the same bytes.
+        return frozenset(
+            name
+            for name in self._written(generation)
+            if read_generation(generation, name, limit=_LIMIT)
+            != read_generation(current, name, limit=_LIMIT)
+        )
+
+    def _written(self, generation: Path) -> frozenset[str]:
         current = self.linked(CURRENT)
         before = {} if current is None else _files(current)
         return frozenset(n for n, inode in _files(generation).items() if before.get(n) != inode)
@@ -70,23 +84,25 @@ class Generations:
 
         One without a change is dropped instead.
         """
-        changed = self.changed(generation)
         current = self.linked(CURRENT)
-        if not changed and current is not None:
+        if current is not None and not self.changed(generation):
             self.discard(generation)
             generation = current
         else:
-            with Folder.open(generation) as held:
-                for name in changed:
-                    held.fsync_file(name)
-                with held.child(HISTORY) as history:
-                    history.fsync()
-                held.fsync()
-            with Folder.open(self.trusted) as trusted:
-                trusted.fsync()
+            self._sync(generation)
             self._point(CURRENT, generation)
         if complete and self.linked(COMPLETE) != generation:
             self._point(COMPLETE, generation)
+
+    def _sync(self, generation: Path) -> None:
+        with Folder.open(generation) as held:
+            for name in self._written(generation):
+                held.fsync_file(name)
+            with held.child(HISTORY) as history:
+                history.fsync()
+            held.fsync()
+        with Folder.open(self.trusted) as trusted:
+            trusted.fsync()
 
     def discard(self, generation: Path) -> None:
         """The generation is gone."""

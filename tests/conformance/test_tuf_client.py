@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Targets
 from tuf.ngclient import Updater
 
 from embrasure.clock import now
@@ -193,6 +193,42 @@ def test_a_target_is_downloaded_once_and_again_only_when_it_changed(runner: Runn
     repo.publish()
     assert runner.download("file.txt") == 0
     assert [path.read_bytes() for path in runner.targets.iterdir()] == [b"two"]
+
+
+GRAPHS = [
+    # Pre-order, depth first; `roles` each delegate to what follows; the names asked for, in order.
+    ({"targets": ["A", "B"], "A": ["C"]}, (), ["A", "C", "B"]),
+    ({"targets": ["A", "B"], "A": ["C"]}, ("A",), ["A", "C"]),
+    ({"targets": ["A", "B"], "A": ["B"], "B": ["A"]}, (), ["A", "B"]),
+    ({"targets": ["A", "B", "C"], "B": ["D"], "C": ["D"]}, ("B",), ["A", "B", "D"]),
+]
+
+
+@pytest.mark.parametrize(("edges", "terminating", "asked"), GRAPHS)
+def test_delegations_are_walked_in_order_and_each_once(
+    runner: Runner, edges: dict[str, list[str]], terminating: tuple[str, ...], asked: list[str]
+) -> None:
+    repo = runner.repo
+    signers = {
+        name: CryptoSigner.generate_ed25519() for children in edges.values() for name in children
+    }
+    for name in signers:
+        repo.roles[name] = Targets()
+        repo.sign_with[name] = [signers[name]]
+        repo.touch(name)
+    for parent, children in edges.items():
+        delegated = repo.roles[parent]
+        delegated.delegations = Delegations({}, {})
+        for child in children:
+            role = DelegatedRole(child, [], 1, child in terminating, ["*"])
+            delegated.delegations.roles = {**(delegated.delegations.roles or {}), child: role}
+            delegated.add_key(signers[child].public_key, child)
+    repo.touch("targets")
+    repo.publish()
+    assert runner.init() == 0
+    assert runner.download("nothing") == 1
+    found = [path for path in runner.asked() if path.partition(".")[2][:-5] in signers]
+    assert found == [f"1.{name}.json" for name in asked]
 
 
 def test_several_targets_stop_at_the_first_failure(runner: Runner) -> None:

@@ -62,6 +62,16 @@ def test_a_generation_without_a_change_is_dropped(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "trusted").iterdir()] == [first.name]
 
 
+def test_a_refresh_that_finds_nothing_new_leaves_the_disk_as_it_was(tmp_path: Path) -> None:
+    repo = SimRepository()
+
+    def refreshed() -> dict[Path, int]:
+        TrustClient(tmp_path / "tuf", repo.anchor).refresh(repo.source(), roles=ROLES)
+        return {path: path.lstat().st_ino for path in (tmp_path / "tuf").rglob("*")}
+
+    assert refreshed() == refreshed()
+
+
 def test_what_crashed_before_its_commit_is_removed(tmp_path: Path) -> None:
     generations = Generations(tmp_path)
     generations.commit(fill(generations, timestamp=b"1"), complete=True)

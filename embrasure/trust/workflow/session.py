@@ -66,10 +66,14 @@ class Workflow:
         self.url = url
         Folder.open(folder, create=True).close()
         self.store = PairStore(folder / "tuf-floors", TufFloors)
+        self.generations = Generations(folder)
+        if not enrolled and not self.store.exists():
+            self._begin()
+
+    def _begin(self) -> None:
         with self._locked():
-            self.generations = Generations(folder)
             # Verified files without floors were robbed of them: only a new folder starts at zero.
-            robbed = enrolled or (folder / CURRENT).is_symlink()
+            robbed = (self.folder / CURRENT).is_symlink()
             if not robbed and not self.store.exists():
                 self.store.create(TufFloors.first())
 
