@@ -230,12 +230,12 @@ def trust_discard(common: Common, folder: Path, role: str) -> None:
       embrasure trust discard trust --role fleet-prod
       embrasure trust discard trust --role targets --json
     """
-    from pki import acting, desk, drafts, signing
+    from pki import acting, desk, drafts
     from pki.folder import TrustFolder
 
     trust = TrustFolder.open(folder)
     with trust.lock():
-        drafts.discard(signing.must_draft(trust, role).folder)
+        drafts.discard(trust.draft_folder(role))
         desk.refresh_bases(trust)
     found = acting.report(trust, [], [])
     common.emit(_SCHEMA, found, acting.as_text(found, trust))

@@ -19,10 +19,10 @@ from tuf.api.metadata import Root, Targets
 
 from embrasure import fs, limits
 from embrasure.config import read_toml
-from embrasure.errors import Damaged, Misuse
+from embrasure.errors import Damaged, Misuse, NotFound
 from embrasure.net.identity import IssuerName
 from embrasure.trust import layout
-from pki import ca, drafts, store, verify
+from pki import ca, drafts, roles, store, verify
 from pki.drafts import Draft
 from pki.passphrase import PassphraseSource
 from pki.signers import open_signer
@@ -100,6 +100,14 @@ class TrustFolder:
         """Return the newest version in force, or None."""
         found = store.versions(self.path, role)
         return store.read_metadata(self.path, role, found[-1]) if found else None
+
+    def draft_folder(self, role: str) -> Path:
+        """Return where an open draft of `role` lies, readable or not; raises Misuse, NotFound."""
+        roles.check_drafted(role)
+        folder = self.path / "drafts" / role
+        if not folder.exists():
+            raise NotFound(f"draft of {role}", expected="an open draft", got="none")
+        return folder
 
     def draft(self, role: str) -> Draft | None:
         """Return the open draft of `role`, or None."""

@@ -1,0 +1,209 @@
+"""What a draft must be before anybody signs it: each mistake and each trick, refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from securesystemslib.signer import CryptoSigner, SSlibKey
+from tuf.api.metadata import Root, TargetFile, Targets
+
+from embrasure.clock import Clock
+from embrasure.errors import Refused
+from embrasure.trust.canonical import canonical
+from pki import lint, people
+from pki.desk import Desk
+from pki.folder import TrustFolder
+
+
+def a_key(owner: str) -> SSlibKey:
+    return people.with_owner(CryptoSigner.generate_ed25519().public_key, owner)
+
+
+def low(root: Root) -> None:
+    root.roles["root"].threshold = 0
+
+
+def high(root: Root) -> None:
+    root.roles["targets"].threshold = 4
+
+
+def twice(root: Root) -> None:
+    # python-tuf counts key ids: one key under two ids would be two signatures.
+    first = root.keys[root.roles["root"].keyids[0]]
+    other = SSlibKey(
+        "f" * 64, first.keytype, first.scheme, dict(first.keyval), {people.PERSON: "eve"}
+    )
+    root.add_key(other, "root")
+
+
+def same_person(root: Root) -> None:
+    root.add_key(a_key("alice"), "root")
+
+
+def online_is_offline(root: Root) -> None:
+    holder = root.keys[root.roles["root"].keyids[0]]
+    root.add_key(holder, "timestamp")
+
+
+def one_online_key(root: Root) -> None:
+    root.add_key(root.keys[root.roles["snapshot"].keyids[0]], "timestamp")
+
+
+def plain(root: Root) -> None:
+    root.consistent_snapshot = False
+
+
+def unknown(root: Root) -> None:
+    root.roles["root"].keyids.append("e" * 64)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [high, twice, same_person, online_is_offline, one_online_key, plain, unknown],
+)
+@pytest.mark.misuse
+def test_an_unsound_root_is_never_drafted(
+    change: Callable[[Root], None],
+    trust: TrustFolder,
+    ticking: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = Desk(trust, ticking)
+    change(work.root())
+    with pytest.raises(Refused):
+        work.write()
+    assert not trust.drafts()
+    monkeypatch.setattr("pki.lint.check_root", lambda _: None)
+    assert work.write()
+
+
+def longer_path(targets: Targets) -> None:
+    _role(targets, "prod-shop").paths = ["prod/*/*.json"]
+
+
+def other_app(targets: Targets) -> None:
+    _role(targets, "prod-shop").paths = ["fleet/prod/*.json"]
+
+
+def not_terminating(targets: Targets) -> None:
+    _role(targets, "fleet-prod").terminating = False
+
+
+def gate_by_operator(targets: Targets) -> None:
+    _role(targets, "gates-prod").keyids = [_role(targets, "prod-shop").keyids[0]]
+
+
+def fleet_by_operator(targets: Targets) -> None:
+    _role(targets, "fleet-prod").keyids.append(_role(targets, "prod-shop").keyids[0])
+
+
+def own_file(targets: Targets) -> None:
+    targets.targets["prod/shop/plan.json"] = TargetFile.from_data("prod/shop/plan.json", b"{}")
+
+
+def no_threshold(targets: Targets) -> None:
+    _role(targets, "prod-shop").threshold = 0
+
+
+def _role(targets: Targets, name: str):  # type: ignore[no-untyped-def]  # python-tuf's role
+    assert targets.delegations is not None and targets.delegations.roles is not None
+    return targets.delegations.roles[name]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        longer_path,
+        other_app,
+        not_terminating,
+        gate_by_operator,
+        fleet_by_operator,
+    ],
+)
+@pytest.mark.misuse
+def test_an_unsound_delegation_is_never_drafted(
+    change: Callable[[Targets], None],
+    shop: TrustFolder,
+    ticking: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = Desk(shop, ticking)
+    change(work.targets())
+    with pytest.raises(Refused):
+        work.write()
+    assert not shop.drafts()
+    monkeypatch.setattr("pki.lint.check_targets", lambda _: None)
+    assert work.write()
+
+
+@pytest.mark.parametrize("change", [own_file, no_threshold])
+@pytest.mark.misuse
+def test_a_delegation_that_two_guards_refuse_is_never_drafted(
+    change: Callable[[Targets], None], shop: TrustFolder, ticking: Clock
+) -> None:
+    work = Desk(shop, ticking)
+    change(work.targets())
+    with pytest.raises(Refused):
+        work.write()
+    assert not shop.drafts()
+
+
+@pytest.mark.misuse
+def test_a_root_with_threshold_zero_is_never_drafted(trust: TrustFolder, ticking: Clock) -> None:
+    work = Desk(trust, ticking)
+    low(work.root())
+    with pytest.raises(Refused) as told:
+        work.write()
+    assert told.value.reason == "threshold"
+
+
+POLICY, TLS, SHARD = "fleet/prod/policy.json", "fleet/prod/tls.json", "fleet/prod/dir/00.json"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (POLICY, {"root": "0" * 64}),
+        (POLICY, {"env": "test"}),
+        (POLICY, {"shards": 16}),
+        (POLICY, {"surprise": 1}),
+        (POLICY, {"freezes": [1]}),
+        (TLS, {"env": "test"}),
+        (TLS, {"domain": "UPPER"}),
+        (SHARD, {"root": "0" * 64}),
+        (SHARD, {"shard": "01"}),
+    ],
+)
+@pytest.mark.misuse
+def test_an_unsound_document_is_never_drafted(
+    path: str, fields: dict[str, object], shop: TrustFolder, ticking: Clock
+) -> None:
+    work = Desk(shop, ticking)
+    found = json.loads(work.document("fleet-prod", path))
+    work.put("fleet-prod", path, canonical({**found, **fields}))
+    with pytest.raises(Refused):
+        work.write()
+    assert not shop.drafts()
+
+
+@pytest.mark.misuse
+def test_a_document_beside_the_known_ones_is_refused(shop: TrustFolder, ticking: Clock) -> None:
+    work = Desk(shop, ticking)
+    work.put("fleet-prod", "fleet/prod/extra.json", b"{}")
+    with pytest.raises(Refused):
+        work.write()
+
+
+@pytest.mark.misuse
+def test_a_draft_that_has_expired_is_refused(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    work = Desk(shop, ticking)
+    work.targets("revocations")
+    (draft,) = work.write()
+    lint.check_content(draft, root_id=shop.root_id, at=at)
+    with pytest.raises(Refused):
+        lint.check_content(draft, root_id=shop.root_id, at=at + timedelta(days=30))
