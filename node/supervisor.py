@@ -29,7 +29,8 @@ from node.output import Output
 from node.paths import Paths
 
 T = TypeVar("T")
-_STEP_SECONDS = 0.02  # between looks at a stopping app
+_STEP_SECONDS = 0.01  # between looks at a stopping app
+_QUIET_LOOKS = 2  # in a row that find nothing: it has stopped
 _SWEEP_SECONDS = 1.0  # between looks for orphans that ended
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
 _STEADY_SECONDS = 60.0  # alive this long: the next restart is at once again
@@ -169,11 +170,14 @@ class Supervisor:
         """Return whether all members have ended in time; each is sent the signal once, and what it
         forks meanwhile as well.
         """
-        until, told = time.monotonic() + seconds, set[int]()
-        while alive := self._alive(pid, token):
+        until, told, quiet = time.monotonic() + seconds, set[int](), 0
+        # /proc is no snapshot: one that forks and ends while it is read can hide once, not twice.
+        while quiet < _QUIET_LOOKS:
+            alive = self._alive(pid, token)
+            quiet = 0 if alive else quiet + 1
             processes.send(alive - told, number)
             told |= alive
-            if time.monotonic() >= until:
+            if alive and time.monotonic() >= until:
                 return False
             time.sleep(_STEP_SECONDS)
         return True

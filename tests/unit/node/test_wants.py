@@ -17,7 +17,7 @@ from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.trust.layout import blob_file
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, Receipt, sign_receipt
 from embrasure.trust.source import Source
-from node.answering import Deaf, Heard, converse
+from node.answering import Deaf, Heard, Hearer, converse
 from node.asking import IpcReport, IpcSource, Pace
 from node.ipc import Channel
 from node.messages import (
@@ -56,7 +56,25 @@ class Held:
             yield piece
 
 
-def run(source: Source, work: Callable[[IpcSource, Channel[FromFetch]], None]) -> Heard:
+class Loud:
+    """Hears everything."""
+
+    def __init__(self) -> None:
+        self.receipts: list[int] = []
+        self.hints = 0
+
+    def receipt(self, note: ReceiptNote) -> None:
+        self.receipts.append(note.rseq)
+
+    def progress(self, note: ProgressNote) -> None:
+        self.hints += 1
+
+
+def run(
+    source: Source,
+    work: Callable[[IpcSource, Channel[FromFetch]], None],
+    hearer: Hearer | None = None,
+) -> Heard:
     """Let apply do `work` while fetch serves `source`; what goes wrong in apply is raised."""
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     fetch = Channel(left, parse_from_apply)
@@ -76,7 +94,7 @@ def run(source: Source, work: Callable[[IpcSource, Channel[FromFetch]], None]) -
     thread.start()
     try:
         with fetch:
-            return converse(fetch, PollAsk(), source, Deaf())
+            return converse(fetch, PollAsk(), source, hearer or Deaf())
     except EmbrasureError:
         thread.join()
         if not problems:
@@ -139,6 +157,24 @@ def test_a_want_given_up_early_leaves_the_conversation_whole() -> None:
         assert whole(source, TIMESTAMP) == b"{}"
 
     run(Held({BLOB: [bytes(1 << 20)] * 8, TIMESTAMP: [b"{}"]}), work)
+
+
+def test_hints_in_the_middle_of_a_want_never_stop_it_and_the_receipt_arrives() -> None:
+    # Fetch fills the pipe and does not read; apply talks and does not read: neither may wait.
+    heard = Loud()
+
+    def work(source: IpcSource, channel: Channel[FromFetch]) -> None:
+        report, count = IpcReport(channel), 0
+        for piece in source.fetch(BLOB, offset=0, limit=1 << 30):
+            count += len(piece)
+            for step in range(200):
+                report.progress("fetching", step, count)
+        assert count == 8 << 20
+        report.receipt(signed_receipt(rseq=1), b"body")
+
+    run(Held({BLOB: [bytes(1 << 20)] * 8}), work, heard)
+    assert heard.receipts == [1]
+    assert heard.hints > 0
 
 
 @pytest.mark.misuse
