@@ -40,13 +40,19 @@ class Module:
 
     def functions(self) -> Iterator[Function]:
         """Yield every function and method, at any depth."""
-        for item in ast.walk(self.tree):
+        for item in nodes(self):
             if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield item
 
     def at(self, item: ast.stmt | ast.expr) -> str:
         """Return `file:line` of a piece of the tree."""
         return f"{self.name}:{item.lineno}"
+
+
+@functools.cache
+def nodes(module: Module) -> tuple[ast.AST, ...]:
+    """Return every piece of the tree, walked once for all tests."""
+    return tuple(ast.walk(module.tree))
 
 
 @functools.cache
@@ -68,7 +74,7 @@ def product() -> tuple[Module, ...]:
 
 def imported(module: Module) -> Iterator[tuple[str, ast.stmt | ast.expr]]:
     """Yield the absolute name of every import, also inside functions and under TYPE_CHECKING."""
-    for item in ast.walk(module.tree):
+    for item in nodes(module):
         if isinstance(item, ast.Import):
             for alias in item.names:
                 yield alias.name, item
@@ -100,6 +106,6 @@ def dotted(item: ast.expr) -> str:
 
 def calls(module: Module) -> Iterator[ast.Call]:
     """Yield every call."""
-    for item in ast.walk(module.tree):
+    for item in nodes(module):
         if isinstance(item, ast.Call):
             yield item

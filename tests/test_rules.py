@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.source import TOP, Module, calls, dotted, imported, modules, product
+from tests.source import TOP, Module, calls, dotted, imported, modules, nodes, product
 
 # The one place where paths become files. The rest goes through it, or through a held Folder.
 FILE_WORK = {"embrasure/fs.py", "embrasure/folder.py", "embrasure/descriptor.py",
@@ -17,7 +17,7 @@ FILE_WORK = {"embrasure/fs.py", "embrasure/folder.py", "embrasure/descriptor.py"
 EXCUSED = {
     "gateway/audit.py": "holds its append-only file open, under the gateway's lock",
     "gateway/database.py": "SQLite opens its file by path",
-    "pki/passphrase.py": "opens the terminal",
+    "pki/passphrase.py": "opens the terminal, which is read and written",
 }
 # Archives run code or write where they like when unpacked; pickles run code when read.
 FORBIDDEN_IMPORTS = {"tarfile", "zipfile", "pickle", "marshal", "shelve", "dill"}
@@ -62,7 +62,7 @@ def shells(module: Module) -> Iterator[str]:
 
 
 def asserts(module: Module) -> Iterator[str]:
-    for item in ast.walk(module.tree):
+    for item in nodes(module):
         if isinstance(item, ast.Assert):
             yield f"{module.at(item)} assert: python -O removes it"
 
@@ -71,7 +71,7 @@ def unfinished(module: Module) -> Iterator[str]:
     for number, line in enumerate(module.text.splitlines(), start=1):
         if re.search(r"\b(TODO|FIXME|XXX|HACK)\b", line):
             yield f"{module.name}:{number} {line.strip()}"
-    for item in ast.walk(module.tree):
+    for item in nodes(module):
         if isinstance(item, ast.Name) and item.id == "NotImplementedError":
             yield f"{module.at(item)} NotImplementedError"
 
@@ -91,7 +91,7 @@ def careless_writes(module: Module) -> Iterator[str]:
 def is_careless(call: ast.Call) -> bool:
     """Return whether the call can only be a write by path (a Folder's methods take a name)."""
     if isinstance(call.func, ast.Name):
-        return call.func.id == "open"
+        return call.func.id == "open" and _writes(call, at=1)
     if not isinstance(call.func, ast.Attribute):
         return False
     holder, verb, words = dotted(call.func.value), call.func.attr, {w.arg for w in call.keywords}
@@ -103,7 +103,7 @@ def is_careless(call: ast.Call) -> bool:
         or (verb == "mkdir" and (not count or bool(words & {"parents", "exist_ok"})))
         or (verb == "unlink" and not count)
         or (verb in ("rename", "replace") and count == 1 and not words)
-        or (verb == "open" and _is_mode(call))
+        or (verb == "open" and _writes(call, at=0))
     )
 
 
@@ -111,16 +111,16 @@ def _is_devnull(call: ast.Call) -> bool:
     return bool(call.args) and dotted(call.args[0]) == "os.devnull"
 
 
-def _is_mode(call: ast.Call) -> bool:
-    first = call.args[0] if call.args else None
-    return isinstance(first, ast.Constant) and bool(
-        re.fullmatch(r"[rwaxbt+]{1,3}", str(first.value))
-    )
+def _writes(call: ast.Call, *, at: int) -> bool:
+    """Return whether the argument `at`, or `mode=`, is a mode that writes."""
+    modes = [*call.args[at : at + 1], *(w.value for w in call.keywords if w.arg == "mode")]
+    texts = [str(item.value) for item in modes if isinstance(item, ast.Constant)]
+    return any(re.fullmatch(r"[rbt]*[wax+][rwaxbt+]*", text) for text in texts)
 
 
 def unawaited_aborts(module: Module) -> Iterator[str]:
     """Yield `context.abort(...)` without await: it would do nothing, and the call would go on."""
-    awaited = {id(item.value) for item in ast.walk(module.tree) if isinstance(item, ast.Await)}
+    awaited = {id(item.value) for item in nodes(module) if isinstance(item, ast.Await)}
     for call in calls(module):
         name = dotted(call.func)
         if name.endswith("context.abort") and id(call) not in awaited:
@@ -128,7 +128,7 @@ def unawaited_aborts(module: Module) -> Iterator[str]:
 
 
 def open_doors(module: Module) -> Iterator[str]:
-    for item in ast.walk(module.tree):
+    for item in nodes(module):
         if isinstance(item, ast.Attribute) and item.attr in OPEN_DOORS:
             yield f"{module.at(item)} {item.attr}"
         elif isinstance(item, ast.keyword) and item.arg in ("verify", "check_hostname"):
@@ -209,6 +209,7 @@ def sample(text: str) -> Module:
         (careless_writes, "path.unlink()"),
         (careless_writes, "path.replace(other)"),
         (careless_writes, "path.open('wb')"),
+        (careless_writes, "path.open(mode='r+')"),
         (careless_writes, "os.rename(a, b)"),
         (careless_writes, "import shutil"),
         (unawaited_aborts, "async def f(context):\n    context.abort(1, '')"),
@@ -232,6 +233,8 @@ def test_each_rule_sees_what_it_forbids(rule: Callable[[Module], Iterator[str]],
         "text.replace('a', 'b')",
         "moment.replace(microsecond=0)",
         "path.read_bytes()",
+        "path.open('rb')",
+        "open(path)",
     ],
 )
 def test_work_through_a_held_folder_is_let_be(text: str) -> None:
