@@ -38,7 +38,8 @@ class DocumentCache:
         except EmbrasureError:
             raw = b""
         if hashlib.sha256(raw).hexdigest() == sha256:
-            os.utime(path)
+            with contextlib.suppress(FileNotFoundError):  # trimmed by another process just now
+                os.utime(path)
             return raw
         self._drop(sha256)
         return None
