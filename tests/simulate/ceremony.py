@@ -99,6 +99,7 @@ class NewNode:
         default_factory=lambda: ec.generate_private_key(ec.SECP256R1())
     )
     domain: str = DOMAIN
+    made: list[x509.Certificate] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -113,7 +114,9 @@ class NewNode:
 
     def statement(self, at: datetime) -> Statement:
         """Return what the node says of itself."""
-        boot = self.boot(at).public_bytes(Encoding.DER) if self.mode == "push" else None
+        if self.mode == "push" and not self.made:
+            self.made.append(self.boot(at))
+        boot = self.made[0].public_bytes(Encoding.DER) if self.made else None
         return Statement(
             v=1,
             type="enrolment",

@@ -1,0 +1,239 @@
+"""Environments, apps and denials: what they draft, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from embrasure.clock import Clock
+from embrasure.errors import Denied, Misuse, NotFound, Refused
+from embrasure.trust import policy
+from pki import apps, changes, denials, people, signing, store
+from pki.base import read_base
+from pki.desk import Desk
+from pki.folder import TrustFolder
+from tests.simulate import ceremony
+from tests.simulate.ceremony import sign_and_merge
+
+RULES = apps.Rules(group={"tier": "web"}, min_canary=2, min_soak_s=30, max_second_percent=20)
+
+
+def add(
+    trust: TrustFolder,
+    ticking: Clock,
+    app: str,
+    names: list[str],
+    threshold: int,
+    env: str = "prod",
+) -> list[str]:
+    who = apps.operators(trust, names, generate=True)
+    work = apps.add_app(trust, env, app, who=who, threshold=threshold, rules=RULES, clock=ticking)
+    apps.keep_keys(trust, who, ceremony.PASSPHRASE, ceremony.COSTS.online)
+    return [draft.role for draft in work.write()]
+
+
+def test_an_environment_has_a_policy_without_people_and_the_folders_trust_bundle(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    ceremony.add_environment(shop, "test", ticking)
+    sign_and_merge(shop, "alice", "bob", at=at)
+    found = policy.parse_policy(shop.documents("fleet-test")["fleet/test/policy.json"])
+    assert found.people == () and found.apps == {} and found.root == shop.root_id
+    assert found.collect_key == shop.fleet.collect
+    targets = store.as_targets(shop.held("targets") or pytest.fail("no targets"))
+    assert targets.delegations is not None and targets.delegations.roles is not None
+    assert list(targets.delegations.roles) == [
+        "revocations",
+        "fleet-prod",
+        "fleet-test",
+        "prod-shop",
+        "gates-prod",
+        "gates-test",
+    ]
+
+
+def test_an_environment_is_added_once(shop: TrustFolder, ticking: Clock) -> None:
+    with pytest.raises(Misuse):
+        ceremony.add_environment(shop, "prod", ticking)
+    assert not shop.drafts()
+
+
+@pytest.mark.parametrize("env", ["fleet", "gates", "root", "a-b", "Prod", "", "x" * 17])
+def test_an_environments_name_cannot_hide_another_role(
+    env: str, shop: TrustFolder, ticking: Clock
+) -> None:
+    with pytest.raises(Misuse):
+        ceremony.add_environment(shop, env, ticking)
+
+
+def test_an_interrupted_environment_goes_on_with_the_same_gate_key(
+    shop: TrustFolder, ticking: Clock
+) -> None:
+    ceremony.add_environment(shop, "test", ticking)
+    key = (shop.path / "online" / "gates-test.key").read_bytes()
+    for draft in shop.drafts():
+        from pki import drafts
+
+        drafts.discard(draft.folder)
+    ceremony.add_environment(shop, "test", ticking)
+    assert (shop.path / "online" / "gates-test.key").read_bytes() == key
+
+
+def test_an_app_has_its_operators_as_people_and_its_rules(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    assert add(shop, ticking, "site", ["anna", "eve"], 1) == ["targets", "fleet-prod"]
+    sign_and_merge(shop, "alice", "carl", at=at)
+    found = policy.parse_policy(shop.documents("fleet-prod")["fleet/prod/policy.json"])
+    rules = found.rules_of("site")
+    assert rules is not None
+    assert (rules.min_canary, rules.min_soak_s, dict(rules.group)) == (2, 30, {"tier": "web"})
+    assert found.seq_ceiling == {"shop": 1_000_000, "site": 1_000_000}
+    assert [person.id for person in found.people] == ["anna", "bea", "dora", "eve"]
+    anna = people.read_public(shop.path / "public" / "anna.pub", purpose="operator")
+    assert found.person_of(anna.keyid) == "anna"
+
+
+@pytest.mark.parametrize(("names", "threshold"), [(["anna"], 1), (["anna", "bea"], 2)])
+def test_an_app_needs_one_operator_more_than_its_threshold(
+    names: list[str], threshold: int, shop: TrustFolder, ticking: Clock
+) -> None:
+    with pytest.raises(Misuse, match="proposes"):
+        add(shop, ticking, "site", names, threshold)
+
+
+def test_an_app_is_added_once_and_to_an_environment_that_exists(
+    shop: TrustFolder, ticking: Clock
+) -> None:
+    with pytest.raises(Misuse):
+        add(shop, ticking, "shop", ["anna", "bea"], 1)
+    with pytest.raises(Misuse):
+        add(shop, ticking, "site", ["anna", "bea"], 1, env="test")
+
+
+@pytest.mark.misuse
+def test_an_operators_name_does_not_change_hands(shop: TrustFolder, tmp_path: Path) -> None:
+    (tmp_path / "x.pub").write_bytes((shop.path / "public" / "bea.pub").read_bytes())
+    with pytest.raises(Misuse):
+        apps.operators(shop, [f"anna={tmp_path}/x.pub"], generate=False)
+
+
+@pytest.mark.misuse
+def test_a_keyholders_key_is_no_operators_key(shop: TrustFolder) -> None:
+    with pytest.raises(Misuse):
+        apps.operators(shop, [f"alice={shop.path}/public/alice.pub"], generate=False)
+
+
+@pytest.mark.misuse
+def test_another_key_under_a_known_name_is_refused(
+    shop: TrustFolder, ticking: Clock, tmp_path: Path
+) -> None:
+    other = ceremony.hold(tmp_path / "other", ticking)
+    ceremony.add_environment(other, "prod", ticking)
+    add(other, ticking, "shop", ["anna", "eve"], 1)
+    who = apps.operators(shop, [f"anna={other.path}/public/anna.pub"], generate=False)
+    with pytest.raises(Refused):
+        apps.keep_keys(shop, who, None, ceremony.COSTS.online)
+
+
+def test_an_operator_without_a_key_is_a_usage_error(shop: TrustFolder) -> None:
+    with pytest.raises(Misuse):
+        apps.operators(shop, ["zoe"], generate=False)
+    with pytest.raises(NotFound):
+        apps.operators(shop, ["zoe=/nowhere/zoe.pub"], generate=False)
+
+
+@pytest.mark.misuse
+def test_a_policy_that_gives_a_key_to_another_person_is_pointed_out(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    work = Desk(shop, ticking)
+    path = "fleet/prod/policy.json"
+    text = work.document("fleet-prod", path).decode()
+    found = json.loads(text)
+    keys = {person["id"]: person["keys"][0] for person in found["people"]}
+    swapped = text.replace(keys["anna"], "K").replace(keys["bea"], keys["anna"])
+    work.put("fleet-prod", path, swapped.replace("K", keys["bea"]).encode())
+    (draft,) = work.write()
+    shown = signing.review(draft, pinned=shop.root_id, at=at).text
+    assert f"WARNING    policy gives the key of bea ({keys['bea'][:8]}) to anna" in shown
+
+
+def test_denials_are_lifted_by_leaving_them_out(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    what = denials.denial(plans=[], manifests=["a" * 64], keys=["b" * 64], nodes=[])
+    for lift, expected in ((False, ["a" * 64]), (True, [])):
+        denials.deny(shop, "prod", what, lift=lift, clock=ticking)
+        sign_and_merge(shop, "alice", "bob", at=at)
+        found = policy.parse_policy(shop.documents("fleet-prod")["fleet/prod/policy.json"])
+        assert list(found.denied.manifests) == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"plans": ["xyz"]}, {"keys": ["A" * 64]}, {"nodes": ["node-1"]}],
+)
+def test_a_denial_of_nothing_or_of_a_bad_id_is_a_usage_error(given: dict[str, list[str]]) -> None:
+    empty: dict[str, list[str]] = {"plans": [], "manifests": [], "keys": [], "nodes": []}
+    with pytest.raises(Misuse):
+        denials.denial(**{**empty, **given})
+
+
+def test_a_signer_sees_thresholds_people_expiry_and_every_policy_field(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    add(shop, ticking, "site", ["anna", "eve"], 1)
+    targets, fleet = (
+        signing.review(draft, pinned=shop.root_id, at=at).text for draft in shop.drafts()
+    )
+    for part in (
+        "role targets, version 3 (in force: v2)",
+        "needs      2 of alice",
+        "delegations.roles[prod-site].threshold = 1",
+        "<eve>",
+        "delegations.roles[order]",
+    ):
+        assert part in targets
+    for part in (
+        "apps.site.min_soak_s = 30",
+        "people[eve].keys",
+        "WARNING    policy min_isolation 0",
+    ):
+        assert part in fleet
+
+
+@pytest.mark.misuse
+def test_a_lowered_threshold_is_pointed_out(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    work = Desk(shop, ticking)
+    delegations = work.targets().delegations
+    assert delegations is not None and delegations.roles is not None
+    delegations.roles["prod-shop"].threshold = 1
+    (draft,) = work.write()
+    text = signing.review(draft, pinned=shop.root_id, at=at).text
+    assert "WARNING    role prod-shop needs fewer signatures: 1, was 2" in text
+    assert "~ delegations.roles[prod-shop].threshold: 2 -> 1" in text
+
+
+@pytest.mark.misuse
+def test_text_from_a_draft_cannot_act_on_the_terminal(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    draft = ceremony.add_environment(shop, "test", ticking)[0]
+    draft.metadata.signed.unrecognized_fields["x\x1b[2J"] = "\u202e\x07"
+    base = read_base(draft, pinned=shop.root_id)
+    text = changes.render(draft, base, at=at)
+    assert "\x1b" not in text and "\u202e" not in text and "\x07" not in text
+    assert "202e" in text
+
+
+def test_a_role_is_renewed_only_by_its_team(shop: TrustFolder, ticking: Clock) -> None:
+    with pytest.raises((Misuse, Denied)):
+        denials.renew(shop, "prod-shop", clock=ticking)
+    with pytest.raises(Misuse):
+        denials.renew(shop, "fleet-none", clock=ticking)
