@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from embrasure.descriptor import write_all
-from embrasure.errors import EmbrasureError, NotFound, Unavailable
+from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.trust.source import Source
 from node.ipc import Channel
 from node.messages import (
@@ -81,11 +81,9 @@ def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: 
         message = channel.receive()
         match message:
             case Want():
-                serve(channel, message, source)
-            case ReceiptNote():
-                hearer.receipt(message)
-            case ProgressNote():
-                hearer.progress(message)
+                serve(channel, message, source, hearer)
+            case ReceiptNote() | ProgressNote():
+                hear(hearer, message)
             case AnswerNote():
                 heard.answers.append(message)
             case PostNote():
@@ -98,7 +96,15 @@ def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: 
                 raise error_of(message)
 
 
-def serve(channel: Channel[FromApply], want: Want, source: Source) -> None:
+def hear(hearer: Hearer, note: ReceiptNote | ProgressNote) -> None:
+    """`hearer` knows what happened."""
+    if isinstance(note, ReceiptNote):
+        hearer.receipt(note)
+    else:
+        hearer.progress(note)
+
+
+def serve(channel: Channel[FromApply], want: Want, source: Source, hearer: Hearer) -> None:
     """Apply got the bytes of `want` through a pipe, and was told how that ended."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
@@ -108,17 +114,29 @@ def serve(channel: Channel[FromApply], want: Want, source: Source) -> None:
         raise
     finally:
         os.close(reading)
-    status, length, got = _pour(writing, want, source)
+    status, length, got = _pour(writing, want, source, lambda: _listen(channel, hearer))
     channel.send(End(id=want.id, status=status, length=length, got=sentence(got)))
 
 
-def _pour(writing: int, want: Want, source: Source) -> tuple[EndStatus, int, str]:
+def _listen(channel: Channel[FromApply], hearer: Hearer) -> None:
+    """What apply noted meanwhile is heard, so that its messages do not pile up."""
+    while channel.is_waiting():
+        message = channel.receive()
+        if not isinstance(message, ReceiptNote | ProgressNote):
+            raise Refused("ipc", expected="a note during a want", got=message, reason="bad-schema")
+        hear(hearer, message)
+
+
+def _pour(
+    writing: int, want: Want, source: Source, listen: Callable[[], None]
+) -> tuple[EndStatus, int, str]:
     length = 0
     try:
         with _closing(source.fetch(want.path, offset=want.offset, limit=want.limit)) as pieces:
             for piece in pieces:
                 write_all(writing, piece)
                 length += len(piece)
+                listen()
     except BrokenPipeError:
         return "refused", length, "apply wants no more of it"
     except NotFound as problem:

@@ -1,6 +1,6 @@
-"""The apply process: holds the receipt key, verifies, installs, runs the apps. It has no network.
+"""The apply process: holds the receipt key, verifies, installs, runs the apps; dials nobody.
 
-It never imports gRPC, HTTP or TLS: bytes from outside reach it through pipes that fetch fills.
+It never imports gRPC or protobuf: what comes from outside reaches it through pipes fetch fills.
 """
 
 from __future__ import annotations

@@ -182,8 +182,16 @@ class IpcReport:
         self.tell(ReceiptNote(rseq=rseq, signed=pack(signed), body=pack(body)))
 
     def progress(self, state: str, done: int, total: int) -> None:
-        """Fetch knows where the install stands, or is gone."""
-        self.tell(ProgressNote(state=sentence(state), done=done, total=total))
+        """Fetch knows where the install stands, unless it is busy or gone: a hint never waits.
+
+        While fetch fills a pipe that we do not empty, a message that waits for it waits for ever.
+        """
+        if self._is_lost:
+            return
+        try:
+            self._channel.offer(ProgressNote(state=sentence(state), done=done, total=total))
+        except EmbrasureError:
+            self._is_lost = True
 
     def tell(self, message: Message) -> None:
         """Fetch got `message`, or is gone."""

@@ -90,6 +90,23 @@ class Channel(Generic[M]):
         except OSError as problem:
             raise gone(problem) from None
 
+    def offer(self, message: Message) -> bool:
+        """Return whether the peer will receive `message`; False while it is not listening."""
+        try:
+            self._socket.settimeout(0)
+            self._socket.sendmsg([write_message(message)])
+        except BlockingIOError:
+            return False
+        except OSError as problem:
+            raise gone(problem) from None
+        return True
+
+    def is_waiting(self) -> bool:
+        """Return whether `receive` would return, or raise, at once."""
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        return bool(waiting.poll(0))
+
     def receive(self, *, seconds: float | None = None) -> M:
         """Return the next message, which carries no descriptor; raises Refused, Unavailable."""
         message, descriptor = self.receive_with(seconds=seconds)

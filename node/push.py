@@ -60,9 +60,9 @@ class Teller:
         self.receipts.append(note.rseq)
 
     def progress(self, note: ProgressNote) -> None:
-        """The gateway gets the hint."""
+        """The gateway gets the hint, unless it is busy."""
         found = wire.Progress(state=note.state, done=note.done, total=note.total)
-        self._stream.write(wire.FromNode(progress=found))
+        self._stream.offer(wire.FromNode(progress=found))
 
     def refusal(self, kind: str, reason: str, floor: int = 0) -> None:
         """The gateway knows that the order was not obeyed, and why."""

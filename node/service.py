@@ -42,9 +42,12 @@ def stopping() -> threading.Event:
 
 def logged(name: str) -> None:
     """Log lines go to standard error with the name of the process in front."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"embrasure-{name}: %(message)s"
-    )
+    form = f"embrasure-{name}: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=form)
+    for ours in ("embrasure", "node"):
+        logging.getLogger(ours).setLevel(logging.INFO)
+    # It warns of every signature above the threshold that is not there.
+    logging.getLogger("tuf").setLevel(logging.ERROR)
 
 
 def run(name: str, parent: int, work: Callable[[threading.Event], None]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import Message as Proto
@@ -36,6 +36,7 @@ class Stream:
         context: Context,
     ) -> None:
         self._loop, self._requests, self._context = loop, requests, context
+        self._hint: Future[None] | None = None
 
     def read(self, *, seconds: float) -> wire.FromGateway:
         """Return the next message of the gateway; raises Unavailable, Refused."""
@@ -47,10 +48,23 @@ class Stream:
 
     def write(self, message: wire.FromNode) -> None:
         """The gateway will get `message`; raises Unavailable."""
+        if self._hint is not None:  # gRPC takes one message at a time
+            self._result(self._hint, SILENCE_SECONDS)
         self._wait(self._context.write(message), SILENCE_SECONDS)
 
+    def offer(self, message: wire.FromNode) -> None:
+        """The gateway may get `message`: a hint, dropped while it has not taken the last one.
+
+        A gateway that is writing may not be reading; who waits for it then waits for ever.
+        """
+        if self._hint is None or self._hint.done():
+            job = self._context.write(message)
+            self._hint = asyncio.run_coroutine_threadsafe(job, self._loop)
+
     def _wait(self, job: Coroutine[None, None, T], seconds: float) -> T:
-        waiting = asyncio.run_coroutine_threadsafe(job, self._loop)
+        return self._result(asyncio.run_coroutine_threadsafe(job, self._loop), seconds)
+
+    def _result(self, waiting: Future[T], seconds: float) -> T:
         try:
             return waiting.result(seconds)
         except TimeoutError:

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
+from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.layout import blob_file
 from embrasure.trust.receipt import Kind, Outcome, parse_receipt
+from embrasure.wire import node_pb2 as wire
 from tests.simulate.fleet import APP, RealNode, SimFleet
 from tests.simulate.installer import free_port
-from tests.simulate.push import Cut, Said
+from tests.simulate.push import Cut, Said, Serve, pieces
 from tests.simulate.running import (
+    Running,
     answers,
+    children,
+    embrasure,
+    libraries,
+    peak_mib,
     running,
     status,
+    until,
 )
 
 MIB = 1024 * 1024
@@ -34,10 +51,11 @@ class Site:
         self.ordered = self.fleet.publish(self.node, version, **release)  # type: ignore[arg-type]  # passed through
         return self.order(cut=cut)
 
-    def order(self, *, cut: Cut | None = None) -> Said:
+    def order(self, *, cut: Cut | None = None, serve: Serve | None = None) -> Said:
         """Return what the node said to one more order for the same release."""
         envelope = self.fleet.order(self.node, *self.ordered)
-        return asyncio.run(self.fleet.gateway(self.node).order(envelope, cut=cut))
+        gateway = self.fleet.gateway(self.node)
+        return asyncio.run(gateway.order(envelope, cut=cut, serve=serve))
 
     def kinds(self, said: Said) -> list[tuple[Kind, Outcome]]:
         """Return the receipts, every signature checked."""
@@ -75,3 +93,189 @@ def test_a_bad_release_is_rolled_back_and_the_old_one_serves(site: Site) -> None
         said = site.deploy("2.0", mode="bad")
         assert site.kinds(said)[-1] == (Kind.STATUS, Outcome.ROLLED_BACK)
         assert answers(site.web) == "1.0"
+
+
+def test_a_line_broken_in_a_blob_goes_on_at_the_byte_with_the_next_order(site: Site) -> None:
+    extra = secrets.token_bytes(8 * MIB)
+    blob, held = blob_file(sha256_hex(extra)), partial(held_bytes, site, sha256_hex(extra))
+    with running(site.node):
+        cut = Cut(blob, 3 * MIB, ready=lambda: held() >= 2 * MIB)
+        broken = site.deploy("1.0", extra=extra, cut=cut)
+        assert broken.is_cut
+        assert broken.offsets(blob) == [0]
+        at_want: list[int] = []
+
+        def serve(want: wire.Want) -> Iterator[wire.FromGateway]:
+            at_want.extend([held()] if want.path == blob else [])
+            return pieces(site.fleet.repository.files, want)
+
+        done = until(lambda: free_again(site, serve), what="the node's hand free again")
+        assert site.kinds(done) == INSTALLED
+        assert done.offsets(blob) == at_want
+        assert 2 * MIB <= at_want[0] < 8 * MIB
+        assert answers(site.web) == "1.0"
+
+
+def free_again(site: Site, serve: Serve) -> Said | None:
+    """Return what the node says once it no longer works on the broken order."""
+    said = site.order(serve=serve)
+    return None if ("wait", "busy") in said.refusals else said
+
+
+def held_bytes(site: Site, digest: str) -> int:
+    """Return how much of a blob is on the node's disk."""
+    partials = site.node.paths.blobs / ".partial"
+    return sum(found.stat().st_size for found in partials.glob(f"{digest}*"))
+
+
+def test_the_process_that_installs_holds_no_grpc(site: Site) -> None:
+    with running(site.node) as node:
+        site.deploy("1.0")
+        apply, fetch = libraries(node.pid("node.apply_main")), libraries(node.pid("node.agent"))
+        assert "cygrpc" in fetch
+        for library in ("cygrpc", "google/_upb"):
+            assert library not in apply, library
+
+
+def test_importing_apply_loads_no_grpc() -> None:
+    # What is mapped shows compiled code only; this shows the rest.
+    code = (
+        "import sys, node.apply_main, node.stick\n"
+        "print(sorted({'grpc', 'google.protobuf', 'node.push'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_memory_does_not_grow_with_the_bundle(site: Site) -> None:
+    with running(site.node) as node:
+        pids = [node.pid("node.apply_main"), node.pid("node.agent")]
+        site.deploy("1.0", extra=secrets.token_bytes(24 * MIB))
+        small = [peak_mib(pid) for pid in pids]
+        said = site.deploy("2.0", extra=secrets.token_bytes(96 * MIB))
+        assert site.kinds(said) == INSTALLED
+        large = [peak_mib(pid) for pid in pids]
+    print(f"figure: node_peak_mib = apply {large[0]:.0f} fetch {large[1]:.0f}")
+    assert max(large) < 128
+    assert all(after - before < 12 for before, after in zip(small, large, strict=True))
+
+
+def test_a_second_agent_of_one_node_does_not_start(site: Site) -> None:
+    with running(site.node):
+        second = embrasure("node", "run", "--root", site.node.paths.prefix)
+        assert second.returncode == 31
+        assert "[E_BUSY]" in second.stderr
+        assert site.kinds(site.deploy("1.0")) == INSTALLED
+
+
+def test_two_agents_started_at_once_leave_one(site: Site) -> None:
+    both = [Running(site.node), Running(site.node)]
+    try:
+        ends = until(
+            lambda: [one for one in both if one.process.poll() is not None], what="one end"
+        )
+        assert [one.process.returncode for one in ends] == [31]
+        (left,) = [one for one in both if one not in ends]
+        until(left.is_ready, what="the other")
+        assert site.kinds(site.deploy("1.0")) == INSTALLED
+    finally:
+        for one in both:
+            one.end()
+
+
+@pytest.mark.parametrize("module", ["node.apply_main", "node.agent"])
+def test_a_killed_process_comes_back_and_the_app_serves(site: Site, module: str) -> None:
+    with running(site.node) as node:
+        site.deploy("1.0")
+        before = node.pid(module)
+        os.kill(before, signal.SIGKILL)
+        until(lambda: node.pid(module) != before, what="a new process")
+        until(lambda: answers(site.web) == "1.0", what="the app")
+        done = until(lambda: up_again(site), what="an answer to an order")
+        # One order, one switch: what was told before is told again.
+        assert done.refusals or site.kinds(done) == INSTALLED
+
+
+def up_again(site: Site) -> Said | None:
+    """Return the node's answer once both of its processes answer."""
+    try:
+        said = site.order()
+    except (OSError, KeyError, ValueError):
+        return None
+    is_up = said.code is grpc.StatusCode.OK and ("wait", "busy") not in said.refusals
+    return said if is_up else None
+
+
+def test_the_end_of_the_agent_is_the_end_of_everything_it_started(site: Site) -> None:
+    with running(site.node) as node:
+        site.deploy("1.0")
+        family = [node.pid("node.apply_main"), node.pid("node.agent")]
+        family += [pid for one in family for pid in children(one)]
+        assert len(family) > 2
+        node.process.kill()
+        node.process.wait()
+        until(lambda: not any(is_alive(pid) for pid in family), what="the end of all")
+        assert answers(site.web) == ""
+    with running(site.node):
+        until(lambda: answers(site.web) == "1.0", what="the app after a new start")
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether the process runs (a zombie does not)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+def test_sigterm_ends_the_node_soon_and_well(site: Site) -> None:
+    with running(site.node) as node:
+        site.deploy("1.0")
+        assert node.stop() == 0
+        assert answers(site.web) == ""
+
+
+def test_a_node_that_is_not_enrolled_says_so_and_ends(site: Site) -> None:
+    site.node.paths.enrolled.unlink()
+    done = embrasure("node", "run", "--root", site.node.paths.prefix)
+    assert done.returncode == 10
+    assert "[E_NOT_ENROLLED]" in done.stderr
+    assert "embrasure pki enrol" in done.stderr
+
+
+@pytest.mark.misuse
+def test_only_the_gateway_is_let_in(site: Site) -> None:
+    with running(site.node):
+        for role, name in (("operator", "anna"), ("node", site.node.id), ("mirror", "m1")):
+            gateway = site.fleet.gateway(site.node)
+            gateway.leaf = site.fleet.authority.leaf(role, name)
+            said = asyncio.run(gateway.order(b"envelope"))
+            assert said.code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE)
+        # A gateway that tls.json does not list.
+        gateway = site.fleet.gateway(site.node)
+        gateway.leaf = site.fleet.authority.leaf("gateway", "g2")
+        said = asyncio.run(gateway.order(b"envelope"))
+        assert said.code is grpc.StatusCode.PERMISSION_DENIED
+        # And the same node obeys the listed one.
+        assert site.kinds(site.deploy("1.0")) == INSTALLED
+
+
+@pytest.mark.misuse
+def test_an_order_counts_once_and_only_for_its_node(site: Site) -> None:
+    with running(site.node):
+        said = site.deploy("1.0")
+        envelope = site.fleet.order(site.node, *site.ordered, oseq=2)
+        first = asyncio.run(site.fleet.gateway(site.node).order(envelope))
+        again = asyncio.run(site.fleet.gateway(site.node).order(envelope))
+        assert first.receipts == again.receipts == said.receipts
+        old = site.fleet.order(site.node, *site.ordered, oseq=1)
+        replayed = asyncio.run(site.fleet.gateway(site.node).order(old))
+        assert replayed.refusals == [("refuse", "replay")]
+        forged = json.loads(envelope)
+        forged["signatures"][0]["sig"] = "A" * 86 + "=="
+        raw = json.dumps(forged, sort_keys=True, separators=(",", ":")).encode()
+        refused = asyncio.run(site.fleet.gateway(site.node).order(raw))
+        assert refused.refusals == [("refuse", "bad-signature")]

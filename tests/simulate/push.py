@@ -41,10 +41,11 @@ class Said:
 
 @dataclass(frozen=True)
 class Cut:
-    """Break the line after `after` bytes of `path`."""
+    """Break the line after `after` bytes of `path`, once `ready` says so."""
 
     path: str
     after: int
+    ready: Callable[[], bool] = lambda: True
 
 
 class CutOff(Exception):
@@ -134,7 +135,7 @@ class SimGateway:
                 answers = serve(message.want) if serve else pieces(self.files, message.want)
                 for answer in answers:
                     await call.write(answer)
-                    check_cut(cut, message.want, answer)
+                    await check_cut(cut, message.want, answer)
             case "receipt":
                 said.receipts.append(message.receipt.signed)
                 said.bodies.append(message.receipt.body)
@@ -150,9 +151,11 @@ class SimGateway:
             return await stub.Status(wire.StatusRequest(), timeout=20)
 
 
-def check_cut(cut: Cut | None, want: wire.Want, answer: wire.FromGateway) -> None:
+async def check_cut(cut: Cut | None, want: wire.Want, answer: wire.FromGateway) -> None:
     """Raise CutOff when the line is to break after this answer."""
     if cut is not None and want.path == cut.path and answer.WhichOneof("kind") == "data":
         end = answer.data.offset + len(answer.data.body)
         if end >= cut.after:
+            while not cut.ready():
+                await asyncio.sleep(0.01)
             raise CutOff

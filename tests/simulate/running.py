@@ -27,7 +27,7 @@ def embrasure(*arguments: object, seconds: float = 60) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
 
 
-def until(found: Callable[[], T], *, seconds: float = 20, what: str = "it") -> T:
+def until(found: Callable[[], T | None], *, seconds: float = 20, what: str = "it") -> T:
     """Return what `found` returns once that is something."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
