@@ -1,0 +1,251 @@
+"""A running gateway: keys opened, own repository verified, operators served, roll-outs driven."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from securesystemslib.signer import Signer
+
+from embrasure import fs, limits
+from embrasure.bundle.store import BlobStore
+from embrasure.clock import Clock, now
+from embrasure.errors import EmbrasureError, Refused
+from embrasure.fs import Folder
+from embrasure.net.credentials import ServerKeys
+from embrasure.net.identity import IssuerName
+from embrasure.net.server import Service, bind, build_server
+from embrasure.net.trustbundle import Trust, TrustHolder, trust_of
+from embrasure.trust import layout
+from embrasure.trust.anchor import root_id_of
+from embrasure.trust.directory import parse_tls_bundle
+from embrasure.wire import admin_pb2, admin_pb2_grpc
+from gateway.admin import Admin, Parts
+from gateway.adopt import adopt
+from gateway.audit import Journal
+from gateway.certificates import Certificates
+from gateway.config import Config, IssuerFiles, Paths, read_collect_key, read_config
+from gateway.database import Database
+from gateway.engine import Engine
+from gateway.init import trust_files
+from gateway.parts import EngineParts
+from gateway.people import People
+from gateway.proposals import Proposals
+from gateway.repository import Online, Repository
+from gateway.service_table import ADMIN_TABLE
+from pki.ca import Issuer, load_issuer
+from pki.signers import open_signer, within
+
+PORTS = "ports.json"
+DRAIN_SECONDS = 5.0
+RENEW_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Everything that a gateway holds open while it runs."""
+
+    config: Config
+    paths: Paths
+    database: Database
+    journal: Journal
+    repository: Repository
+    blobs: BlobStore
+    certificates: Certificates
+
+
+def open_online(
+    folder: Path, config: Config, passphrase: Callable[[str], bytes], *, root: str
+) -> Online:
+    """Return the signers of the online roles; raises Denied, Refused."""
+
+    def signer(uri: str) -> Signer:
+        return open_signer(within(uri, folder), passphrase, purpose="online", root=root)
+
+    return Online(
+        snapshot=signer(config.online.snapshot),
+        timestamp=signer(config.online.timestamp),
+        gates={env: signer(uri) for env, uri in config.online.gates.items()},
+    )
+
+
+def open_certificates(
+    folder: Path, config: Config, passphrase: Callable[[str], bytes], *, root: str, clock: Clock
+) -> Certificates:
+    """Return the gateway's own TLS identities, certified by its two issuers."""
+
+    def issuer(name: IssuerName, files: IssuerFiles) -> Issuer:
+        key = open_signer(within(files.key, folder), passphrase, purpose="ca", root=root)
+        certificate = folder / files.certificate
+        return load_issuer(name, domain=config.domain, certificate=certificate, signer=key)
+
+    return Certificates(
+        config.name,
+        gateway=issuer("gateway", config.issuers.gateway),
+        admin=issuer("admin", config.issuers.admin),
+        clock=clock,
+    )
+
+
+@contextmanager
+def opened(
+    folder: Path, passphrase: Callable[[str], bytes], *, clock: Clock = now
+) -> Iterator[Opened]:
+    """Yield the open gateway of `folder`, its repository verified and published; one process.
+
+    Raises Unavailable (`busy`) while another one runs, Refused, Damaged, Denied.
+    """
+    config, paths = read_config(folder), Paths(folder)
+    anchor = fs.read_file(paths.anchor, limit=limits.ROOT_BYTES)
+    root = root_id_of(anchor)
+    with ExitStack() as held:
+        database = Database(paths.state)
+        held.callback(database.close)
+        actor = f"gateway/{config.name}"
+        journal = Journal(paths.state, database, root=root, actor=actor, clock=clock)
+        held.callback(journal.close)
+        online = open_online(folder, config, passphrase, root=root)
+        certificates = open_certificates(folder, config, passphrase, root=root, clock=clock)
+        repository = Repository(
+            paths.repository, state=paths.state, anchor=anchor, online=online, clock=clock
+        )
+        with journal.act("open", f"repository {root[:16]}"):
+            take_incoming(repository, paths)
+            repository.open()
+        blobs = BlobStore(paths.repository / "blobs", mode=0o755)
+        held.callback(blobs.close)
+        yield Opened(config, paths, database, journal, repository, blobs, certificates)
+
+
+def take_incoming(repository: Repository, paths: Paths) -> None:
+    """Trust files that a later `gateway init` brought are published, and gone from `incoming`.
+
+    They come before the own old ones are judged: after long sleep only they may still be valid.
+    """
+    if not paths.incoming.is_dir():
+        return
+    files = dict(trust_files(paths.incoming))
+    with suppress(EmbrasureError):
+        repository.open()
+    adopt(repository, files, force=False)
+    with Folder.open(paths.folder) as top:
+        top.remove_tree(paths.incoming.name)
+
+
+def operator_trust(repository: Repository, domain: str) -> Trust:
+    """Return who may certify operators: what the verified `tls.json` of every environment says.
+
+    Raises Refused (`no-issuer`, `domain`).
+    """
+    view, issuers = repository.view(), []
+    for role in sorted(view.roles):
+        env = role.removeprefix("fleet-")
+        path = layout.tls_path(env)
+        if env == role or view.target(role, path) is None:
+            continue
+        raw = repository.document(role, path, limit=limits.TLS_BUNDLE_BYTES)
+        trust = trust_of(parse_tls_bundle(raw))
+        if trust.domain != domain:
+            raise Refused(path, expected=f"domain {domain}", got=trust.domain, reason="domain")
+        issuers += [c for c in trust.issuers_of("operator") if c not in issuers]
+    if not issuers:
+        raise Refused(
+            "operators",
+            expected="an environment whose tls.json names their issuer",
+            got="none",
+            hint="embrasure trust env add, then gateway init again",
+            reason="no-issuer",
+        )
+    return Trust(domain, {"operator": tuple(issuers)}, None)
+
+
+async def serve(held: Opened, *, clock: Clock, ready: Callable[[int], None]) -> None:
+    """Serve operators and drive roll-outs until SIGTERM or SIGINT.
+
+    ready: called with the port once operators can call
+    """
+    holder = TrustHolder(operator_trust(held.repository, held.config.domain))
+    keys = ServerKeys(held.certificates.admin(), holder, roles=["operator"])
+    proposals = Proposals(held.database, held.journal, held.repository, held.blobs, clock=clock)
+    engine = Engine(
+        EngineParts(
+            name=held.config.name,
+            database=held.database,
+            journal=held.journal,
+            repository=held.repository,
+            proposals=proposals,
+            identity=held.certificates,
+            collect_key=read_collect_key(held.paths.folder, held.config),
+            clock=clock,
+        )
+    )
+
+    def changed() -> None:
+        holder.swap(operator_trust(held.repository, held.config.domain))
+        engine.wake()
+
+    parts = Parts(
+        name=held.config.name,
+        domain=held.config.domain,
+        database=held.database,
+        journal=held.journal,
+        repository=held.repository,
+        proposals=proposals,
+        blobs=held.blobs,
+        people=People(held.repository),
+        rollouts=engine,
+        on_change=changed,
+    )
+    server = build_server(
+        [
+            Service(
+                admin_pb2.DESCRIPTOR.services_by_name["Admin"],
+                admin_pb2_grpc.add_AdminServicer_to_server,
+                Admin(parts),
+            )
+        ],
+        ADMIN_TABLE,
+        holder,
+        clock=clock,
+    )
+    port = bind(server, held.config.listen, keys)
+    await server.start()
+    try:
+        fs.replace_file(held.paths.folder, PORTS, json.dumps({"admin": port}).encode())
+        ready(port)
+        await _until_stopped(engine.run(), _renew(keys, held.certificates))
+    finally:
+        await server.stop(DRAIN_SECONDS)
+        with Folder.open(held.paths.folder) as top:
+            top.unlink(PORTS, missing_ok=True)
+
+
+async def _renew(keys: ServerKeys, certificates: Certificates) -> None:
+    while True:
+        await asyncio.sleep(RENEW_SECONDS)
+        keys.swap(certificates.admin())
+
+
+async def _until_stopped(*jobs: Coroutine[object, object, None]) -> None:
+    """Run `jobs` until a signal; one that ends or fails by itself ends all."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    running = [asyncio.ensure_future(job) for job in jobs]
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        done, _ = await asyncio.wait([*running, waiting], return_when=asyncio.FIRST_COMPLETED)
+        for job in done:
+            job.result()
+    finally:
+        for job in (*running, waiting):
+            job.cancel()
+        await asyncio.gather(*running, waiting, return_exceptions=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
