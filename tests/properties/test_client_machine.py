@@ -134,4 +134,4 @@ class ClientLife(RuleBasedStateMachine):
 
 
 TestClientLife = ClientLife.TestCase
-TestClientLife.settings = settings(max_examples=20, stateful_step_count=15, deadline=None)
+TestClientLife.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)

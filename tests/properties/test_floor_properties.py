@@ -68,7 +68,7 @@ key_sets = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(floors_of_nodes, min_size=1, max_size=4), st.sampled_from(["a", "b", "none"]))
 def test_any_floors_are_read_back_as_they_were_saved(saved: list[Floors], lost: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def test_random_bytes_are_no_floors_and_no_other_error(one: bytes, two: bytes) -
         assert refused.value.reason == "no-trust"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(versions, key_sets), max_size=8))
 def test_a_floor_falls_only_when_a_key_was_taken_away(
     history: list[tuple[dict[str, int], dict[str, frozenset[str]]]],

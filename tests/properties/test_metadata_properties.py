@@ -82,7 +82,7 @@ def sign_again(value: dict[str, Any], role: str) -> bytes:
     return json.dumps(value).encode()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(FILES)), st.data(), leaves, st.booleans(), st.booleans())
 def test_bent_metadata_raises_only_our_errors(
     role: str, data: st.DataObject, new: object, drop: bool, thief: bool
@@ -106,7 +106,7 @@ def test_bent_metadata_raises_only_our_errors(
             assert all(len(found.signers) >= found.threshold for found in view.roles.values())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.sampled_from(sorted(FILES)), st.data())
 def test_one_flipped_byte_is_noticed_or_means_the_same(role: str, data: st.DataObject) -> None:
     honest = REPO.files[FILES[role]]
