@@ -56,15 +56,15 @@ def nodes(module: Module) -> tuple[ast.AST, ...]:
 
 
 @functools.cache
+def _parsed(path: Path) -> Module:
+    text = path.read_text(encoding="utf-8")
+    return Module(path, text, ast.parse(text, filename=str(path)))
+
+
 def modules(*folders: str) -> tuple[Module, ...]:
-    """Return every Python file below the folders but generated ones, sorted."""
-    found = []
-    for folder in folders:
-        for path in sorted((TOP / folder).rglob("*.py")):
-            if not path.is_relative_to(GENERATED):
-                text = path.read_text(encoding="utf-8")
-                found.append(Module(path, text, ast.parse(text, filename=str(path))))
-    return tuple(found)
+    """Return every Python file below the folders but generated ones, sorted; each read once."""
+    found = [path for folder in folders for path in sorted((TOP / folder).rglob("*.py"))]
+    return tuple(_parsed(path) for path in found if not path.is_relative_to(GENERATED))
 
 
 def product() -> tuple[Module, ...]:
