@@ -94,7 +94,7 @@ def test_help_takes_less_processor_time_than_a_person_notices() -> None:
 def test_every_verb_of_the_table_exists_and_has_its_help(path: tuple[str, ...], where: str) -> None:
     done = CliRunner().invoke(root, [*path, "--help"], prog_name="embrasure")
     assert done.exit_code == 0, (where, done.exception)
-    assert "Exit codes: 0 done" in done.output, "command.load adds them"
+    assert "exit codes: " in done.output.lower(), "command.load adds them, if a verb has none"
     assert "--json" in done.output, f"{where} lacks @common"
     words = done.output.split()
     assert words.count("Examples:") + words.count("Example:") == 1, f"{where} lacks examples"
