@@ -116,6 +116,9 @@ def pki_issue(
 @click.argument("folder", metavar="DIR", type=_DIR)
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Label (repeat).")
 @click.option("--out", type=click.Path(path_type=Path), help="File, or folder for several.")
+@click.option(
+    "--ca-passphrase-file", type=_FILE, help="Passphrase of ca/node.key, if it is another one."
+)
 @sign_option
 @passphrase_options
 @common
@@ -125,6 +128,7 @@ def pki_enrol(
     folder: Path,
     labels: tuple[str, ...],
     out: Path | None,
+    ca_passphrase_file: Path | None,
     sign: tuple[str, ...],
     passphrase_fd: int | None,
     passphrase_file: Path | None,
@@ -151,7 +155,12 @@ def pki_enrol(
         found = enrolment.propose(
             trust, checked, labels=given, keys=sign, source=source, common=common, clock=now
         )
-        answers = enrolment.answer_all(trust, checked, out, keys=sign, source=source, clock=now)
+        authority = source
+        if ca_passphrase_file is not None:
+            authority = passphrase_source(fd=None, file=ca_passphrase_file, no_input=True)
+        answers = enrolment.answer_all(
+            trust, checked, out, keys=sign, source=source, authority=authority, clock=now
+        )
     body = {**found, "nodes": [one.statement.node for one in checked], "answers": answers}
     told = [acting.as_text(found, trust), *(f"answer: {path}" for path in answers.values())]
     common.emit("embrasure.pki.enrol/1", body, "\n".join(line for line in told if line))

@@ -63,18 +63,20 @@ def answer_all(
     *,
     keys: Sequence[str],
     source: PassphraseSource,
+    authority: PassphraseSource,
     clock: Clock,
 ) -> dict[str, str]:
     """Each node whose entry is in force has its answer in a file; return the files by node.
 
-    Without a key to sign with, or with the draft still waiting, there is no answer yet.
+    authority: knows the passphrase of `ca/node.key`. Without a key to sign with, or with the draft
+    still waiting, there is no answer yet.
     """
     if not keys:
         return {}
     uri = signers.as_uri(keys[0])
     signer = signers.open_signer(uri, source, purpose="security", root=trust.root_id)
     push = any(one.boot is not None for one in checked)
-    issuer = trust.issuer("node", source) if push else None
+    issuer = trust.issuer("node", authority) if push else None
     written: dict[str, str] = {}
     for one in checked:
         try:

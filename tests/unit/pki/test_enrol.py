@@ -302,7 +302,13 @@ def test_statements_are_read_signed_and_answered_in_one_act(
     )
     assert report["merged"] == ["fleet-prod v2"]
     answers = enrolment.answer_all(
-        shop, checked, tmp_path / "out", keys=keys, source=source(), clock=ticking
+        shop,
+        checked,
+        tmp_path / "out",
+        keys=keys,
+        source=source(),
+        authority=source(),
+        clock=ticking,
     )
     assert set(answers) == {push.id, pull.id}
     assert read(shop, Path(answers[pull.id]).read_bytes()).node == pull.id
