@@ -190,3 +190,54 @@ def node_status(common: Common, prefix: Path, plain_exit: bool) -> int:
     )
     code = exits.DONE if is_running else exits.NOT_RUNNING
     return exits.plain(code) if plain_exit else code
+
+
+@click.command(epilog=EXITS)
+@node_options
+@plain_option
+@click.argument("app", default="")
+@click.option("--quick", is_flag=True, help="Sizes, modes and links only; no file is hashed.")
+@common
+def node_verify(common: Common, prefix: Path, app: str, quick: bool, plain_exit: bool) -> int:
+    """Hash again all that is installed; drift is told to the file (exit 40). Needs no server.
+
+    \b
+    Examples:
+      embrasure node verify --root /srv/n1
+      embrasure node verify --root /srv/n1 shop --quick
+    """
+    from node import exits, show, verify
+    from node.paths import Paths
+
+    with _finer(plain_exit):
+        found = verify.verify(Paths(prefix.resolve()), app, deep=not quick)
+    common.emit("embrasure.node.verify/1", show.verified_json(found), show.verified_text(found))
+    code = exits.DRIFT if any(one.drift for one in found) else exits.DONE
+    return exits.plain(code) if plain_exit else code
+
+
+@click.command(epilog=EXITS)
+@node_options
+@plain_option
+@click.option("--foreground", is_flag=True, help="Keep the apps running until SIGTERM.")
+@common
+def node_boot(common: Common, prefix: Path, foreground: bool, plain_exit: bool) -> int:
+    """Finish or undo an interrupted install and start what was committed; needs no server.
+
+    \b
+    Examples:
+      embrasure node boot --root /srv/n1 --foreground
+    """
+    from node import boot, exits, show
+    from node.paths import Paths
+
+    paths = Paths(prefix.resolve())
+    with _finer(plain_exit):
+        state = boot.boot(paths, foreground=foreground, say=common.say)
+    common.emit(
+        "embrasure.node.boot/1",
+        show.state_json(state, is_running=False),
+        show.state_text(state, is_running=False),
+    )
+    code = exits.DEGRADED if boot.is_degraded(state) else exits.DONE
+    return exits.plain(code) if plain_exit else code

@@ -12,6 +12,7 @@ from node.ipc import to_apply
 from node.messages import AnswerNote, StateNote, StatusAsk
 from node.paths import Paths
 from node.records import NodeRecords
+from node.verify import Verified
 
 
 def look(paths: Paths) -> tuple[StateNote, bool]:
@@ -60,3 +61,27 @@ def answers_text(answers: Sequence[AnswerNote]) -> str:
         f"{one.app or 'node'}: {one.kind}" + (f" ({one.reason})" if one.reason else "")
         for one in answers
     )
+
+
+def verified_json(found: Sequence[Verified]) -> dict[str, object]:
+    """Return what was compared as `embrasure.node.verify/1`."""
+    apps = [
+        {
+            "app": one.app,
+            "release": one.release,
+            "version": one.version,
+            "drift": [{"path": drift.path, "what": drift.what} for drift in one.drift],
+        }
+        for one in found
+    ]
+    return {"apps": apps, "drift": sum(len(one.drift) for one in found)}
+
+
+def verified_text(found: Sequence[Verified]) -> str:
+    """Return what was compared as a person reads it."""
+    lines = []
+    for one in found:
+        what = f"release {one.release}" if one.release else "nothing installed"
+        lines.append(f"{one.app}: {what}: " + (f"{len(one.drift)} differ" if one.drift else "ok"))
+        lines += [f"  {drift.what} {drift.path}" for drift in one.drift]
+    return "\n".join(lines) or "no app is installed here"

@@ -1,0 +1,34 @@
+"""`embrasure node boot`: what a node does at every start, alone, with every server down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from node import service
+from node.apply_main import opened
+from node.messages import StateNote
+from node.paths import Paths
+from node.records import NodeRecords
+from node.states import State
+
+
+def boot(paths: Paths, *, foreground: bool, say: Callable[[str], None]) -> StateNote:
+    """Return where the node stands after every app rests on a whole release that was approved.
+
+    foreground: what is committed runs until SIGTERM; else it is stopped again at the end
+    """
+    stop = service.stopping()
+    with opened(paths) as acceptor:
+        acceptor.recover()
+        state = NodeRecords(paths).state()
+        if foreground:
+            say("what was committed runs; SIGTERM stops it")
+            stop.wait()
+    if not foreground:
+        say("no agent runs here, so the apps are stopped again: embrasure node run")
+    return state
+
+
+def is_degraded(state: StateNote) -> bool:
+    """Return whether an app needs a person."""
+    return any(app.state == State.DEGRADED.value for app in state.apps)
