@@ -177,7 +177,7 @@ class Fleet:
         if not folder.exists():
             self.processes.must(
                 "gateway", "init", folder, "--trust", self.trust, "--name", "g1",
-                "--listen", f"127.0.0.1:{self.ports[0]}", *self.passphrase,
+                "--listen", f"127.0.0.1:{self.ports[0]}",
             )  # fmt: skip
         (folder / "ports.json").unlink(missing_ok=True)
         self.gateway = self.processes.start("gateway", "gateway", "run", folder, *self.passphrase)

@@ -68,4 +68,4 @@ def _say_how(fleet: Fleet) -> None:
         f"  look in:  embrasure status --context {fleet.context('anna')}",
         f"  stop it:  kill {' '.join(map(str, living))}; rm -r {fleet.folder}",
     ):
-        print(line, file=sys.stderr)  # noqa: T201 - hints for people
+        print(line, file=sys.stderr)

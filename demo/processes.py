@@ -15,7 +15,7 @@ from pathlib import Path
 from embrasure.errors import Failed
 
 # Isolated (-I): a folder named `node` in the working directory must not shadow ours.
-EMBRASURE = (sys.executable, "-I", "-c", "from embrasure.cli import main; main()")
+EMBRASURE = (sys.executable, "-I", "-c", "from embrasure.cli import main; raise SystemExit(main())")
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,3 +65,12 @@ def clients(port: int) -> frozenset[int]:
         return frozenset()
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return frozenset(pid for pid in pids if inodes(pid) & wanted)
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a process, its words separated by spaces; empty when gone."""
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return raw.replace(b"\0", b" ").decode(errors="replace").strip()

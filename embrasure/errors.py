@@ -9,8 +9,10 @@ MAX_SHOWN = 200  # characters of outside text in one sentence
 
 
 def shown(text: object, limit: int = MAX_SHOWN) -> str:
-    """Return `text` safe for a terminal or a log line: control, bidi and zero-width code points, and
-    spaces that are no space, appear as escapes; what is longer than `limit` characters is cut.
+    """Return `text` safe for a terminal or a log line.
+
+    Control, bidi and zero-width code points, and spaces that are no space, appear as escapes; what
+    is longer than `limit` characters is cut, and the cut is shown.
     """
     raw = text if isinstance(text, str) else str(text)
     cut = raw[:limit]

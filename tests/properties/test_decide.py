@@ -5,7 +5,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from tests.unit.test_decide import CASES, Scene, build
@@ -25,7 +25,10 @@ def test_no_mix_of_faults_ever_installs(
     assert scene.said() == "install"
     for *_, change in faults:
         assert callable(change)
-        change(scene)
+        try:
+            change(scene)
+        except (KeyError, ValueError):
+            reject()  # two faults that cannot be in one input
     assert scene.said() != "install"
 
 
