@@ -21,7 +21,8 @@ from node import processes
 from node.output import Output
 
 _GRACE_SECONDS = 2.0  # SIGTERM to SIGKILL
-_STEP_SECONDS = 0.02
+_STEP_SECONDS = 0.01
+_QUIET_LOOKS = 2  # in a row that find nothing: /proc is no snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,10 @@ def _clear(process: subprocess.Popen[bytes], token: str) -> None:
     number, until = signal.SIGTERM, time.monotonic() + _GRACE_SECONDS
     if process.poll() is not None:
         number = signal.SIGKILL  # it ended; what it left behind has no say
-    while alive := processes.members(process.pid, token):
+    quiet = 0
+    while quiet < _QUIET_LOOKS:
+        alive = processes.members(process.pid, token)
+        quiet = 0 if alive else quiet + 1
         if time.monotonic() >= until:
             number = signal.SIGKILL
         processes.send(alive, number)

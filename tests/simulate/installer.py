@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -289,10 +291,17 @@ class SimInstaller:
         return f"{answer.kind} {answer.reason}".strip()
 
     def ask(self) -> str:
-        """Return the version that answers over HTTP."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=3) as reply:
-            text: str = reply.read().decode()
-        return text
+        """Return the version that answers over HTTP, once something does."""
+        until = time.monotonic() + 3
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=3) as reply:
+                    text: str = reply.read().decode()
+                return text
+            except urllib.error.URLError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
     def told(self) -> list[Receipt]:
         """Return every receipt in the outbox, parsed, oldest first."""
