@@ -33,7 +33,7 @@ def adopt(repository: Repository, files: Mapping[str, bytes], *, force: bool) ->
         raise _refused("metadata and documents", "a blob")
     newer: dict[str, bytes] = {}
     roles: dict[str, int] = {}
-    roots = repository.root_version()
+    before = roots = repository.disk.root_version()
     # 2.
     for path, raw in sorted(metadata.items(), key=lambda item: _version(item[0])):
         role, version = _name(path), _version(path)
@@ -59,7 +59,10 @@ def adopt(repository: Repository, files: Mapping[str, bytes], *, force: bool) ->
     # 5.
     repository.stage_trust({**documents, **newer}, roles)
     repository.publish()
-    return {**roles, layout.ROOT: roots}
+    found = dict(roles)
+    if roots > before:
+        found[layout.ROOT] = roots
+    return found
 
 
 def check_trust_role(role: str) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Mapping, Set
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from securesystemslib.signer import Signer
-from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Targets
 
-from embrasure import fs, limits
+from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import Denied, EmbrasureError, NotFound, Refused
 from embrasure.trust import layout
@@ -26,9 +25,10 @@ from embrasure.trust.client import TrustClient
 from embrasure.trust.folder import FolderSource
 from embrasure.trust.view import View
 from gateway import metadata as form
-from gateway.overlay import Overlay, fetch_all
+from gateway.audit import Journal
+from gateway.overlay import Overlay
+from gateway.repository_folder import LAST, RepositoryFolder
 
-FILE_MODE, FOLDER_MODE = 0o644, 0o755  # public: any web server may read it
 TIMESTAMP_EVERY = timedelta(hours=6)
 GATES_EVERY = timedelta(days=1)
 TIMESTAMP_LIFE = timedelta(seconds=limits.TIMESTAMP_SECONDS)
@@ -64,10 +64,18 @@ class Repository:
     """
 
     def __init__(
-        self, folder: Path, *, state: Path, anchor: bytes, online: Online, clock: Clock = now
+        self,
+        folder: Path,
+        *,
+        state: Path,
+        anchor: bytes,
+        online: Online,
+        journal: Journal,
+        clock: Clock = now,
     ) -> None:
-        self.folder, self.anchor = folder, anchor
+        self.folder, self.anchor, self.disk = folder, anchor, RepositoryFolder(folder)
         self._state, self._online, self.clock = state, online, clock
+        self._journal = journal
         self._lock = threading.RLock()
         self._staged = _Staged({}, {}, {})
         self.client = TrustClient(state / "tuf", anchor, clock=clock)
@@ -101,12 +109,12 @@ class Repository:
         version = self.published_version(role)
         if version == 0:
             raise NotFound(role, expected="a published role", got="none")
-        return self._file({}, role, version)
+        return self.disk.role_file(role, version)
 
     def published_version(self, role: str) -> int:
         """Return the version of `role` that is published, 0 for none."""
         found = self._view.role(role) if self._view else None
-        return found.version if found else self._listed().get(role, 0)
+        return found.version if found else self.disk.listed().get(role, 0)
 
     def gate_signer(self, env: str) -> Signer:
         """Return the key that signs gates and orders of `env`; raises Denied."""
@@ -179,7 +187,7 @@ class Repository:
     def renew(self) -> bool:
         """Sign again what grows old: the timestamp every 6 h, snapshot and gates every day."""
         with self._lock:
-            last, listed = self._timestamp(), self._listed()
+            last, listed = self.disk.timestamp(), self.disk.listed()
             if last is None:
                 return False
             targets = self._delegated({}, listed)
@@ -202,8 +210,14 @@ class Repository:
 
     def _publish(self, *, snapshot: bool) -> View:
         staged, self._staged = self._staged, _Staged({}, {}, {})
+        what = sorted({*staged.roles, *(layout.gates_role(env) for env in staged.gates)})
+        # What cannot be written down first is not signed.
+        with self._journal.act("sign", " ".join(what) or layout.TIMESTAMP):
+            return self._sign(staged, snapshot=snapshot)
+
+    def _sign(self, staged: _Staged, *, snapshot: bool) -> View:
         files = dict(staged.files)
-        listed = self._listed()
+        listed = self.disk.listed()
         roles = listed | staged.roles
         at = self.clock()
         for env in self._due_gates(staged, roles):
@@ -212,7 +226,7 @@ class Repository:
         self._add_top(files, roles, at, snapshot=snapshot or roles != listed)
         changed = {role for role, version in roles.items() if listed.get(role) != version}
         self._verify(files, roles, changed)
-        self._write(files)
+        self.disk.write(files)
         self._view = self._refresh()
         return self._view
 
@@ -231,7 +245,7 @@ class Repository:
         role = layout.gates_role(env)
         if role not in roles:
             return True
-        raw = self._file({}, role, roles[role])
+        raw = self.disk.role_file(role, roles[role])
         made = form.read_metadata(raw, Targets, role).signed.expires - GATES_LIFE
         at = self.clock()
         return at - made >= GATES_EVERY or bool(form.problem_of(raw, role, targets, at=at))
@@ -246,7 +260,7 @@ class Repository:
     ) -> None:
         former = None
         if role in roles:
-            raw = self._read(layout.metadata_file(role, roles[role]), form.limit_of(role))
+            raw = self.disk.role_file(role, roles[role])
             former = form.read_metadata(raw, Targets, role).signed
         roles[role] = self._next(role, roles.get(role, 0))
         signed = form.make_gates(former, gates, version=roles[role], at=at)
@@ -258,7 +272,7 @@ class Repository:
     def _add_top(
         self, files: dict[str, bytes], roles: Mapping[str, int], at: datetime, *, snapshot: bool
     ) -> None:
-        last = self._timestamp()
+        last = self.disk.timestamp()
         number = 0 if last is None else last.snapshot_meta.version
         if snapshot or last is None:
             number = self._next(layout.SNAPSHOT, number)
@@ -266,12 +280,10 @@ class Repository:
             raw = form.sign(made, self._online.snapshot, role=layout.SNAPSHOT)
             files[layout.metadata_file(layout.SNAPSHOT, number)] = raw
         else:
-            raw = self._read(layout.metadata_file(layout.SNAPSHOT, number), limits.SNAPSHOT_BYTES)
+            raw = self.disk.role_file(layout.SNAPSHOT, number)
         version = self._next(layout.TIMESTAMP, 0 if last is None else last.version)
         stamp = form.make_timestamp(raw, number, version=version, at=at)
-        files["metadata/timestamp.json"] = form.sign(
-            stamp, self._online.timestamp, role=layout.TIMESTAMP
-        )
+        files[LAST] = form.sign(stamp, self._online.timestamp, role=layout.TIMESTAMP)
 
     def _next(self, role: str, published: int) -> int:
         """The next version: above what is published, and above what our own client has seen."""
@@ -285,10 +297,11 @@ class Repository:
         with tempfile.TemporaryDirectory(dir=self._state, prefix="check-") as folder:
             client = TrustClient(Path(folder) / "tuf", self.anchor, clock=self.clock)
             source = Overlay(files, self.source())
-            view = client.refresh(source, roles=self._loadable(files, roles))
+            names = self._loadable(files, roles)
+            view = client.refresh(source, roles=names, tolerate_expired=True)
             for role in sorted(changed):
                 found = view.role(role)
-                if found is None or found.version != roles[role]:
+                if found is None or found.version != roles[role] or role in self.problems:
                     why = self.problems.get(role, "no delegation")
                     raise Refused(role, expected="to verify", got=why, reason="orphan")
                 for path in found.targets:
@@ -302,79 +315,28 @@ class Repository:
         return form.read_metadata(raw, Targets, layout.TARGETS).signed
 
     def _loadable(self, files: Mapping[str, bytes], roles: Mapping[str, int]) -> list[str]:
-        """Delegated roles that will verify now. One that expired, or lost its signatures, must
-        not keep every other one from being published; nodes wait for that role alone.
+        """Delegated roles that carry their threshold. One that lost its signatures, or expired,
+        must not keep every other one from being published; nodes wait for that role alone.
         """
         targets = self._delegated(files, roles)
-        names = form.delegated_names(targets)
-        problems = {}
-        for name in sorted(set(names) & set(roles)):
+        found: list[str] = []
+        self.problems = {}
+        for name in sorted(form.delegated_names(targets) & set(roles)):
             raw = self._file(files, name, roles[name])
             problem = form.problem_of(raw, name, targets, at=self.clock())
             if problem:
-                problems[name] = problem
-        self.problems = problems
-        return sorted((set(names) & set(roles)) - set(problems))
+                self.problems[name] = problem
+            if form.has_threshold(raw, name, targets):
+                found.append(name)
+        return found
 
     def _file(self, files: Mapping[str, bytes], role: str, version: int) -> bytes:
         path = layout.metadata_file(role, version)
-        return files.get(path) or self._read(path, form.limit_of(role))
-
-    def _write(self, files: Mapping[str, bytes]) -> None:
-        """Every file is on disk; the timestamp, which makes them visible, is the last one."""
-        last = "metadata/timestamp.json"
-        with fs.Folder.open(self.folder) as top:
-            for path in sorted(files, key=lambda name: (name == last, name)):
-                layout.parse_file(path)
-                folder, _, name = path.rpartition("/")
-                inner = top
-                for part in folder.split("/"):
-                    inner = inner.ensure(part, mode=FOLDER_MODE)
-                inner.replace(name, files[path], mode=FILE_MODE)
+        return files.get(path) or self.disk.role_file(role, version)
 
     def _refresh(self) -> View:
-        return self.client.refresh(self.source(), roles=self._loadable({}, self._listed()))
-
-    def _listed(self) -> dict[str, int]:
-        """Role -> version: what the current snapshot lists, or before the first one, the newest
-        file of each role. Read from our own disk; `_verify` judges what comes of it.
-        """
-        last = self._timestamp()
-        if last is None:
-            return self._newest()
-        path = layout.metadata_file(layout.SNAPSHOT, last.snapshot_meta.version)
-        raw = self._read(path, limits.SNAPSHOT_BYTES)
-        return form.listed_roles(form.read_metadata(raw, Snapshot, layout.SNAPSHOT).signed)
-
-    def _newest(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for file in (self.folder / "metadata").glob("*.*.json"):
-            with suppress(EmbrasureError, ValueError):
-                layout.parse_file(f"metadata/{file.name}")
-                number, role, _ = file.name.split(".")
-                if role not in (layout.ROOT, layout.SNAPSHOT):
-                    found[role] = max(found.get(role, 0), int(number))
-        known = {layout.TARGETS, *form.delegated_names(self._delegated({}, found))}
-        return {role: version for role, version in found.items() if role in known}
-
-    def _timestamp(self) -> Timestamp | None:
-        raw = fetch_all(self.source(), "metadata/timestamp.json", limit=limits.TIMESTAMP_BYTES)
-        if raw is None:
-            return None
-        return form.read_metadata(raw, Timestamp, layout.TIMESTAMP).signed
-
-    def _read(self, path: str, limit: int) -> bytes:
-        return fs.read_file(self.folder / path, limit=limit)
-
-    def root_version(self) -> int:
-        """Return the version of the newest root file in the folder."""
-        names = [file.name.split(".")[0] for file in (self.folder / "metadata").glob("*.root.json")]
-        return max((int(name) for name in names if name.isdigit()), default=0)
-
-    def root(self) -> Root:
-        """Return the newest root as it lies in the folder."""
-        path = layout.metadata_file(layout.ROOT, self.root_version())
-        return form.read_metadata(self._read(path, limits.ROOT_BYTES), Root, layout.ROOT).signed
+        roles = self._loadable({}, self.disk.listed())
+        return self.client.refresh(self.source(), roles=roles, tolerate_expired=True)
 
 
 def _check_document(client: TrustClient, view: View, role: str, path: str, source: Overlay) -> None:

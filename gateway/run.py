@@ -43,6 +43,9 @@ from pki.signers import open_signer, within
 
 PORTS = "ports.json"
 DRAIN_SECONDS = 5.0
+OPERATOR_ACTS = frozenset(
+    {"reserve", "propose", "approve", "reject", "withdraw", "submit-trust", "set-address", "sign"}
+)
 RENEW_SECONDS = 300.0
 
 
@@ -112,14 +115,29 @@ def opened(
         online = open_online(folder, config, passphrase, root=root)
         certificates = open_certificates(folder, config, passphrase, root=root, clock=clock)
         repository = Repository(
-            paths.repository, state=paths.state, anchor=anchor, online=online, clock=clock
+            paths.repository,
+            state=paths.state,
+            anchor=anchor,
+            online=online,
+            journal=journal,
+            clock=clock,
         )
-        with journal.act("open", f"repository {root[:16]}"):
-            take_incoming(repository, paths)
-            repository.open()
+        close_intents(journal)
+        take_incoming(repository, paths)
+        repository.open()
         blobs = BlobStore(paths.repository / "blobs", mode=0o755)
         held.callback(blobs.close)
         yield Opened(config, paths, database, journal, repository, blobs, certificates)
+
+
+def close_intents(journal: Journal) -> None:
+    """What operators asked for and a crash left undecided is `unknown`: rows show what holds.
+
+    The roll-out engine closes its own intents, after it has asked the nodes.
+    """
+    for event in journal.open_intents():
+        if event.act in OPERATOR_ACTS:
+            journal.outcome(event.n, "unknown", reason="the gateway was started again")
 
 
 def take_incoming(repository: Repository, paths: Paths) -> None:

@@ -93,6 +93,7 @@ class SimGateway:
             state=folder / "state",
             anchor=sim.anchor,
             online=online_of(sim),
+            journal=self.journal,
             clock=sim.clock,
         )
         self.repository.open()

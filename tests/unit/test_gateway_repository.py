@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Targets
 
-from embrasure.errors import Denied, Refused
+from embrasure.errors import Denied, Failed, Refused
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
 from embrasure.trust.documents import digest, write
-from gateway.repository import Online, Repository
+from gateway.records import parse_event
+from gateway.repository import Repository
+from gateway.repository_folder import RepositoryFolder
+from tests.simulate.gateway import SimGateway
 from tests.simulate.metadata import sign_metadata
 from tests.simulate.repository import SimRepository
-
-ONLINE = ("timestamp", "snapshot", "gates-dev")
 
 
 class Clock:
@@ -46,44 +48,16 @@ def sim(clock: Clock) -> SimRepository:
     return repo
 
 
-def online_of(sim: SimRepository) -> Online:
-    return Online(
-        snapshot=sim.signers["snapshot"][0],
-        timestamp=sim.signers["timestamp"][0],
-        gates={"dev": sim.signers["gates-dev"][0]},
-    )
-
-
-def trust_files(sim: SimRepository) -> dict[str, bytes]:
-    """What the security team's folder holds: everything but what the gateway signs."""
-    return {
-        path: data
-        for path, data in sim.files.items()
-        if not any(f"{name}.json" in path for name in (*ONLINE, "dev-shop", "dev-blog"))
-        and not path.startswith("targets/gates")
-    }
-
-
-def made(sim: SimRepository, folder: Path, clock: Clock) -> Repository:
-    for path, data in trust_files(sim).items():
-        file = folder / "repository" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    (folder / "state").mkdir(mode=0o700, exist_ok=True)
-    return Repository(
-        folder / "repository",
-        state=folder / "state",
-        anchor=sim.anchor,
-        online=online_of(sim),
-        clock=clock,
-    )
+@pytest.fixture
+def gateway(sim: SimRepository, tmp_path: Path) -> Iterator[SimGateway]:
+    opened = SimGateway(tmp_path / "gateway", sim)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
-def repository(sim: SimRepository, tmp_path: Path, clock: Clock) -> Repository:
-    opened = made(sim, tmp_path, clock)
-    opened.open()
-    return opened
+def repository(gateway: SimGateway) -> Repository:
+    return gateway.repository
 
 
 def node_view(
@@ -210,30 +184,30 @@ def test_the_timestamp_is_written_last(
 def test_a_crash_between_two_files_shows_the_old_state_and_the_next_start_goes_on(
     kept: int, sim: SimRepository, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repository = made(sim, tmp_path, clock)
-    repository.open()
-    before = repository.view()
-    whole = Repository._write
+    first = SimGateway(tmp_path / "gateway", sim)
+    before = first.repository.view()
+    whole = RepositoryFolder.write
 
-    def crash(self: Repository, files: dict[str, bytes]) -> None:
+    def crash(self: RepositoryFolder, files: dict[str, bytes]) -> None:
         last = "metadata/timestamp.json"
         some = sorted(files, key=lambda name: (name == last, name))[:kept]
         whole(self, {path: files[path] for path in some})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Repository, "_write", crash)
-        repository.set_gate("dev", "shop", b"gate")
+        patch.setattr(RepositoryFolder, "write", crash)
+        first.repository.set_gate("dev", "shop", b"gate")
         with pytest.raises(KeyboardInterrupt):
-            repository.publish()
-    node = node_view(sim, repository, tmp_path / "node", clock)
-    again = made(sim, tmp_path, clock)
-    again.open()
-    shown = again.view().roles["timestamp"].version
+            first.repository.publish()
+    first.close()
+    node = node_view(sim, first.repository, tmp_path / "node", clock)
+    again = SimGateway(tmp_path / "gateway", sim)
+    shown = again.repository.view().roles["timestamp"].version
     assert shown == before.roles["timestamp"].version + (kept == 4)
-    again.set_gate("dev", "shop", b"gate")
-    again.publish()
-    node.refresh(again.source(), roles=None)
+    again.repository.set_gate("dev", "shop", b"gate")
+    again.repository.publish()
+    node.refresh(again.repository.source(), roles=None)
+    again.close()
 
 
 def test_what_grows_old_is_signed_again(repository: Repository, clock: Clock) -> None:
@@ -252,14 +226,14 @@ def test_what_grows_old_is_signed_again(repository: Repository, clock: Clock) ->
 def test_a_gateway_that_slept_a_month_publishes_again(
     sim: SimRepository, tmp_path: Path, clock: Clock
 ) -> None:
-    first = made(sim, tmp_path, clock)
-    first.open()
-    first.set_gate("dev", "shop", b"gate")
-    first.publish()
+    first = SimGateway(tmp_path / "gateway", sim)
+    first.repository.set_gate("dev", "shop", b"gate")
+    first.repository.publish()
+    first.close()
     clock.go(days=25)
-    again = made(sim, tmp_path, clock)
-    again.open()
-    assert "gates/dev/shop.json" in again.view().roles["gates-dev"].targets
+    again = SimGateway(tmp_path / "gateway", sim)
+    assert "gates/dev/shop.json" in again.repository.view().roles["gates-dev"].targets
+    again.close()
 
 
 def test_a_role_that_expired_does_not_stop_the_others(
@@ -272,11 +246,45 @@ def test_a_role_that_expired_does_not_stop_the_others(
     clock.go(days=3)
     repository.set_gate("dev", "blog", b"gate")
     view = repository.publish()
-    assert view.role("dev-shop") is None
+    assert view.roles["dev-shop"].expires <= clock()
     assert "expired" in repository.problems["dev-shop"]
     assert view.target("gates-dev", "gates/dev/blog.json") is not None
+
+
+def test_a_role_that_expired_is_not_published_as_new(
+    repository: Repository, sim: SimRepository, clock: Clock
+) -> None:
+    sim.life["dev-shop"] = timedelta(days=2)
+    role, documents, _ = shop_release(sim)
+    clock.go(days=3)
+    repository.stage_role(role, documents)
+    with pytest.raises(Refused, match="expired"):
+        repository.publish()
 
 
 def test_an_environment_without_a_gate_key_is_refused(repository: Repository) -> None:
     with pytest.raises(Denied, match="gates-prod"):
         repository.set_gate("prod", "shop", b"gate")
+
+
+def test_every_signature_is_in_the_journal_before_it_is_made(
+    gateway: SimGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway.repository.set_gate("dev", "shop", b"gate")
+    gateway.repository.publish()
+    events = [parse_event(line) for line in gateway.journal.lines(0)]
+    assert [(e.act, e.key, e.phase) for e in events[-2:]] == [
+        ("sign", "gates-dev", "intent"),
+        ("sign", "gates-dev", "outcome"),
+    ]
+    signed: list[str] = []
+    monkeypatch.setattr("gateway.repository.form.sign", lambda *_, role: signed.append(role))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gateway.audit.append", full)
+    gateway.repository.set_gate("dev", "shop", b"other")
+    with pytest.raises(Failed, match="audit journal"):
+        gateway.repository.publish()
+    assert signed == []
