@@ -138,7 +138,7 @@ def enrol(
     *,
     signer: Signer | None = None,
     seq: Mapping[str, int] | None = None,
-    **changes: object,
+    changes: Mapping[str, object] | None = None,
 ) -> None:
     """The security team's answer lies where the node looks for it."""
     identity, versions = load_identity(paths), repo.versions
@@ -160,7 +160,7 @@ def enrol(
         tls=repo.bundles[repo.env],
         chain=(),
     )
-    answer = msgspec.structs.replace(answer, **changes)
+    answer = msgspec.structs.replace(answer, **(changes or {}))
     signer = signer or repo.sign_with[f"fleet-{repo.env}"][0]
     paths.enrolled.write_bytes(dsse.seal("enrolled", write(answer), signer))
 

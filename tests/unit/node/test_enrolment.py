@@ -1,0 +1,132 @@
+"""A fresh node believes only the answer that its own security team gave to its own statement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from embrasure.errors import Misuse, Refused
+from embrasure.trust import dsse
+from embrasure.trust.directory import parse_statement
+from embrasure.trust.documents import read
+from embrasure.trust.dsse import Envelope
+from node.identity import create_identity, load_identity, statement
+from node.paths import Paths
+from tests.simulate.installer import SimInstaller, enrol
+
+
+def test_a_statement_is_signed_by_the_receipt_key_it_names(bench: SimInstaller) -> None:
+    identity = bench.identity
+    raw = statement(identity, clock=bench.clock)
+    keyid = read(raw, Envelope, limit=10_000, document="x").signatures[0].keyid
+    keys = {keyid: identity.signer().public_key}
+    payload, _ = dsse.unseal("enrolment", raw, keys, limit=20_000)
+    said = parse_statement(payload)
+    assert keyid == identity.receipt_id
+    assert (said.node, said.receipt.key) == (identity.node, identity.receipt_public)
+    assert said.boot_cert is None
+
+
+def test_a_push_node_has_a_listener_key_with_its_final_names(tmp_path: Path) -> None:
+    bench = SimInstaller(tmp_path, mode="push")
+    identity = load_identity(bench.paths)
+    assert b"PRIVATE KEY" in identity.tls_key_pem
+    assert b"CERTIFICATE" in identity.boot_cert_pem
+    for path in bench.paths.keys.iterdir():
+        assert path.stat().st_mode & 0o077 == 0
+    bench.close()
+
+
+def test_keys_are_never_overwritten(bench: SimInstaller) -> None:
+    before = bench.paths.receipt_key.read_bytes()
+    with pytest.raises(Misuse):
+        create_identity(
+            bench.paths, node=bench.identity.node, env="dev", mode="pull", domain="sim.test",
+            root_id=bench.repo.root_id, clock=bench.clock,
+        )  # fmt: skip
+    assert bench.paths.receipt_key.read_bytes() == before
+
+
+def test_a_prefix_without_a_node_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Misuse):
+        load_identity(Paths(tmp_path))
+
+
+@pytest.mark.misuse
+def test_a_node_without_an_answer_installs_nothing(
+    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = bench.paths.enrolled.read_bytes()
+    bench.paths.enrolled.unlink()
+    bench.publish("1.0")
+    assert bench.poll() == "hold not_enrolled"
+    with monkeypatch.context() as patch:
+        patch.setattr("node.judge.accept_enrolment", lambda *a: True)
+        assert bench.poll() == "committed"
+    bench.publish("2.0")
+    assert bench.poll() == "hold not_enrolled"
+    bench.paths.enrolled.write_bytes(answer)
+    assert bench.poll() == "committed"
+    # Taken once: the file may go.
+    bench.paths.enrolled.unlink()
+    assert bench.poll() == "none done"
+
+
+@pytest.mark.misuse
+def test_an_answer_by_a_key_of_nobody_is_refused(
+    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.publish("1.0")
+    stranger = CryptoSigner.generate_ed25519()
+    enrol(bench.paths, bench.repo, signer=stranger)
+    with pytest.raises(Refused) as caught:
+        bench.poll()
+    assert caught.value.reason == "bad-signature"
+    keys = {stranger.public_key.keyid: stranger.public_key}
+    monkeypatch.setattr("embrasure.trust.client.TrustClient.keys", lambda self, view, role: keys)
+    assert bench.poll() == "committed"
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize(
+    "changes", [{"node": "n-" + "a" * 26}, {"epoch": 2}, {"env": "prod"}, {"root": "0" * 64}]
+)
+def test_an_answer_for_another_node_is_refused(
+    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    bench.publish("1.0")
+    enrol(bench.paths, bench.repo, changes=changes)
+    with pytest.raises(Refused) as caught:
+        bench.poll()
+    assert caught.value.reason == "identity"
+    assert bench.supervisor.running(bench.app) is None
+    monkeypatch.setattr("node.enrolment.check_answer", lambda *a: None)
+    assert bench.poll() == "committed"
+
+
+@pytest.mark.misuse
+def test_a_fresh_node_is_not_fooled_by_an_older_repository(
+    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.publish("1.0")
+    old = bench.repo.frozen_source()
+    bench.repo.set_policy(min_seq={"shop": 99})
+    bench.repo.publish()
+    enrol(bench.paths, bench.repo)
+    with pytest.raises(Refused) as caught:
+        bench.poll(old)
+    assert caught.value.reason == "rollback"
+    assert bench.supervisor.running(bench.app) is None
+    # Without the answer's floors the thief's old view would install.
+    with monkeypatch.context() as patch:
+        patch.setattr("node.enrolment.check_answer", lambda *a: None)
+        patch.setattr("node.enrolment._versions", lambda answer: {})
+        assert bench.poll(old) == "committed"
+
+
+def test_first_numbers_bind_the_apps(bench: SimInstaller) -> None:
+    bench.publish("1.0")
+    enrol(bench.paths, bench.repo, seq={"shop": 50})
+    assert bench.poll() == "refuse rollback"
