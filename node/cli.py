@@ -51,8 +51,7 @@ def _finer(plain_exit: bool) -> Iterator[None]:
     try:
         yield
     except EmbrasureError as problem:
-        if not plain_exit:
-            problem.exit_code = exits.exit_of_error(problem)
+        problem.exit_code = exits.exit_of_error(problem, is_plain=plain_exit)
         raise
 
 

@@ -62,8 +62,15 @@ def worst(answers: Iterable[AnswerNote]) -> int:
     return next((code for code in _WORST_FIRST if code in codes), DONE)
 
 
-def exit_of_error(problem: EmbrasureError) -> int:
+def exit_of_error(problem: EmbrasureError, *, is_plain: bool = False) -> int:
     """Return the exit code for an error of one of the node's own verbs."""
+    code = _fine(problem)
+    if not is_plain:
+        return code
+    return plain(code) if code == BUSY else problem.exit_code
+
+
+def _fine(problem: EmbrasureError) -> int:
     if problem.reason in _BY_REASON:
         return _BY_REASON[problem.reason]
     if problem.reason in _OLD:
