@@ -10,6 +10,7 @@ import click
 from embrasure.clock import Clock
 from embrasure.command import Common, screen
 from embrasure.errors import Denied, EmbrasureError, Misuse
+from embrasure.fingerprint import words
 from embrasure.trust.layout import ROOT
 from pki import keyfile, signers, signing
 from pki.drafts import Draft
@@ -142,7 +143,7 @@ def as_text(found: Mapping[str, object], trust: TrustFolder) -> str:
     if trust.drafts():
         lines.append(f"next: embrasure trust sign {trust.path} --key keyfile:FILE")
     elif ROOT in trust.roles():
-        lines.append(f"fleet {trust.root_id}")
+        lines += [f"fleet {trust.root_id}", f"in words: {words(trust.root_id)}"]
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from tuf.api.metadata import Key, Targets
 
 from embrasure.clock import write_time
 from embrasure.errors import shown
+from embrasure.fingerprint import groups, words
 from embrasure.trust import layout
 from pki import people, store, verify
 from pki.base import Base
@@ -97,9 +98,11 @@ def render(draft: Draft, base: Base, *, at: datetime) -> str:
     lines = [
         f"role {draft.role}, version {draft.version} ({was})",
         f"  fleet      {groups(base.root_id)}",
+        f"  in words   {words(base.root_id)}",
         f"  digest     sha256:{draft.digest}",
         f"  expires    {write_time(expires)} (in {(expires - at).days} days)",
         f"  needs      {threshold} of {', '.join(_owner(key, keys[key]) for key in keys)}",
+        *_own_needs(draft, base),
         f"  signed by  {', '.join(_owner(key, signed[key]) for key in signed) or 'nobody yet'}",
         *(f"  note       {note}" for note in base.notes),
         *(f"  WARNING    {warning}" for warning in warnings(draft, base)),
@@ -107,6 +110,13 @@ def render(draft: Draft, base: Base, *, at: datetime) -> str:
         *(change.line(names) for change in found),
     ]
     return "\n".join(shown(line, limit=len(line) + 1) for line in lines)
+
+
+def _own_needs(draft: Draft, base: Base) -> Iterator[str]:
+    """Yield who else must sign a new root: its own keyholders, beside those of the old one."""
+    if draft.role == layout.ROOT and base.previous is not None:
+        threshold, keys = verify.keys_of(layout.ROOT, store.as_root(draft.metadata))
+        yield f"  and        {threshold} of {', '.join(_owner(key, keys[key]) for key in keys)}"
 
 
 def warnings(draft: Draft, base: Base) -> Iterator[str]:
@@ -165,11 +175,6 @@ def owners(draft: Draft, base: Base) -> dict[str, str]:
             delegations = store.as_targets(metadata).delegations
             found.update(_owners(delegations.keys if delegations is not None else {}))
     return found
-
-
-def groups(digest: str) -> str:
-    """Return the first 128 bits of a digest in eight groups, to be compared by voice."""
-    return " ".join(digest[start : start + 4] for start in range(0, 32, 4))
 
 
 def _owners(keys: Mapping[str, Key]) -> dict[str, str]:

@@ -9,7 +9,8 @@ from embrasure import fs, limits
 from embrasure.clock import Clock
 from embrasure.command import Common
 from embrasure.errors import Denied, Misuse
-from pki import acting, changes, enrol, signers, store
+from embrasure.fingerprint import groups, words
+from pki import acting, enrol, signers, store
 from pki.enrol import Checked
 from pki.folder import TrustFolder
 from pki.passphrase import PassphraseSource
@@ -32,7 +33,8 @@ def introduce(one: Checked) -> str:
     said = one.statement
     return (
         f"node {said.node}: {said.mode}, environment {said.env}, epoch {said.epoch}, at {said.at}\n"
-        f"  fingerprint  {changes.groups(one.fingerprint)}"
+        f"  fingerprint  {groups(one.fingerprint)}\n"
+        f"  in words     {words(one.fingerprint)}"
     )
 
 

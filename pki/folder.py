@@ -93,7 +93,8 @@ class TrustFolder:
             file.name.partition(".")[2].removesuffix(".json")
             for file in (self.path / "metadata").glob("*.*.json")
         }
-        found = {name: store.versions(self.path, name) for name in names}
+        known = filter(roles.is_drafted, names)
+        found = {name: store.versions(self.path, name) for name in known}
         return {name: found[name][-1] for name in drafts.in_order(found) if found[name]}
 
     def held(self, role: str) -> AnyMetadata | None:
@@ -118,7 +119,7 @@ class TrustFolder:
         """Return all open drafts, in order of delegation."""
         folder = self.path / "drafts"
         names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-        found = [self.draft(name) for name in drafts.in_order(names)]
+        found = [self.draft(name) for name in drafts.in_order(filter(roles.is_drafted, names))]
         return [draft for draft in found if draft is not None]
 
     def newest(self, role: str) -> AnyMetadata | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from embrasure import fs, limits
 from embrasure.errors import Misuse
+from embrasure.fingerprint import groups, words
 from embrasure.trust.layout import ROOT
-from pki import changes, keyfile, people, signers, store
+from pki import keyfile, people, signers, store
 from pki.acting import cost_of
 from pki.keyfile import Header, Purpose, Scheme
 from pki.makekeys import write_public
@@ -44,10 +45,11 @@ class Shown:
         lines = [
             f"{self.public.person}: {self.public.purpose} key, {self.public.scheme}",
             f"  key id       {self.public.keyid}",
-            f"  fingerprint  {changes.groups(self.public.keyid)}",
+            f"  fingerprint  {groups(self.public.keyid)}",
+            f"  in words     {words(self.public.keyid)}",
         ]
         if self.header is not None:
-            serves = changes.groups(self.header.root) if self.header.root else "not yet bound"
+            serves = groups(self.header.root) if self.header.root else "not yet bound"
             lines.append(f"  fleet        {serves}")
         return "\n".join(lines)
 

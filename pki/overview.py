@@ -8,8 +8,9 @@ from pathlib import Path
 from embrasure import fs, limits
 from embrasure.clock import write_time
 from embrasure.errors import Misuse, Refused
+from embrasure.fingerprint import groups, words
 from embrasure.trust.layout import ROOT
-from pki import acting, changes, signing, store
+from pki import acting, signing, store
 from pki.folder import TrustFolder
 from pki.verify import Verified
 
@@ -29,7 +30,7 @@ def show(trust: TrustFolder, *, role: str | None, at: datetime) -> tuple[dict[st
         "roles": [one.as_json() for one in found],
         "drafts": [acting.draft_json(trust, draft) for draft in drafts],
     }
-    lines = [f"fleet {changes.groups(trust.root_id)}", *(_line(one) for one in found)]
+    lines = [*_fleet(trust), *(_line(one) for one in found)]
     for draft in drafts:
         if role is not None:
             lines.append(signing.review(draft, pinned=trust.root_id, at=at).text)
@@ -69,7 +70,11 @@ def verify_all(
         "roles": [one.as_json() for one in found],
         "ok": True,
     }
-    return body, "\n".join([f"fleet {changes.groups(trust.root_id)}", *map(_line, found)])
+    return body, "\n".join([*_fleet(trust), *map(_line, found)])
+
+
+def _fleet(trust: TrustFolder) -> list[str]:
+    return [f"fleet {groups(trust.root_id)}", f"in words: {words(trust.root_id)}"]
 
 
 def _line(one: Verified) -> str:

@@ -67,6 +67,15 @@ def patterns(role: str) -> list[str]:
     return layout.role_patterns(role, kind.env, kind.app)
 
 
+def is_drafted(role: str) -> bool:
+    """Return whether a role of this name is drafted and signed in the trust folder."""
+    try:
+        check_drafted(role)
+    except (Misuse, NotSupported):
+        return False
+    return True
+
+
 _ORDER = {"revocations": 0, "fleet": 1, "app": 2, "gates": 3}
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from securesystemslib.signer import CryptoSigner, SSlibKey
-from tuf.api.metadata import Root, TargetFile, Targets
+from tuf.api.metadata import DelegatedRole, Root, TargetFile, Targets
 
 from embrasure.clock import Clock
 from embrasure.errors import Refused
@@ -108,7 +108,7 @@ def no_threshold(targets: Targets) -> None:
     _role(targets, "prod-shop").threshold = 0
 
 
-def _role(targets: Targets, name: str):  # type: ignore[no-untyped-def]  # python-tuf's role
+def _role(targets: Targets, name: str) -> DelegatedRole:
     assert targets.delegations is not None and targets.delegations.roles is not None
     return targets.delegations.roles[name]
 
