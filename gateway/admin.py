@@ -204,7 +204,6 @@ class Admin:
     async def Propose(self, request: wire.ProposeRequest, context: Context) -> wire.Json:
         """Open a proposal."""
         person = await self._caller(context, request.env)
-        await asyncio.to_thread(self._parts.blobs.sync)
         name = await asyncio.to_thread(
             self._parts.proposals.propose,
             request.env,

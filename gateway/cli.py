@@ -64,7 +64,7 @@ def gateway_run(
     import asyncio
 
     from embrasure.clock import now
-    from gateway.run import opened, serve
+    from gateway.run import opened, serve_until_signal
     from pki.passphrase import passphrase_source
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
@@ -73,7 +73,7 @@ def gateway_run(
         def ready(port: int) -> None:
             common.say(f"gateway {held.config.name}: operators on port {port}")
 
-        asyncio.run(serve(held, clock=now, ready=ready))
+        asyncio.run(serve_until_signal(held, clock=now, ready=ready))
 
 
 @click.command()

@@ -94,6 +94,8 @@ class Proposals:
         key = sha256_hex(plan)
         with self._acting("propose", key, person):
             self.rows.expire()
+            # Until then an upload has no name of its own, and a crash would forget it.
+            self._blobs.sync()
             if self.rows.find(key) is not None:
                 return key[:16]
             grounds = self.grounds(env, app)
@@ -171,6 +173,7 @@ class Proposals:
                 raise _too_few(release, grounds, len(signatures))
             role = complete(release, signatures)
             check_complete(role, release.role, grounds.targets)
+            check_blobs(release.manifest, self._blobs)
             return Approved(release, role, release.documents)
 
     # --- reading -----------------------------------------------------------------------------

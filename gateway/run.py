@@ -182,8 +182,19 @@ def operator_trust(repository: Repository, domain: str) -> Trust:
     return Trust(domain, {"operator": tuple(issuers)}, None)
 
 
-async def serve(held: Opened, *, clock: Clock, ready: Callable[[int], None]) -> None:
-    """Serve operators and drive roll-outs until SIGTERM or SIGINT.
+async def serve_until_signal(held: Opened, *, clock: Clock, ready: Callable[[int], None]) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(held, clock=clock, ready=ready, stop=stop)
+
+
+async def serve(
+    held: Opened, *, clock: Clock, ready: Callable[[int], None], stop: asyncio.Event
+) -> None:
+    """Serve operators and drive roll-outs until `stop` is set.
 
     ready: called with the port once operators can call
     """
@@ -236,7 +247,7 @@ async def serve(held: Opened, *, clock: Clock, ready: Callable[[int], None]) -> 
     try:
         fs.replace_file(held.paths.folder, PORTS, json.dumps({"admin": port}).encode())
         ready(port)
-        await _until_stopped(engine.run(), _renew(keys, held.certificates))
+        await _until_stopped(stop, engine.run(), _renew(keys, held.certificates))
     finally:
         await server.stop(DRAIN_SECONDS)
         with Folder.open(held.paths.folder) as top:
@@ -249,12 +260,8 @@ async def _renew(keys: ServerKeys, certificates: Certificates) -> None:
         keys.swap(certificates.admin())
 
 
-async def _until_stopped(*jobs: Coroutine[object, object, None]) -> None:
-    """Run `jobs` until a signal; one that ends or fails by itself ends all."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+async def _until_stopped(stop: asyncio.Event, *jobs: Coroutine[object, object, None]) -> None:
+    """Run `jobs` until `stop`; one that ends or fails by itself ends all."""
     running = [asyncio.ensure_future(job) for job in jobs]
     waiting = asyncio.ensure_future(stop.wait())
     try:
@@ -265,5 +272,3 @@ async def _until_stopped(*jobs: Coroutine[object, object, None]) -> None:
         for job in (*running, waiting):
             job.cancel()
         await asyncio.gather(*running, waiting, return_exceptions=True)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)

@@ -1,0 +1,51 @@
+"""Operators at a real gateway: key files, mTLS, gRPC, the command line; nothing is simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulate.office import Office, Running, verb
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Office:
+    return Office.make(tmp_path_factory.mktemp("office") / "first")
+
+
+@pytest.fixture
+def mine(office: Office, tmp_path: Path) -> Office:
+    return office.copy(tmp_path / "office")
+
+
+def staffed(office: Office, running: Running) -> None:
+    for person in ("anna", "ben", "carl"):
+        office.as_person(person, running.port)
+
+
+def test_from_a_trust_folder_to_an_approved_release(mine: Office) -> None:
+    with mine.gateway() as running:
+        staffed(mine, running)
+        who = mine.verb("whoami", person="anna")
+        assert (who.code, who.body["person"], who.body["environments"]) == (0, "anna", ["prod"])
+        proposed = mine.propose()
+        assert proposed.code == 0, proposed.told
+        plan = proposed.body["plan"]
+        own = mine.approve(plan, person="anna")
+        assert (own.code, own.error["reason"]) == (3, "E_OWN_PROPOSAL")
+        first = mine.approve(plan, person="ben")
+        assert (first.code, first.body["state"]) == (0, "pending_approval")
+        again = mine.approve(plan, person="ben")
+        assert again.body["approved_by"] == ["ben"]
+        second = mine.approve(plan, person="carl")
+        assert (second.code, second.body["state"]) == (0, "approved")
+        listed = mine.verb("release", "list", person="ben").body["releases"]
+        assert [(row["state"], row["approved_by"]) for row in listed] == [
+            ("approved", ["ben", "carl"])
+        ]
+        seen = mine.verb("audit", "verify", person="ben")
+        assert seen.code == 0
+        approved = running.held.repository  # nothing is published by an approval
+        assert approved.view().role("prod-shop") is None
+    assert verb("audit", "verify", "--folder", mine.gateway_folder).code == 0
