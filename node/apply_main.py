@@ -10,9 +10,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from logging import getLogger
 from pathlib import Path
 
 from embrasure import clock
+from embrasure.errors import EmbrasureError
 from node import service
 from node.accept import Acceptor
 from node.config import load_config
@@ -22,6 +24,8 @@ from node.ipc import SOCKET, Listener
 from node.paths import Paths
 from node.records import NodeRecords
 from node.supervisor import Supervisor
+
+LOG = getLogger(__name__)
 
 
 @contextmanager
@@ -37,6 +41,18 @@ def opened(paths: Paths) -> Iterator[Acceptor]:
             yield acceptor
 
 
+def recover(acceptor: Acceptor) -> None:
+    """What a crash left is finished or undone, and what was committed runs.
+
+    An app that cannot be brought to rest is told, and keeps nothing else from working: the next
+    plan may be what heals it.
+    """
+    try:
+        acceptor.recover()
+    except EmbrasureError as problem:
+        LOG.error("%s [%s]", problem, problem.word)
+
+
 def run(paths: Paths, stop: threading.Event) -> None:
     """Installs are taken until `stop` is set; what was committed runs from the start on."""
     with opened(paths) as acceptor, closing(Listener(paths.run, SOCKET)) as listener:
@@ -45,7 +61,7 @@ def run(paths: Paths, stop: threading.Event) -> None:
         serving = threading.Thread(target=desk.serve, args=(listener, stop), daemon=True)
         serving.start()
         # Status answers at once; orders wait until what a crash left is finished or undone.
-        desk.alone(acceptor.recover)
+        desk.alone(lambda: recover(acceptor))
         stop.wait()
         serving.join()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from node import service
-from node.apply_main import opened
+from node.apply_main import opened, recover
 from node.messages import StateNote
 from node.paths import Paths
 from node.records import NodeRecords
@@ -19,7 +19,7 @@ def boot(paths: Paths, *, foreground: bool, say: Callable[[str], None]) -> State
     """
     stop = service.stopping()
     with opened(paths) as acceptor:
-        acceptor.recover()
+        recover(acceptor)
         state = NodeRecords(paths).state()
         if foreground:
             say("what was committed runs; SIGTERM stops it")

@@ -26,8 +26,9 @@ _STEP_SECONDS = 0.1
 _STEADY_SECONDS = 30.0  # alive this long: the next start is at once again
 _LONGEST_WAIT_SECONDS = 30.0
 _STOP_SECONDS = 15.0  # apply stops its apps in that time
-# What no new start can heal: configuration, permissions, enrolment.
-_FINAL = frozenset({Misuse.exit_code, Denied.exit_code})
+# What no new start of apply can heal: configuration, permissions. Fetch is always started again:
+# without it nothing new arrives, and that must not stop what runs.
+_FINAL = {"apply": frozenset({Misuse.exit_code, Denied.exit_code}), "fetch": frozenset[int]()}
 
 
 class Child:
@@ -54,7 +55,7 @@ class Child:
         if code is None:
             return
         self._process = None
-        if code in _FINAL:
+        if code in _FINAL[self._name]:
             raise ended(self._name, code)
         self._failures = 0 if now - self._since > _STEADY_SECONDS else self._failures + 1
         wait = min(_LONGEST_WAIT_SECONDS, 0.1 * 2.0 ** min(self._failures, 9))

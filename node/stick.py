@@ -11,7 +11,7 @@ from pathlib import Path
 from embrasure.errors import Misuse, Unavailable
 from embrasure.trust.folder import FolderSource
 from node.answering import converse
-from node.apply_main import opened
+from node.apply_main import opened, recover
 from node.desk import note_of
 from node.ipc import to_apply
 from node.messages import AnswerNote, PollAsk, ProgressNote, ReceiptNote
@@ -75,7 +75,7 @@ def apply_folder(paths: Paths, folder: Path, say: Say) -> list[AnswerNote]:
         with channel:
             return converse(channel, PollAsk(), source, Hears(states)).answers
     with opened(paths) as acceptor:
-        acceptor.recover()
+        recover(acceptor)
         answers = [note_of(answer) for answer in acceptor.poll(source, Reports(states))]
     say("no agent runs here, so the apps are stopped again: embrasure node run")
     return answers

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import grpc
+import msgspec
 import pytest
 
 from embrasure.trust.canonical import sha256_hex
@@ -238,12 +240,60 @@ def test_sigterm_ends_the_node_soon_and_well(site: Site) -> None:
         assert answers(site.web) == ""
 
 
-def test_a_node_that_is_not_enrolled_says_so_and_ends(site: Site) -> None:
-    site.node.paths.enrolled.unlink()
-    done = embrasure("node", "run", "--root", site.node.paths.prefix)
-    assert done.returncode == 10
-    assert "[E_NOT_ENROLLED]" in done.stderr
-    assert "embrasure pki enrol" in done.stderr
+def test_a_node_that_is_not_enrolled_says_so_and_listens_once_it_is(site: Site) -> None:
+    enrolled = site.node.paths.enrolled
+    answer = enrolled.rename(site.fleet.folder / "answer.json")
+    node = Running(site.node)
+    try:
+        until(lambda: "[E_NOT_ENROLLED]" in node.log.read_text(), what="a word about it")
+        assert "embrasure pki enrol" in node.log.read_text()
+        assert not node.is_ready()
+        assert embrasure("node", "enrol", "--root", site.node.paths.prefix, answer).returncode == 0
+        until(node.is_ready, what="the listener")
+        assert site.kinds(site.deploy("1.0")) == INSTALLED
+    finally:
+        node.end()
+
+
+def test_what_runs_does_not_need_the_listener(site: Site) -> None:
+    with running(site.node):
+        site.deploy("1.0")
+    site.node.paths.tls_chain.write_bytes(b"half a certificate")
+    node = Running(site.node)
+    try:
+        until(lambda: "[E_PEM]" in node.log.read_text(), what="a refusal")
+        until(lambda: answers(site.web) == "1.0", what="the app")
+        assert node.process.poll() is None
+    finally:
+        node.end()
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("lost", ["floors", "tuf"])
+def test_lost_trust_installs_nothing_and_stops_nothing(site: Site, lost: str) -> None:
+    with running(site.node):
+        site.deploy("1.0")
+    shutil.rmtree(getattr(site.node.paths, lost))
+    with running(site.node):
+        until(lambda: answers(site.web) == "1.0", what="the app")
+        assert site.deploy("2.0").refusals == [("refuse", "no-trust")]
+        assert answers(site.web) == "1.0"
+
+
+@pytest.mark.misuse
+def test_a_gateway_that_the_new_bundle_no_longer_lists_is_shut_out(site: Site) -> None:
+    with running(site.node):
+        site.deploy("1.0")
+        site.fleet.repository.set_bundle(
+            msgspec.structs.replace(site.fleet.bundle(), gateways=("g2",))
+        )
+        # The order that brings the news is the old gateway's last one.
+        assert site.kinds(site.deploy("2.0")) == INSTALLED
+        until(lambda: site.order().code is grpc.StatusCode.PERMISSION_DENIED, what="a refusal")
+        gateway = site.fleet.gateway(site.node)
+        gateway.leaf = site.fleet.authority.leaf("gateway", "g2")
+        said = asyncio.run(gateway.order(site.fleet.order(site.node, *site.ordered)))
+        assert site.kinds(said) == INSTALLED
 
 
 @pytest.mark.misuse
