@@ -304,6 +304,41 @@ def test_a_change_of_keys_that_orphans_a_role_is_refused(
         shop.verify(at)
 
 
+def test_keyholders_change_when_the_role_was_signed_by_old_and_new_first(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    fresh = [
+        keyfile.open_bytes(
+            keyfile.seal(
+                keyfile.generate("ed25519"),
+                ceremony.PASSPHRASE,
+                purpose="security",
+                label=name,
+                salt=b"n" * 16,
+            ),
+            ceremony.PASSPHRASE,
+        )
+        for name in ("xaver", "yann")
+    ]
+    work = Desk(shop, ticking)
+    targets = work.targets()
+    assert targets.delegations is not None and targets.delegations.roles is not None
+    for one in fresh:
+        key = people.with_owner(one.signer.public_key, one.header.label)
+        targets.delegations.keys[key.keyid] = key
+    targets.delegations.roles["fleet-prod"].keyids = [one.header.keyid for one in fresh]
+    work.write()
+    denials.renew(shop, "fleet-prod", clock=ticking)
+    sign(shop, "alice", "bob", at=at)
+    for one in fresh:
+        draft = signing.must_draft(shop, "fleet-prod")
+        signing.sign(signing.review(draft, pinned=shop.root_id, at=at), one)
+    signing.merge(shop, signing.must_draft(shop, "fleet-prod"), at=at)
+    signing.merge(shop, signing.must_draft(shop, "targets"), at=at)
+    fleet = next(one for one in shop.verify(at) if one.role == "fleet-prod")
+    assert fleet.signers == ("xaver", "yann")
+
+
 def test_a_new_root_needs_the_keyholders_of_the_old_one(
     trust: TrustFolder, ticking: Clock, at: datetime
 ) -> None:
