@@ -208,12 +208,13 @@ class Fleet:
 
     def tell_addresses(self, person: str) -> None:
         """The gateway knows where to dial; addresses need no trust."""
-        places = [("node", node.id, f"127.0.0.1:{self.wait_node(node)}", "")
-                  for node in self.of_mode("push")]  # fmt: skip
-        for kind, name, port in (("mirror", "m1", "ingest"), ("letterbox", "l1", "collect")):
+        places = [
+            ("node", node.id, f"127.0.0.1:{self.wait_node(node)}") for node in self.of_mode("push")
+        ]
+        for kind, name in (("mirror", "m1"), ("letterbox", "l1")):
             ports = json.loads((self.folder / name / "ports.json").read_bytes())
-            places.append((kind, name, f"127.0.0.1:{ports[port]}", ""))
-        for kind, name, address, _ in places:
+            places.append((kind, name, f"127.0.0.1:{ports['ingest']}"))
+        for kind, name, address in places:
             self.processes.must(
                 "fleet", "address", kind, name, address, "--env", ENV, context=self.context(person)
             )

@@ -93,8 +93,8 @@ def approve_all(fleet: Fleet, proposal: Proposal, people: tuple[str, ...]) -> No
 def start(fleet: Fleet, person: str, proposal: Proposal) -> str:
     """Return the id of the roll-out that `person` started; it goes on by itself."""
     done = fleet.processes.must(
-        "rollout", "start", "--env", ENV, "--app", fleet.app, "--plan", f"sha256:{proposal.plan}",
-        "--detach", "--json", context=fleet.context(person),
+        "rollout", "start", "--plan", f"sha256:{proposal.plan}", "--detach", "--json",
+        context=fleet.context(person),
     ).json()  # fmt: skip
     return str(done["id"])
 

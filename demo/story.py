@@ -82,7 +82,8 @@ class Story:
         before = {node.name: node.releases(self.fleet.app) for node in self.fleet.nodes}
         proposal = self._propose("2.0", healthy=False)
         self._approve(proposal)
-        code = self._roll_out(proposal)
+        rollout = releases.start(self.fleet, BEA, proposal)
+        code = releases.wait(self.fleet, BEA, rollout).code
         self.report.judge("bad release: verdict of the roll-out", expected="exit 1",
                           got=f"exit {code}")  # fmt: skip
         others = self.fleet.nodes[1:]
@@ -91,6 +92,7 @@ class Story:
         touched = [n for n in others if n.releases(self.fleet.app) != before[n.name]]
         self.report.judge("bad release: nodes touched beyond the canary", expected=0,
                           got=len(touched))  # fmt: skip
+        self._act("abort", rollout, "it is bad")
 
     # --- 8 to 10 ---------------------------------------------------------------------------------
 
@@ -105,7 +107,7 @@ class Story:
         rollout = releases.start(self.fleet, BEA, proposal)
         self._act("pause", rollout, "drill")
         self._drill_gateway(proposal)
-        self._act("resume", rollout, "drill over")
+        self._act("resume", rollout)
         self._crash(rollout)
         self._drill_mirror(absent)
         self.report.step("the honest mirror again, and the last node")
@@ -223,10 +225,9 @@ class Story:
         rollout = releases.start(self.fleet, BEA, proposal)
         return releases.wait(self.fleet, BEA, rollout).code
 
-    def _act(self, verb: str, rollout: str, reason: str) -> None:
-        self.fleet.processes.must(
-            "rollout", verb, rollout, "--reason", reason, context=self.fleet.context(BEA)
-        )
+    def _act(self, verb: str, rollout: str, reason: str = "") -> None:
+        why = ["--reason", reason] if reason else []
+        self.fleet.processes.must("rollout", verb, rollout, *why, context=self.fleet.context(BEA))
         self.report.say(f"{BEA}: rollout {verb}")
 
     def _until(self, rollout: str, holds: object, what: str, seconds: float = 60) -> None:
