@@ -111,8 +111,10 @@ ROLLOUT = _verbs(
             "resume": "Go on with a paused roll-out.",
             "abort": "End a roll-out.",
             "retry": "Try again on nodes that are not done.",
+        },
+        "gateway.cli_rollback": {
             "rollback": "Propose the former release again, as a new plan.",
-        }
+        },
     },
     "Take an approved plan to the fleet, wave by wave.",
 )
