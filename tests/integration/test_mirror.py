@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 
 from embrasure.errors import NotFound, Refused, Unavailable
 from embrasure.net.status import error_of
@@ -458,8 +460,6 @@ def test_a_stranger_with_old_tls_is_not_served(tmp_path: Path, authority: Author
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
                 context.maximum_version = ssl.TLSVersion.TLSv1_2
-                import socket
-
                 with socket.create_connection(("127.0.0.1", box.ports["read"])) as plain:
                     context.wrap_socket(plain)
 
@@ -516,6 +516,45 @@ def test_the_commands_make_run_and_verify_a_mirror(
     verified = embrasure("mirror", "verify", str(folder), "--json")
     assert verified.returncode == 0, verified.stderr
     assert json.loads(verified.stdout)["blobs"] == 2
+
+
+def serials(box: Running) -> set[int]:
+    """Return the serial numbers that both listeners show."""
+    found = set()
+    for port in box.ports.values():
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            context.wrap_socket(plain) as sock,
+        ):
+            der = sock.getpeercert(binary_form=True)
+        assert der is not None
+        found.add(x509.load_der_x509_certificate(der).serial_number)
+    return found
+
+
+def test_a_renewed_certificate_is_served_without_a_restart_and_a_wrong_one_never(
+    tmp_path: Path, authority: Authority, repo: SimRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.running._RELOAD_SECONDS", 0.05)
+    old, new = authority.leaf("mirror", "m1"), authority.leaf("mirror", "m1")
+
+    async def work() -> None:
+        async with running(tmp_path / "m", authority, repo) as box:
+            first = await away(serials, box)
+            (box.folder / "tls.crt").write_bytes(old.chain_pem)  # of another key
+            await asyncio.sleep(0.2)
+            assert await away(serials, box) == first
+            (box.folder / "tls.key").write_bytes(new.key_pem)
+            (box.folder / "tls.crt").write_bytes(new.chain_pem)
+            for _ in range(100):
+                if await away(serials, box) == {new.certificate.serial_number}:
+                    break
+                await asyncio.sleep(0.05)
+            assert await away(serials, box) == {new.certificate.serial_number}
+
+    run(work())
 
 
 def test_a_watcher_wakes_only_for_something_newer() -> None:
