@@ -86,6 +86,7 @@ def node_init(
     Examples:
       embrasure node init --root /srv/n1 --env prod --mode push --domain corp --anchor anchor.json
     """
+    from embrasure.fingerprint import groups, words
     from node.paths import Paths
     from node.setup import Wish, make_node, parse_server
 
@@ -95,9 +96,15 @@ def node_init(
         letterbox=parse_server(letterbox) if letterbox else None,
     )  # fmt: skip
     made = make_node(Paths(prefix.resolve()), wish)
-    common.say(f"node {made.node}; carry {made.path} to `embrasure pki enrol`")
+    common.say(f"node {made.node}; carry {made.path} to `embrasure pki enrol`, which shows these:")
+    common.say(f"fingerprint {groups(made.fingerprint)}\n{words(made.fingerprint)}")
     statement = made.statement.decode("ascii")
-    found = {"node": made.node, "fleet": made.root_id, "path": str(made.path)}
+    found = {
+        "node": made.node,
+        "fleet": f"sha256:{made.root_id}",
+        "fingerprint": f"sha256:{made.fingerprint}",
+        "path": str(made.path),
+    }
     common.emit("embrasure.node.init/1", {**found, "statement": statement}, statement)
 
 

@@ -20,8 +20,9 @@ from embrasure.errors import Misuse, Refused
 from embrasure.fs import Folder, create_file, read_file, replace_file
 from embrasure.net.certificates import check_pair, load_der, pem_of
 from embrasure.net.trustbundle import trust_of
-from embrasure.trust import layout
+from embrasure.trust import dsse, layout
 from embrasure.trust.anchor import root_id_of
+from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.directory import Enrolled
 from node.config import NodeConfig, Server
 from node.identity import Identity, create_identity, load_identity, new_node_id
@@ -48,11 +49,15 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A new node: its id, and the statement (DSSE envelope) to carry to the security team."""
+    """A new node: its id, and the statement (DSSE envelope) to carry to the security team.
+
+    fingerprint: SHA-256 of what the statement says, by which both sides compare it by voice
+    """
 
     node: str
     root_id: str
     statement: bytes
+    fingerprint: str
     path: Path
 
 
@@ -78,7 +83,11 @@ def make_node(paths: Paths, wish: Wish) -> Made:
     replace_file(paths.config, STATEMENT, statement, mode=0o644)
     # Last: with it the node is whole.
     create_file(paths.config, paths.node_toml.name, text.encode("utf-8"), mode=0o644)
-    return Made(node, root_id, statement, paths.config / STATEMENT)
+    signed = load_identity(paths).signer().public_key
+    payload, _ = dsse.unseal(
+        "enrolment", statement, {signed.keyid: signed}, limit=limits.STATEMENT_BYTES
+    )
+    return Made(node, root_id, statement, sha256_hex(payload), paths.config / STATEMENT)
 
 
 def config_text(wish: Wish, node: str) -> str:

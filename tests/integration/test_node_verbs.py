@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from embrasure.fingerprint import words
+from embrasure.trust.canonical import sha256_hex
 from node.paths import Paths
 from tests.simulate.fleet import APP, ENV, RealNode, SimFleet
 from tests.simulate.installer import free_port
@@ -150,6 +153,9 @@ def test_init_makes_a_node_once_and_prints_its_statement(site: Site, tmp_path: P
     done = init(root, anchor, "--json")
     made = json.loads(done.stdout)
     assert made["statement"] == Path(made["path"]).read_text()
+    payload = base64.b64decode(json.loads(made["statement"])["payload"])
+    assert made["fingerprint"] == f"sha256:{sha256_hex(payload)}"
+    assert words(sha256_hex(payload)) in done.stderr  # as `pki enrol` shows them
     before = {path: path.read_bytes() for path in Paths(root).keys.iterdir()}
     again = init(root, anchor)
     assert (again.returncode, "[E_EXISTS]" in again.stderr) == (2, True)
