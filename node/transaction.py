@@ -265,8 +265,8 @@ def explain(problem: Exception, state: State) -> dict[str, object]:
     for name in known:
         if word == name:
             reason = name
-    if reason == "internal" and state is State.FETCHING:
-        reason = "fetch"
+    if reason == "internal" and (state is State.FETCHING or word == "bad-hash"):
+        reason = "fetch"  # also a blob that rotted on this disk: it is fetched again
     elif reason == "internal" and state in HARMLESS and word:
         reason = "trust"
     text = cleaned(shown(str(problem), 300).encode(), limit=380).replace("\n", " ")
