@@ -5,6 +5,7 @@ A mirror never goes back, never changes a shown file, and shows no byte that it 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from embrasure.trust.view import View
 from mirror.inbox import TIMESTAMP, Inbox, size_of
 from mirror.verify import Checked, check_repository, manifests_of, read_target
 
+LOG = logging.getLogger(__name__)
 Shown = Callable[[Checked], None]
 
 
@@ -97,12 +99,19 @@ class Publisher:
 
     def _verify(self, source: FolderSource) -> Checked:
         """Return the verified set in inbox and `public` together."""
-        held = self.client.refresh(source, roles=self._scope.roles, tolerate_expired=True)
+        roles = self._scope.roles
+        try:
+            held = self.client.refresh(source, roles=roles, tolerate_expired=True)
+        except Refused as problem:
+            if problem.reason != "threshold":
+                raise
+            roles = self._with_threshold(source)
+            held = self.client.refresh(source, roles=roles, tolerate_expired=True)
         checked = check_repository(
             source,
             anchor=self._anchor,
             clock=self._clock,
-            roles=self._scope.roles,
+            roles=roles,
             keep=self._scope.needs,
             check_blob=self._check_blob,
             known=self._known,
@@ -113,6 +122,26 @@ class Publisher:
                 "repository", expected=f"the role {self._scope.needs}", got="none", reason="scope"
             )
         return checked
+
+    def _with_threshold(self, source: FolderSource) -> list[str]:
+        """Return the roles of the scope that have the signatures which `targets` asks for now.
+
+        When stolen keys are replaced, what they signed is orphaned until people sign anew. That
+        must not stop the news of it. A role left out here is not shown, and no node takes it.
+        """
+        listed = self.client.listed(self.client.refresh(source, roles=()))
+        scope = self._scope.roles
+        found = []
+        for role in listed if scope is None else [role for role in listed if role in scope]:
+            try:
+                self.client.refresh(source, roles=[role], tolerate_expired=True)
+            except Refused as problem:
+                if problem.reason != "threshold":
+                    raise
+                LOG.warning("%s is not shown: %s", role, problem)
+            else:
+                found.append(role)
+        return found
 
     def _check_blob(self, digest: str, length: int) -> None:
         """Return only when the blob is public, or whole and hashed in the inbox."""
