@@ -125,3 +125,9 @@ def problem_of(raw: bytes, role: str, targets: Targets, *, at: datetime) -> str:
         return "fewer valid signatures than its threshold"
     signed = read_metadata(raw, Targets, role).signed
     return f"expired at {write_time(signed.expires)}" if signed.is_expired(at) else ""
+
+
+def same_content(one: bytes, other: bytes, role: str) -> bool:
+    """Return whether two files of a role say the same, whoever signed them; raises Refused."""
+    mine, yours = read_metadata(one, Targets, role), read_metadata(other, Targets, role)
+    return mine.signed_bytes == yours.signed_bytes

@@ -28,6 +28,7 @@ from gateway import metadata as form
 from gateway.audit import Journal
 from gateway.overlay import Overlay
 from gateway.repository_folder import LAST, RepositoryFolder
+from gateway.staged import Staged, check_numbers
 
 TIMESTAMP_EVERY = timedelta(hours=6)
 GATES_EVERY = timedelta(days=1)
@@ -43,18 +44,6 @@ class Online:
     snapshot: Signer
     timestamp: Signer
     gates: Mapping[str, Signer]
-
-
-@dataclass(slots=True)
-class _Staged:
-    """What the next publication changes: files, role -> version, env -> gate path -> bytes."""
-
-    files: dict[str, bytes]
-    roles: dict[str, int]
-    gates: dict[str, dict[str, bytes]]
-
-    def __bool__(self) -> bool:
-        return bool(self.roles or self.gates)
 
 
 class Repository:
@@ -77,7 +66,7 @@ class Repository:
         self._state, self._online, self.clock = state, online, clock
         self._journal = journal
         self._lock = threading.RLock()
-        self._staged = _Staged({}, {}, {})
+        self._staged = Staged()
         self.client = TrustClient(state / "tuf", anchor, clock=clock)
         self._view: View | None = None
         self.problems: dict[str, str] = {}  # role -> why nodes cannot use it now
@@ -209,15 +198,16 @@ class Repository:
     # --- how ---------------------------------------------------------------------------------
 
     def _publish(self, *, snapshot: bool) -> View:
-        staged, self._staged = self._staged, _Staged({}, {}, {})
+        staged, self._staged = self._staged, Staged()
         what = sorted({*staged.roles, *(layout.gates_role(env) for env in staged.gates)})
         # What cannot be written down first is not signed.
         with self._journal.act("sign", " ".join(what) or layout.TIMESTAMP):
             return self._sign(staged, snapshot=snapshot)
 
-    def _sign(self, staged: _Staged, *, snapshot: bool) -> View:
+    def _sign(self, staged: Staged, *, snapshot: bool) -> View:
         files = dict(staged.files)
         listed = self.disk.listed()
+        check_numbers(staged, listed, files, self.disk)
         roles = listed | staged.roles
         at = self.clock()
         for env in self._due_gates(staged, roles):
@@ -230,7 +220,7 @@ class Repository:
         self._view = self._refresh()
         return self._view
 
-    def _due_gates(self, staged: _Staged, roles: Mapping[str, int]) -> list[str]:
+    def _due_gates(self, staged: Staged, roles: Mapping[str, int]) -> list[str]:
         """Environments with new gates, and those whose gates file is absent, old or orphaned."""
         targets = self._delegated(staged.files, roles)
         known = form.delegated_names(targets)

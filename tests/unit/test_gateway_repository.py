@@ -288,3 +288,28 @@ def test_every_signature_is_in_the_journal_before_it_is_made(
     with pytest.raises(Failed, match="audit journal"):
         gateway.repository.publish()
     assert signed == []
+
+
+@pytest.mark.misuse
+def test_a_published_number_never_gets_a_second_content(
+    repository: Repository, sim: SimRepository
+) -> None:
+    role, documents, _ = shop_release(sim)
+    repository.stage_role(role, documents)
+    repository.publish()
+    held = repository.role_file("dev-shop")
+    signed = Metadata[Targets].from_bytes(role).signed
+    # The same content, signed by others: the published file stays.
+    repository.stage_role(sign_metadata(signed, sim.signers["dev-shop"][1:]), documents)
+    repository.publish()
+    assert repository.role_file("dev-shop") == held
+    signed.expires += timedelta(days=1)
+    repository.stage_role(sign_metadata(signed, sim.signers["dev-shop"][:2]), documents)
+    with pytest.raises(Refused) as caught:
+        repository.publish()
+    assert caught.value.reason == "equivocation"
+    signed.version -= 1
+    repository.stage_role(sign_metadata(signed, sim.signers["dev-shop"][:2]), documents)
+    with pytest.raises(Refused) as caught:
+        repository.publish()
+    assert caught.value.reason == "rollback"

@@ -1,0 +1,46 @@
+"""What the next publication changes, and the rule that a number never gets a second content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from embrasure.errors import Refused
+from embrasure.trust import layout
+from gateway import metadata as form
+from gateway.repository_folder import RepositoryFolder
+
+
+@dataclass(slots=True)
+class Staged:
+    """Files by repository path, role -> version, environment -> gate path -> bytes."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    roles: dict[str, int] = field(default_factory=dict)
+    gates: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.roles or self.gates)
+
+
+def check_numbers(
+    staged: Staged, listed: Mapping[str, int], files: dict[str, bytes], disk: RepositoryFolder
+) -> None:
+    """Return only when no number goes back or gets a second content; raises Refused.
+
+    listed: role -> version as published; files: what will be written, changed here: the same
+    content again keeps the published file, whoever has signed it since
+    """
+    for role, version in staged.roles.items():
+        path = layout.metadata_file(role, version)
+        if version < listed.get(role, 0):
+            raise Refused(role, expected=f"above v{listed[role]}", got=version, reason="rollback")
+        if version == listed.get(role) and path in files:
+            published = disk.role_file(role, version)
+            if not form.same_content(published, files.pop(path), role):
+                raise Refused(
+                    f"{role} v{version}",
+                    expected="the published content",
+                    got="another one",
+                    reason="equivocation",
+                )
