@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from embrasure import limits
 from embrasure.clock import write_time
+from embrasure.errors import Damaged
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.documents import write
 from embrasure.trust.gate import Gate
@@ -36,10 +37,10 @@ class Gatekeeper:
 
     def __init__(self, parts: EngineParts, library: Library) -> None:
         self._parts, self._library = parts, library
-        self._published: dict[str, tuple[int, str]] = {}
+        self._published: dict[str, tuple[Gate, str]] = {}
 
-    def published(self, rollout: str) -> tuple[int, str] | None:
-        """Return number and digest of the roll-out's gate as nodes can see it, else None."""
+    def published(self, rollout: str) -> tuple[Gate, str] | None:
+        """Return the roll-out's gate as nodes can see it and its digest, else None."""
         return self._published.get(rollout)
 
     def facts(self, stored: Stored) -> Facts:
@@ -108,6 +109,10 @@ class Gatekeeper:
         parts, rollout = self._parts, stored.rollout
         wanted = wanted or gate_of(rollout)
         gate = self.draft(stored, wanted, gseq=stored.gseq)
+        if wanted.state in ("open", "done"):
+            # Also when the wish is a row's alone: whoever writes rows opens no wave.
+            ground = self._library.ground(rollout.env, rollout.app)
+            check_gate(stored.plan, rollout.plan, gate, ground)
         raw = write(gate)
         with parts.journal.act(
             "gate",
@@ -121,20 +126,21 @@ class Gatekeeper:
             parts.repository.set_gate(rollout.env, rollout.app, raw)
             parts.repository.publish()
         self._library.contents()
-        self._published[rollout.id] = (stored.gseq, sha256_hex(raw))
+        self._published[rollout.id] = (gate, sha256_hex(raw))
 
     def repair(self, stored: Stored) -> None:
         """Return once the published gate is the wanted one, whatever a kill has left behind."""
         parts, rollout = self._parts, stored.rollout
         held = self._published.get(rollout.id)
-        if held is not None and held[0] == stored.gseq:
-            return
+        if held is not None and held[0].gseq == stored.gseq:
+            return check_same(rollout, held[0])
         found = published_gate(
             parts.repository.view(), parts.repository.source(), env=rollout.env, app=rollout.app
         )
         if found is not None and (found[0].plan, found[0].gseq) == (rollout.plan, stored.gseq):
             self._library.contents()
-            self._published[rollout.id] = (stored.gseq, found[1])
+            self._published[rollout.id] = found
+            check_same(rollout, found[0])
         elif found is None or found[0].seq <= rollout.seq:
             # Never other bytes under one number: what was not published gets the next one.
             at_least = stored.gseq + 1
@@ -143,6 +149,7 @@ class Gatekeeper:
                 at = write_time(parts.clock())
                 rows.save(connection, rollout, (), at=at, gseq=gseq)
             self.publish(replace(stored, gseq=gseq))
+        return None
 
 
 def gate_of(rollout: Rollout) -> Publish:
@@ -159,6 +166,24 @@ def gate_of(rollout: Rollout) -> Publish:
         code=code[0] if code and state == "halted" else "",
         reason=rollout.reason[: limits.REASON_CHARACTERS] if state != "open" else "",
     )
+
+
+def check_same(rollout: Rollout, gate: Gate) -> None:
+    """Return only when row and signed gate tell the same; raises Damaged (`rows`).
+
+    Rows are written before gates, each with a new number: these two differ only when somebody
+    else wrote the row.
+    """
+    wanted = gate_of(rollout)
+    told = (gate.state, gate.open_wave, gate.attempt)
+    if told != (wanted.state, wanted.open_wave, wanted.attempt):
+        raise Damaged(
+            f"roll-out {rollout.id}",
+            expected=f"the gate that was signed: {gate.state} at wave {gate.open_wave}",
+            got=f"{wanted.state} at wave {wanted.open_wave} in the database",
+            hint="compare with the audit journal, then abort it or restore the database",
+            reason="rows",
+        )
 
 
 def next_gate(stored: Stored) -> Publish:
