@@ -107,6 +107,7 @@ def mirror_init(
     """Make the folder of a mirror that shows nothing yet.
 
     \b
+    Examples:
     embrasure pki issue mirror/m1 TRUST --out m1-tls
     embrasure mirror init m1 --trust-anchor TRUST/anchor.json --name m1 \\
       --domain fleet.example --env prod --tls m1-tls --gateway-issuer TRUST/ca/gateway.crt
@@ -124,6 +125,7 @@ def mirror_run(common: Common, folder: Path, ingest: str | None, read: str | Non
     """Run a mirror until it is told to stop; the real ports are in DIR/ports.json.
 
     \b
+    Example:
     embrasure mirror run m1 --ingest 10.0.0.5:7444 --read 10.1.0.5:443
     """
     _run("mirror", common, folder, ingest=ingest, read=read)
@@ -136,6 +138,7 @@ def mirror_verify(common: Common, folder: Path) -> None:
     """Verify all that a mirror shows, from the anchor on, and hash every blob again.
 
     \b
+    Example:
     embrasure mirror verify m1 --json
     """
     from mirror.audit import verify_shown
@@ -165,6 +168,7 @@ def letterbox_init(
     """Make the folder of an empty letterbox.
 
     \b
+    Examples:
     embrasure pki issue letterbox/l1 TRUST --out l1-tls
     embrasure letterbox init l1 --trust-anchor TRUST/anchor.json --name l1 \\
       --domain fleet.example --env prod --tls l1-tls --gateway-issuer TRUST/ca/gateway.crt
@@ -182,6 +186,7 @@ def letterbox_run(common: Common, folder: Path, ingest: str | None, post: str | 
     """Run a letterbox until it is told to stop; the real ports are in DIR/ports.json.
 
     \b
+    Example:
     embrasure letterbox run l1 --ingest 10.0.0.6:7445 --post 10.1.0.6:443
     """
     _run("letterbox", common, folder, ingest=ingest, read=post)
