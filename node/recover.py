@@ -69,7 +69,9 @@ def recover(found: Found) -> Recovery:
     if record.state in (State.ROLLED_BACK, State.CLEANING):
         return Recovery(Act.FINISH, _rest(found).link)
     if record.state is State.DEGRADED:
-        return Recovery(Act.STRANDED, _rest(found).link)
+        # Why it was left so is a person's matter; what is linked and whole is started again.
+        link = found.current if found.current in found.whole else None
+        return Recovery(Act.STRANDED, link)
     return _rest(found)
 
 

@@ -138,20 +138,23 @@ def degraded(tx: Transaction) -> None:
     release that does not pass its probes stays up: it is the best there is.
     """
     record = tx.record
-    linked = _linked(tx)
-    is_failed = linked == record.to.id
+    is_failed = _linked(tx) == record.to.id
     if is_failed and _on_no_target(tx, record.to) == "stop":
         tx.ground.supervisor.stop(tx.app)
         with Folder.open(tx.ground.paths.app(tx.app)) as folder:
             switch.remove(folder)
-        linked = None
     tx.ground.supervisor.keep(tx.app)
-    ran, manifest = Ran.NONE, ""
-    if linked is not None:
-        ran = Ran.MAIN if is_failed else Ran.PREVIOUS
-        release = record.to if is_failed else record.back
-        manifest = release.manifest if release else ""
-    tx.tell(Kind.STATUS, Outcome.FAILED, ran=ran, manifest=manifest, reason="no-target")
+    linked = _linked(tx)
+    known = {one.id: one for one in (record.back, record.to) if one is not None}
+    runs = known.get(linked or "")
+    ran = Ran.MAIN if runs == record.to else Ran.PREVIOUS
+    tx.tell(
+        Kind.STATUS,
+        Outcome.FAILED,
+        ran=ran if runs else Ran.NONE,
+        manifest=runs.manifest if runs else "",
+        reason="no-target",
+    )
 
 
 def _linked(tx: Transaction) -> str | None:

@@ -42,6 +42,10 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
 )
 
 
+_WAYS_BACK = 3  # tried before a person is called
+_FINAL = frozenset({"no-target", "hook", "probe", "crash-loop"})
+
+
 @dataclass(frozen=True, slots=True)
 class To:
     """The next state, and what the record says besides."""
@@ -82,6 +86,7 @@ class Transaction:
         self.offer = offer
         self.log = b""  # what the last command or app printed, for the receipt
         self._steps = steps
+        self._again = 0
 
     @property
     def app(self) -> str:
@@ -131,9 +136,17 @@ class Transaction:
             return To(State.REJECTED, {"ending": "rejected", **said})
         if state in OPEN:
             return To(State.ROLLING_BACK, said)
+        if state in BACK and self._may_go_back_again(problem):
+            return To(State.ROLLING_BACK)
         if state in BACK:
             return To(State.DEGRADED, {"ending": "degraded", "detail": said["detail"]})
         raise problem
+
+    def _may_go_back_again(self, problem: Exception) -> bool:
+        """Whether the way back met a disk or a system that failed, not an answer that stays no."""
+        word = problem.reason if isinstance(problem, EmbrasureError) else ""
+        self._again += 1
+        return self._again < _WAYS_BACK and word not in _FINAL
 
     def installed(self, release: Release) -> Installed:
         """Return a release of this app as its folder has it; raises Damaged."""

@@ -87,6 +87,12 @@ def test_lost_floors_do_not_stop_what_runs() -> None:
     assert recover(disk) == Recovery(Act.NOTHING, NEW)
 
 
+def test_a_degraded_node_starts_what_is_linked_and_whole_and_nothing_else() -> None:
+    record = make_record(State.DEGRADED, ending="degraded")
+    assert recover(found(record, OLD)) == Recovery(Act.STRANDED, OLD)
+    assert recover(found(record, None)) == Recovery(Act.STRANDED)
+
+
 NAMES = st.sampled_from([None, OLD, NEW, OLDER, "5-" + "5" * 16])
 
 
