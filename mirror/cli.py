@@ -108,9 +108,9 @@ def mirror_init(
 
     \b
     Examples:
-    embrasure pki issue mirror/m1 TRUST --out m1-tls
-    embrasure mirror init m1 --trust-anchor TRUST/anchor.json --name m1 \\
-      --domain fleet.example --env prod --tls m1-tls --gateway-issuer TRUST/ca/gateway.crt
+      embrasure pki issue mirror/m1 TRUST --out m1-tls
+      embrasure mirror init m1 --trust-anchor TRUST/anchor.json --name m1 \\
+        --domain fleet.example --env prod --tls m1-tls --gateway-issuer TRUST/ca/gateway.crt
     """
     _init("mirror", common, folder, anchor=anchor, name=name, domain=domain, env=env, tls=tls,
           issuer=issuer)  # fmt: skip
@@ -126,7 +126,7 @@ def mirror_run(common: Common, folder: Path, ingest: str | None, read: str | Non
 
     \b
     Example:
-    embrasure mirror run m1 --ingest 10.0.0.5:7444 --read 10.1.0.5:443
+      embrasure mirror run m1 --ingest 10.0.0.5:7444 --read 10.1.0.5:443
     """
     _run("mirror", common, folder, ingest=ingest, read=read)
 
@@ -139,7 +139,7 @@ def mirror_verify(common: Common, folder: Path) -> None:
 
     \b
     Example:
-    embrasure mirror verify m1 --json
+      embrasure mirror verify m1 --json
     """
     from mirror.audit import verify_shown
 
@@ -169,9 +169,9 @@ def letterbox_init(
 
     \b
     Examples:
-    embrasure pki issue letterbox/l1 TRUST --out l1-tls
-    embrasure letterbox init l1 --trust-anchor TRUST/anchor.json --name l1 \\
-      --domain fleet.example --env prod --tls l1-tls --gateway-issuer TRUST/ca/gateway.crt
+      embrasure pki issue letterbox/l1 TRUST --out l1-tls
+      embrasure letterbox init l1 --trust-anchor TRUST/anchor.json --name l1 \\
+        --domain fleet.example --env prod --tls l1-tls --gateway-issuer TRUST/ca/gateway.crt
     """
     _init("letterbox", common, folder, anchor=anchor, name=name, domain=domain, env=env, tls=tls,
           issuer=issuer)  # fmt: skip
@@ -187,6 +187,6 @@ def letterbox_run(common: Common, folder: Path, ingest: str | None, post: str | 
 
     \b
     Example:
-    embrasure letterbox run l1 --ingest 10.0.0.6:7445 --post 10.1.0.6:443
+      embrasure letterbox run l1 --ingest 10.0.0.6:7445 --post 10.1.0.6:443
     """
     _run("letterbox", common, folder, ingest=ingest, read=post)
