@@ -17,13 +17,13 @@ from sqlalchemy.orm import aliased
 
 from embrasure import limits
 from embrasure.clock import Clock, now, write_time
-from embrasure.errors import Damaged, EmbrasureError, Failed, Refused, shown
+from embrasure.errors import Damaged, EmbrasureError, Failed, shown
 from embrasure.trust import canonical as form
 from gateway import tables
 from gateway.database import Database
-from gateway.records import FIRST, Event, Fact, Head, check_chain, parse_event
+from gateway.records import FILE, Event, Fact, Head, check_chain, parse_event
+from gateway.records import verify_file as verify_file
 
-FILE = "audit.jsonl"
 RESERVE = "audit.reserve"
 
 
@@ -277,15 +277,3 @@ def append(descriptor: int, data: bytes) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
     os.fsync(descriptor)
-
-
-def verify_file(path: Path, *, root: str, held: Head = FIRST) -> Head:
-    """Return the head of the journal file at `path` when its whole chain holds.
-
-    held: the last head somebody saw; a file that does not contain it lost its tail or forked.
-    Raises Refused (`audit`).
-    """
-    raw = path.read_bytes()
-    if raw and not raw.endswith(b"\n"):
-        raise Refused("audit journal", expected="whole lines", got="a cut one", reason="audit")
-    return check_chain(raw.splitlines(), root=root, held=held)

@@ -67,9 +67,8 @@ def audit_verify(common: Common, folder: Path | None) -> None:
 def _verify_folder(folder: Path) -> tuple[Head, Head, str]:
     from embrasure import fs, limits
     from embrasure.trust.anchor import root_id_of
-    from gateway.audit import FILE, verify_file
     from gateway.config import Paths
-    from gateway.records import FIRST
+    from gateway.records import FILE, FIRST, verify_file
 
     paths = Paths(folder)
     root = root_id_of(fs.read_file(paths.anchor, limit=limits.ROOT_BYTES))

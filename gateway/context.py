@@ -14,7 +14,7 @@ from embrasure import fs, limits
 from embrasure.config import read_toml
 from embrasure.errors import Misuse
 from embrasure.net.identity import check_domain, check_name
-from gateway.addresses import check_address
+from gateway.address import check_address
 
 _PEM_BYTES = 64 * limits.KIB
 

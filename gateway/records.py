@@ -1,9 +1,10 @@
-"""Audit records: their one form, and the check of a chain of them; no file, no database."""
+"""Audit records: their one form, and the check of a chain of them; no database."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -13,6 +14,7 @@ from embrasure.errors import Refused
 from embrasure.trust import canonical as form
 from embrasure.trust.documents import Count, Digest, Document, Positive, Time, read
 
+FILE = "audit.jsonl"
 EVENT_BYTES = 32 * limits.KIB
 Fact = str | int | list[str] | tuple[str, ...]
 
@@ -88,3 +90,15 @@ def check_chain(
             reason="audit",
         )
     return head
+
+
+def verify_file(path: Path, *, root: str, held: Head = FIRST) -> Head:
+    """Return the head of the journal file at `path` when its whole chain holds.
+
+    held: the last head somebody saw; a file that does not contain it lost its tail or forked.
+    Raises Refused (`audit`).
+    """
+    raw = path.read_bytes()
+    if raw and not raw.endswith(b"\n"):
+        raise Refused("audit journal", expected="whole lines", got="a cut one", reason="audit")
+    return check_chain(raw.splitlines(), root=root, held=held)

@@ -13,9 +13,9 @@ from sqlalchemy import delete, update
 
 from embrasure.errors import Damaged, Failed, Refused
 from gateway import audit, tables
-from gateway.audit import Journal, verify_file
+from gateway.audit import Journal
 from gateway.database import Database
-from gateway.records import FIRST, Head, check_chain, parse_event
+from gateway.records import FIRST, Head, check_chain, parse_event, verify_file
 
 ROOT = "ab" * 32
 

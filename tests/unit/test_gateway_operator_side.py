@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 
 from embrasure.bundle.diff import diff
 from embrasure.errors import Damaged, Denied, EmbrasureError, Misuse, NotFound, Refused
-from gateway.addresses import check_address
+from gateway.address import check_address
 from gateway.approving import check_confirmed, check_words
 from gateway.context import read_context
 from gateway.memory import Memory
@@ -223,3 +225,13 @@ def test_a_context_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(EmbrasureError) as caught:
         read_context(file)
     assert caught.value.exit_code == 2
+
+
+OPERATORS = ("approving", "client", "context", "memory", "proposing", "review", "shown", "records")
+
+
+@pytest.mark.parametrize("name", [f"gateway.{name}" for name in OPERATORS])
+def test_an_operators_machine_loads_no_database(name: str) -> None:
+    code = f"import sys, {name}; print('sqlalchemy' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
