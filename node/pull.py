@@ -69,20 +69,20 @@ class Puller:
                 self._stop.wait(random.uniform(0, longest))  # noqa: S311  # no secret
 
     def _round(self, mirrors: Sequence[Server], state: StateNote) -> None:
-        """One look at the first mirror that answers, then one wait for its news."""
-        problem: EmbrasureError | None = None
+        """One look at the first mirror that serves us well, then one wait for its news.
+
+        Raises what the last one did: a mirror that lies must not keep us from an honest one.
+        """
         for mirror in mirrors:
             try:
                 with closing(self._open(mirror)) as source:
                     self._poll(source)
                     self._wait(mirror, source)
                 return
-            except Unavailable as found:
-                problem = found
-            if self._stop.is_set():
-                return
-        if problem is not None:
-            raise problem
+            except EmbrasureError as problem:
+                if mirror is mirrors[-1] or self._stop.is_set():
+                    raise
+                LOG.warning("mirror %s: %s [%s]", mirror.name, problem, problem.word)
 
     def _open(self, mirror: Server) -> MirrorSource:
         return MirrorSource(mirror.address, name=mirror.name, trust=self._trust())

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from google.protobuf.message import Message as Proto
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -96,10 +96,22 @@ def check_known(message: wire.FromGateway) -> None:
         raise Refused("stream", expected="known fields", got="another", reason="bad-schema")
 
 
+class Line(Protocol):
+    """Where wants go and data comes from: one call of a gateway."""
+
+    def read(self, *, seconds: float) -> wire.FromGateway:
+        """Return the gateway's next message."""
+        ...
+
+    def write(self, message: wire.FromNode) -> None:
+        """The gateway will get `message`."""
+        ...
+
+
 class StreamSource:
     """A gateway's published files, wanted over its own stream; untrusted, as every source."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Line) -> None:
         self._stream = stream
         self._id = 0
         self._rest = 0  # bytes that the want of that id may still bring
