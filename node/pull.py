@@ -1,6 +1,7 @@
 """The pull node's loop: wait for news at a mirror, then let apply look; mirrors are only sources.
 
-A mirror's watch is a hint. Whatever it says or fails to say, the node looks again in `poll_s`.
+A mirror's watch is a hint. Whatever it says or fails to say, the node looks again after `poll_s`,
+or when the watch that runs then has ended.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from logging import getLogger
 from embrasure.errors import Denied, EmbrasureError, Misuse
 from embrasure.fs import Folder, lock
 from node import service
+from node.config import load_config
 from node.paths import Paths
 
 LOG = getLogger(__name__)
@@ -117,7 +118,9 @@ def keep_running(children: Sequence[Child], stop: threading.Event) -> None:
 
 def run(paths: Paths, stop: threading.Event) -> None:
     """The node runs until `stop` is set; raises Unavailable (`busy`) when another one runs it."""
+    load_config(paths)  # no node here: said before anything is made
     with lock(paths.lock / LOCK, seconds=0.0):
-        with Folder.open(paths.run) as folder:
+        # A boot empties /run.
+        with Folder.open(paths.run, create=True) as folder:
             folder.unlink(service.PORTS, missing_ok=True)
         keep_running([Child(name, paths) for name in PROCESSES], stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def push_site(tmp_path: Path) -> Site:
 
 def test_a_stick_installs_through_the_running_agent(push_site: Site) -> None:
     push_site.release("1.0")
+    shutil.rmtree(push_site.node.paths.run)  # as a boot does
     with running(push_site.node):
         done = push_site.call("apply", push_site.stick)
         assert (done.returncode, done.stdout) == (0, f"{APP}: committed\n")
@@ -140,6 +142,13 @@ def test_status_tells_what_runs_and_whether_an_agent_does(site: Site) -> None:
     assert "agent not running" in done.stdout
     assert f"{APP}: idle, release 2 " in done.stdout
     assert site.call("status", "--plain-exit").returncode == 5
+
+
+def test_a_verb_on_a_folder_without_a_node_says_what_to_do(tmp_path: Path) -> None:
+    for verb in ("run", "status", "boot"):
+        done = embrasure("node", verb, "--root", tmp_path / "nothing")
+        assert (done.returncode, "embrasure: " in done.stderr) == (2, True), verb
+    assert not (tmp_path / "nothing").exists()
 
 
 def init(root: Path, anchor: Path, *more: str) -> subprocess.CompletedProcess[str]:
