@@ -108,15 +108,15 @@ class Carriers:
     # --- one place ----------------------------------------------------------------------------
 
     async def _serve(self, place: Place) -> None:
-        shown, due = self.shown[place], 0.0
+        shown, visited = self.shown[place], float("-inf")
         loop = asyncio.get_running_loop()
         while True:
             try:
                 async with self._channel(place) as out:
                     await self._bring(place, shown, out)
-                    if place.kind == "letterbox" and loop.time() >= due:
+                    if place.kind == "letterbox" and self._due(visited) <= 0:
                         await self._empty(place, out)
-                        due = loop.time() + self._collect_s()
+                        visited = loop.time()
                 shown.problem, shown.failures = "", 0
             except EmbrasureError as problem:
                 shown.problem, shown.failures = f"{problem} [{problem.word}]", shown.failures + 1
@@ -126,22 +126,28 @@ class Carriers:
                 )
                 await asyncio.sleep(pause)
                 continue
-            await self._idle(place, shown, max(0.05, due - loop.time()))
+            await self._idle(place, shown, visited)
 
-    async def _idle(self, place: Place, shown: Shown, seconds: float) -> None:
-        """Wait for a new publication; a letterbox also for its next visit."""
-        limit = seconds if place.kind == "letterbox" else None
+    async def _idle(self, place: Place, shown: Shown, visited: float) -> None:
+        """Wait for a new publication; a letterbox also for its next visit, which a roll-out that
+        starts meanwhile brings forward.
+        """
+        box = place.kind == "letterbox"
+        limit = max(0.05, self._due(visited)) if box else None
 
         def news() -> bool:
-            return self.steering.library.version() != shown.version
+            due = box and self._due(visited) <= 0
+            return due or self.steering.library.version() != shown.version
 
         async with self._news:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait_for(news), limit)
 
-    def _collect_s(self) -> float:
+    def _due(self, visited: float) -> float:
+        """Seconds until a letterbox visited then is visited again, by what is true now."""
         pace = self.parts.pace
-        return pace.collect_s if self.busy.is_set() else pace.collect_idle_s
+        every = pace.collect_s if self.busy.is_set() else pace.collect_idle_s
+        return visited + every - asyncio.get_running_loop().time()
 
     def _channel(self, place: Place) -> grpc.aio.Channel:
         trust = self.steering.library.trust(self._env(place), "")
