@@ -28,7 +28,7 @@ from node.installer import Answer as Answer
 from node.installer import Installer
 from node.journal import Journal
 from node.judge import Judge, Judgement
-from node.orders import LastOrders
+from node.orders import ORDERS, Last
 from node.paths import Paths
 from node.receipts import Receipts
 from node.recovery import settle
@@ -77,7 +77,7 @@ class Acceptor:
         )
         self._judge = Judge(paths, identity, floors, clock=clock)
         self._installer = Installer(self._ground, self._judge)
-        self._orders = LastOrders(paths)
+        self._orders = Last(paths, ORDERS)
 
     def recover(self) -> None:
         """Every app rests on a whole release, which runs. Works with every server down.

@@ -248,9 +248,10 @@ def after_commit(floor: AppFloor, release: Release) -> AppFloor:
 
 
 def rejected(tx: Transaction) -> To:
-    """Nothing that runs was touched; what says something about the release is told.
+    """Nothing that runs was touched; what says something about release or node is told.
 
-    A cut line or a closed gate says nothing: the next order or poll simply goes on.
+    A cut line or a closed gate says nothing: the next order or poll simply goes on. Only the
+    release's own `check` counts against it; a full disk is this node's matter (`deferred`).
     """
     record, back = tx.record, tx.record.back
     if record.reason not in ("no-space", "hook", "trust", "internal"):
@@ -258,7 +259,7 @@ def rejected(tx: Transaction) -> To:
     rollback.burn_try(tx)
     tx.tell(
         Kind.STATUS,
-        Outcome.FAILED,
+        Outcome.ROLLED_BACK if record.reason == "hook" else Outcome.DEFERRED,
         ran=Ran.PREVIOUS if back else Ran.NONE,
         manifest=back.manifest if back else "",
         reason=record.reason,

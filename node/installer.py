@@ -9,15 +9,19 @@ from typing import Literal
 from embrasure import limits
 from embrasure.errors import EmbrasureError, Refused
 from embrasure.fs import Folder
+from embrasure.trust.decide import Verdict
 from embrasure.trust.documents import write
 from embrasure.trust.floors import AppFloor
 from embrasure.trust.load import Docs
+from embrasure.trust.receipt import Kind as ReceiptKind
+from embrasure.trust.receipt import Outcome, Ran, Reason
 from embrasure.trust.source import Source
 from node.config import load_app
 from node.ground import Ground, Report, release_of
 from node.install import STEPS
 from node.judge import Judge, Judgement
-from node.receipts import boot_id
+from node.orders import ALARMS, Last
+from node.receipts import Event, boot_id
 from node.recovery import linked, settle
 from node.releases import APPROVAL, MANIFEST, PLAN
 from node.rollback import LONGEST_WAIT_SECONDS, degraded
@@ -52,6 +56,7 @@ class Installer:
     def __init__(self, ground: Ground, judge: Judge) -> None:
         self._ground = ground
         self._judge = judge
+        self._alarms = Last(ground.paths, ALARMS)
 
     def act(
         self, app: str, judgement: Judgement, source: Source, report: Report, *, nonce: str
@@ -64,6 +69,8 @@ class Installer:
         verdict, docs = judgement.verdict, judgement.docs
         if verdict.kind == "none":
             return Answer("none", verdict.reason, app, self.told(app, verdict.plan))
+        if verdict.kind == "refuse" and docs is not None:
+            return Answer("refuse", verdict.reason, app, self._alarm(docs, verdict, report))
         if verdict.kind != "install":
             return Answer(verdict.kind, verdict.reason, app)
         if docs is None:
@@ -73,6 +80,40 @@ class Installer:
             return Answer("wait", "later", app)
         fresh = self._record(docs, record, nonce=nonce, wave=verdict.wave)
         return self._install(fresh, docs, source, report)
+
+    def _alarm(
+        self, docs: Docs, verdict: Verdict, report: Report
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the receipt that says what was refused; each refusal is told once."""
+        plan, said = docs.plan, f"{docs.plan_digest} {verdict.reason}".encode()
+        if plan is None or self._alarms.is_last(docs.app, said):
+            return ()
+        floor = self._ground.floors.load().app(docs.app)
+        running = release_of(floor.committed)
+        event = Event(
+            app=docs.app,
+            plan=docs.plan_digest,
+            seq=plan.seq,
+            wave=0,
+            attempt=docs.gate.attempt if docs.gate else 1,
+            gseq=docs.gate.gseq if docs.gate else 0,
+            nonce="0" * 32,
+            collect=docs.policy.collect_key if docs.policy else "",
+            kind=ReceiptKind.STATUS,
+            outcome=Outcome.REFUSED,
+            ran=Ran.PREVIOUS if running else Ran.NONE,
+            reason=Reason.TRUST,
+            manifest=running.manifest if running else "",
+            took_s=0,
+            soaked_s=0,
+            state=State.IDLE,
+            detail=verdict.reason,
+            log=b"",
+        )
+        posted = self._ground.receipts.emit(event)
+        self._alarms.keep(docs.app, said)
+        report.receipt(posted.signed, posted.body)
+        return ((posted.signed, posted.body),)
 
     def told(self, app: str, plan: str) -> tuple[tuple[bytes, bytes], ...]:
         """Return the receipts of a plan that are still here, as they go out."""

@@ -1,4 +1,4 @@
-"""The last order of each app: the same one again is answered, never obeyed a second time."""
+"""The last of something for each app, by digest: an order is obeyed once, an alarm is told once."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.documents import AppName, Digest, Document, read, write
 from node.paths import Paths
 
-_NAME = "orders.json"
+ORDERS, ALARMS = "orders.json", "alarms.json"
 _BYTES = 128 * 1024
 
 
-class _Orders(Document, frozen=True, kw_only=True):
+class _Digests(Document, frozen=True, kw_only=True):
     last: dict[AppName, Digest]
 
 
-class LastOrders:
-    """SHA-256 of the payload of each app's last obeyed order.
+class Last:
+    """SHA-256 of the last one of each app, in one small file.
 
-    Losing it is safe: a repeated order then meets its own floor, and is refused as a replay.
+    Losing it is safe: a repeated order then meets its own floor and is refused as a replay, and an
+    alarm is told once more.
     """
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: Paths, name: str) -> None:
         self._folder = paths.state
+        self._name = name
 
     def is_last(self, app: str, payload: bytes) -> bool:
-        """Return whether this very order was the last one of its app."""
+        """Return whether this very one was the last of its app."""
         return self._load().get(app) == sha256_hex(payload)
 
     def keep(self, app: str, payload: bytes) -> None:
-        """This order is the last one of its app, on disk."""
+        """This one is the last of its app, on disk."""
         last = {**self._load(), app: sha256_hex(payload)}
         with Folder.open(self._folder) as folder:
-            folder.replace(_NAME, write(_Orders(last=last)))
+            folder.replace(self._name, write(_Digests(last=last)))
 
     def _load(self) -> dict[str, str]:
         with Folder.open(self._folder) as folder:
             try:
-                raw = folder.read(_NAME, limit=_BYTES)
-                return dict(read(raw, _Orders, limit=_BYTES, document="last orders").last)
+                raw = folder.read(self._name, limit=_BYTES)
+                return dict(read(raw, _Digests, limit=_BYTES, document=self._name).last)
             except (NotFound, EmbrasureError):
                 return {}

@@ -19,6 +19,7 @@ from embrasure.errors import Failed, Unavailable
 from node import commands, listening
 
 HOST = "127.0.0.1"
+_STARTING_SECONDS = 0.2
 _HEAD_BYTES = 64 * limits.KIB
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r\n")
 _RELEASE = re.compile(rb"\r\nembrasure-release:[ \t]*([0-9a-f]{16})[ \t]*\r\n", re.IGNORECASE)
@@ -137,7 +138,9 @@ class Watch:
             probe = self._probes[number]
             self._sleep_until(due[number])
             wrong = self._one(probe)
-            due[number] = time.monotonic() + probe.interval_ms / 1000
+            pause = probe.interval_ms / 1000
+            # A starting app is asked more often: whole waves wait for its first good answer.
+            due[number] = time.monotonic() + (min(pause, _STARTING_SECONDS) if wrong else pause)
             passed[number] = 0 if wrong else passed[number] + 1
             if wrong and time.monotonic() - began > probe.start_s:
                 raise self._failed(wrong)

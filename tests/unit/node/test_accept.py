@@ -351,6 +351,29 @@ def test_a_denied_release_that_runs_keeps_running(running: SimInstaller) -> None
     assert running.ask() == "1.0"
 
 
+def test_a_refusal_is_told_once_as_an_alarm(running: SimInstaller) -> None:
+    plan = running.publish("2.0")
+    assert running.poll() == "committed"
+    running.repo.set_plan(plan=msgspec.structs.replace(plan, title="another"))
+    running.repo.publish()
+    assert running.poll() == "refuse equivocation"
+    assert (running.told()[-1].outcome, running.told()[-1].ran) == (Outcome.REFUSED, Ran.PREVIOUS)
+    count = len(running.told())
+    assert running.poll() == "refuse equivocation"
+    assert len(running.told()) == count
+
+
+def test_a_rotted_blob_is_fetched_again(running: SimInstaller) -> None:
+    running.publish("2.0")
+    digest = canonical.sha256_hex(b"good")
+    path = running.paths.blobs / digest[:2] / digest
+    path.chmod(0o644)
+    path.write_bytes(b"evil")
+    assert running.poll() == "rejected fetch"
+    assert running.poll() == "committed"
+    assert running.ask() == "2.0"
+
+
 @pytest.mark.misuse
 def test_a_full_disk_is_told_with_both_numbers_and_nothing_changes(
     running: SimInstaller, monkeypatch: pytest.MonkeyPatch
