@@ -20,7 +20,7 @@ from mirror.inbox import Inbox, accept_all
 from mirror.post import Box, Directory, post_app
 from mirror.publish import Publisher, Scope, held_documents
 from mirror.receive import INGEST_TABLE, Ingest, ingest_service
-from mirror.running import first_holder, listening, take_trust, until_stopped
+from mirror.running import first_holder, listening, take_trust, stop_asked
 from mirror.slots import Slots
 
 LOG = logging.getLogger(__name__)
@@ -101,8 +101,9 @@ def run(root: Path, config: Config, *, ready: Callable[[dict[str, int]], None]) 
     """A letterbox has run until it was asked to end; `ready` was told its ports."""
 
     async def main() -> None:
+        stop = stop_asked()
         async with letterbox(root, config) as ports:
             ready(ports)
-            await until_stopped()
+            await stop.wait()
 
     asyncio.run(main())

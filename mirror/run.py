@@ -15,7 +15,7 @@ from mirror.config import Config, Paths
 from mirror.inbox import Inbox
 from mirror.publish import Publisher, Scope, held_documents
 from mirror.receive import INGEST_TABLE, Ingest, ingest_service
-from mirror.running import first_holder, listening, take_trust, until_stopped
+from mirror.running import first_holder, listening, take_trust, stop_asked
 from mirror.serve import read_app
 from mirror.verify import Checked
 from mirror.watch import Watchers
@@ -57,15 +57,19 @@ async def mirror(
         second="read",
         clock=clock,
     ) as ports:
-        yield ports
+        try:
+            yield ports
+        finally:
+            watchers.close()
 
 
 def run(root: Path, config: Config, *, ready: Callable[[dict[str, int]], None]) -> None:
     """A mirror has run until it was asked to end; `ready` was told its ports."""
 
     async def main() -> None:
+        stop = stop_asked()
         async with mirror(root, config) as ports:
             ready(ports)
-            await until_stopped()
+            await stop.wait()
 
     asyncio.run(main())

@@ -122,12 +122,15 @@ def _stamp(paths: Paths) -> tuple[int, ...]:
     return tuple(value for found in files for value in (found.st_mtime_ns, found.st_ino))
 
 
-async def until_stopped() -> None:
-    """Return once the process was asked to end (SIGTERM, SIGINT)."""
+def stop_asked() -> asyncio.Event:
+    """Return what is set once the process is asked to end (SIGTERM, SIGINT).
+
+    Called before a listener answers: whoever sees the ports may already ask.
+    """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+    return stop
 
 
 def run_alone(root: Path, main: Callable[[], object]) -> None:

@@ -18,7 +18,13 @@ class Watchers:
         self.version = version
         self._most = most
         self._waiting = 0
+        self._closed = False
         self._changed = asyncio.Event()
+
+    def close(self) -> None:
+        """Everybody who waits is answered now, and nobody waits any more: the mirror ends."""
+        self._closed = True
+        self._changed.set()
 
     def show(self, version: int) -> None:
         """`version` is visible; everybody who waits for it wakes up. Never goes back."""
@@ -42,10 +48,10 @@ class Watchers:
         self._waiting += 1
         try:
             async with asyncio.timeout(seconds):
-                while self.version <= known:
+                while self.version <= known and not self._closed:
                     await self._changed.wait()
         except TimeoutError:
             return None
         finally:
             self._waiting -= 1
-        return self.version
+        return self.version if self.version > known else None
