@@ -44,14 +44,22 @@ class Faults:
     """
 
     def __init__(
-        self, *, kill_at: int = 0, fail_at: int = 0, error: int = errno.EIO, after: bool = False
+        self,
+        *,
+        kill_at: int = 0,
+        fail_at: int = 0,
+        error: int = errno.EIO,
+        after: bool = False,
+        last_act: Callable[[], object] = lambda: None,
     ) -> None:
+        """last_act: done just before the kill, in the process that is killed."""
         self.count = 0
         self.trace: list[tuple[str, str]] = []
         self._kill_at = kill_at
         self._fail_at = fail_at
         self._error = error
         self._after = after
+        self._last_act = last_act
         self._thread: int | None = None
         self._patch = pytest.MonkeyPatch()
 
@@ -75,6 +83,12 @@ class Faults:
         """Counting starts, for this thread."""
         self._thread = threading.get_ident()
 
+    def kill(self) -> None:
+        """This process ends here."""
+        self._thread = None
+        self._last_act()
+        os.kill(os.getpid(), signal.SIGKILL)
+
     def _wrap(self, name: str, real: Callable[..., object]) -> Callable[..., object]:
         def counted(*args: object, **named: object) -> object:
             if self._thread != threading.get_ident():
@@ -84,13 +98,13 @@ class Faults:
             if self.count == self._fail_at:
                 raise OSError(self._error, os.strerror(self._error))
             if self.count == self._kill_at and not self._after:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self.kill()
             number = self.count
             try:
                 return real(*args, **named)
             finally:
                 if number == self._kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    self.kill()
 
         return counted
 
