@@ -20,7 +20,7 @@ from mirror.inbox import Inbox, accept_all
 from mirror.post import Box, Directory, post_app
 from mirror.publish import Publisher, Scope, held_documents
 from mirror.receive import INGEST_TABLE, Ingest, ingest_service
-from mirror.running import first_holder, listening, take_trust, stop_asked
+from mirror.running import first_holder, listening, stop_asked, take_trust
 from mirror.slots import Slots
 
 LOG = logging.getLogger(__name__)

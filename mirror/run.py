@@ -15,7 +15,7 @@ from mirror.config import Config, Paths
 from mirror.inbox import Inbox
 from mirror.publish import Publisher, Scope, held_documents
 from mirror.receive import INGEST_TABLE, Ingest, ingest_service
-from mirror.running import first_holder, listening, take_trust, stop_asked
+from mirror.running import first_holder, listening, stop_asked, take_trust
 from mirror.serve import read_app
 from mirror.verify import Checked
 from mirror.watch import Watchers
