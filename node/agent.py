@@ -90,7 +90,14 @@ def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
     poster = None
     if config.letterbox is not None:
         key = load_identity(paths).receipt_id
-        poster = Poster(connect, material.trust, config.letterbox, key=key, stop=stop)
+        poster = Poster(
+            connect,
+            material.trust,
+            config.letterbox,
+            key=key,
+            poll_s=config.poll_s,
+            stop=stop,
+        )
         threading.Thread(target=poster.run, name="poster", daemon=True).start()
     puller = Puller(
         connect,

@@ -5,7 +5,6 @@ A post that fails waits in the outbox; it never changes what is installed.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -28,11 +27,11 @@ from node.messages import (
     ReceiptNote,
     unpack,
 )
+from node.pull import pause
 
 LOG = getLogger(__name__)
 FILLED = "filled"
 _IDLE_SECONDS = 30.0  # between looks that nobody asked for
-_LONGEST_WAIT_SECONDS = 60.0
 
 Connect = Callable[[], Channel[FromApply]]
 
@@ -47,10 +46,11 @@ class Poster:
         letterbox: Server,
         *,
         key: str,
+        poll_s: int,
         stop: threading.Event,
     ) -> None:
         self._connect, self._trust, self._letterbox, self._key = connect, trust, letterbox, key
-        self._stop = stop
+        self._poll_s, self._stop = poll_s, stop
         self._news = threading.Event()
 
     def receipt(self, note: ReceiptNote) -> None:
@@ -72,8 +72,7 @@ class Poster:
             except EmbrasureError as problem:
                 LOG.warning("%s [%s]", problem, problem.word)
                 failures += 1
-                longest = min(_LONGEST_WAIT_SECONDS, 2.0 ** min(failures, 6))
-                self._stop.wait(random.uniform(0, longest))  # noqa: S311  # no secret
+                self._stop.wait(pause(failures, longest=self._poll_s))
 
     def wake(self) -> None:
         """`run` looks at once."""

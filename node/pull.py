@@ -24,7 +24,7 @@ from node.ipc import Channel
 from node.messages import FromApply, PollAsk, StateNote, StatusAsk
 
 LOG = getLogger(__name__)
-_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
+_FIRST_WAIT_SECONDS = 0.5
 _UNWATCHED_SECONDS = 3600.0  # before a server without a watch is asked again whether it has one
 
 Connect = Callable[[], Channel[FromApply]]
@@ -33,6 +33,15 @@ Connect = Callable[[], Channel[FromApply]]
 def in_turn(mirrors: Sequence[Server], node: str) -> list[Server]:
     """Return the mirrors in this node's order: nodes spread, and each has its own first one."""
     return sorted(mirrors, key=lambda one: hashlib.sha256(f"{node}\0{one.name}".encode()).digest())
+
+
+def pause(failures: int, *, longest: float) -> float:
+    """Return how many seconds to wait after so many failures in a row, at most `longest`.
+
+    Full jitter: a thousand nodes that lost one mirror do not come back together.
+    """
+    most = min(longest, _FIRST_WAIT_SECONDS * 2 ** min(failures, 6))
+    return random.uniform(0, most)  # noqa: S311  # no secret
 
 
 class Puller:
@@ -65,9 +74,7 @@ class Puller:
             except EmbrasureError as problem:
                 LOG.warning("%s [%s]", problem, problem.word)
                 failures += 1
-                longest = min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(failures, 6))
-                # Full jitter: a thousand nodes that lost one mirror do not come back together.
-                self._stop.wait(random.uniform(0, longest))  # noqa: S311  # no secret
+                self._stop.wait(pause(failures, longest=self._poll_s))
 
     def _round(self, mirrors: Sequence[Server], state: StateNote) -> None:
         """One look at the first mirror that serves us well, then one wait for its news.

@@ -22,7 +22,7 @@ from node.ground import Report
 from node.installer import Answer
 from node.messages import PostNote, ReceiptNote, StateNote, pack
 from node.poster import Poster
-from node.pull import Puller, in_turn
+from node.pull import Puller, in_turn, pause
 from tests.simulate.authority import Authority
 from tests.simulate.badserver import bad_server
 from tests.simulate.listener import trust_from
@@ -170,12 +170,18 @@ def test_nodes_spread_over_the_mirrors_and_each_keeps_its_order() -> None:
     assert in_turn(mirrors, "n") == in_turn(list(reversed(mirrors)), "n")
 
 
+@pytest.mark.parametrize("failures", [1, 3, 100])
+def test_a_pause_never_outlasts_the_owners_period(failures: int) -> None:
+    assert all(0 <= pause(failures, longest=2) <= 2 for _ in range(100))
+    assert all(0 <= pause(failures, longest=60) <= 32 for _ in range(100))
+
+
 def post(bench: Bench, status: bytes) -> EmbrasureError | None:
     """Return what emptying the outbox into a box that answers `status` ended with."""
     bench.answers = {"/v1/post/": status + b"\r\nContent-Length: 0\r\n\r\n"}
     with bad_server(AUTHORITY.leaf("letterbox", "l1"), bench.folder, bench.answer) as port:
         box = Server(name="l1", address=f"127.0.0.1:{port}")
-        poster = Poster(bench.connect, lambda: TRUST, box, key="ab" * 32, stop=bench.stop)
+        poster = Poster(bench.connect, lambda: TRUST, box, key="ab" * 32, poll_s=1, stop=bench.stop)
         try:
             poster.empty()
         except EmbrasureError as problem:
@@ -206,7 +212,7 @@ def test_a_new_receipt_wakes_the_poster(bench: Bench) -> None:
     bench.answers = {"/v1/post/": b"204 No Content\r\nContent-Length: 0\r\n\r\n"}
     with bad_server(AUTHORITY.leaf("letterbox", "l1"), bench.folder, bench.answer) as port:
         box = Server(name="l1", address=f"127.0.0.1:{port}")
-        poster = Poster(bench.connect, lambda: TRUST, box, key="ab" * 32, stop=bench.stop)
+        poster = Poster(bench.connect, lambda: TRUST, box, key="ab" * 32, poll_s=1, stop=bench.stop)
         thread = threading.Thread(target=poster.run)
         thread.start()
         until(lambda: bench.records.taken == [1, 2, 3], what="the first posts")
