@@ -97,17 +97,22 @@ def open_certificates(
 
 @contextmanager
 def opened(
-    folder: Path, passphrase: Callable[[str], bytes], *, clock: Clock = now
+    folder: Path,
+    passphrase: Callable[[str], bytes],
+    *,
+    clock: Clock = now,
+    wait_s: float = limits.LOCK_SECONDS,
 ) -> Iterator[Opened]:
     """Yield the open gateway of `folder`, its repository verified and published; one process.
 
+    wait_s: how long to wait for another process to end
     Raises Unavailable (`busy`) while another one runs, Refused, Damaged, Denied.
     """
     config, paths = read_config(folder), Paths(folder)
     anchor = fs.read_file(paths.anchor, limit=limits.ROOT_BYTES)
     root = root_id_of(anchor)
     with ExitStack() as held:
-        database = Database(paths.state)
+        database = Database(paths.state, wait_s=wait_s)
         held.callback(database.close)
         actor = f"gateway/{config.name}"
         journal = Journal(paths.state, database, root=root, actor=actor, clock=clock)

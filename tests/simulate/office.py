@@ -141,12 +141,12 @@ class Office:
         return verb("gateway", "init", self.gateway_folder, "--trust", self.trust)
 
     @contextmanager
-    def gateway(self, *, clock: Clock = now) -> Iterator[Running]:
+    def gateway(self, *, clock: Clock = now, wait_s: float = 10) -> Iterator[Running]:
         """Yield the gateway, which serves until the block ends."""
         if not self.gateway_folder.exists():
             assert self.init().code == 0
         source = PassphraseSource(lambda _: PASSPHRASE.encode(), tries=1)
-        with opened(self.gateway_folder, source, clock=clock) as held:
+        with opened(self.gateway_folder, source, clock=clock, wait_s=wait_s) as held:
             ready = threading.Event()
             found: dict[str, Any] = {}
 
