@@ -31,6 +31,7 @@ from gateway.rows import Stored
 from gateway.steering import Steering
 
 LOG = getLogger(__name__)
+RAISES = 3  # a node tells its floor once; more often is a game
 Progress = dict[tuple[str, str], tuple[str, int, int]]
 
 
@@ -41,6 +42,7 @@ class _Line:
     failures: int = 0
     after: float = 0.0
     floor: int = 0
+    raised: int = 0
 
 
 @dataclass(slots=True)
@@ -208,15 +210,24 @@ class Dialler:
         line.failures = 0
         line.after = self._later(pace.wait_s)
         if ended.kind == "refusal":
-            if ended.reason == "replay" and ended.floor > line.floor:
-                # Another number than ours was obeyed there: a restored backup, or a thief's orders.
-                line.floor, line.after = min(ended.floor, limits.MAX_INTEGER - 1), 0.0
-            elif ended.word == "hold":
+            if ended.reason == "replay" and self._higher(line, ended.floor):
+                # Numbers above ours were used there: a restored backup, or a thief's orders.
+                line.after = 0.0
+                return
+            if ended.word == "hold":
                 line.after = self._later(pace.hold_s)
             await self.steering.report(
                 name, node,
                 lambda m, now: reports.on_refusal(m, kind=ended.word, reason=ended.reason, now=now),
             )  # fmt: skip
+
+    @staticmethod
+    def _higher(line: _Line, floor: int) -> bool:
+        """Take the node's floor; False when it told no higher one, or too often."""
+        if not line.floor < floor < limits.MAX_INTEGER or line.raised >= RAISES:
+            return False
+        line.floor, line.raised = floor, line.raised + 1
+        return True
 
     def _pause(self, line: _Line) -> float:
         pace = self.parts.pace

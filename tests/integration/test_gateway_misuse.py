@@ -242,3 +242,43 @@ def test_a_late_word_of_a_node_changes_its_row_even_after_the_end(tmp_path: Path
                 assert engine.status(name)["exit"] == 6
 
     run(course())
+
+
+def test_numbers_that_a_thief_has_used_up_do_not_stop_the_honest_gateway(tmp_path: Path) -> None:
+    async def course() -> None:
+        fleet = SimFleet.make(2)
+        for agent in fleet.push():
+            agent.oseq = 70  # orders of a stolen gateway with the same gate key
+        async with fleet.listening():
+            host = SimEngine(tmp_path, fleet)
+            async with host.running() as engine:
+                plan = host.approved("1.0", percents=(100,))
+                name = await engine.start("dev", "shop", plan, by="anna")
+                await until(lambda: engine.status(name)["state"] == "succeeded")
+                assert [agent.orders for agent in fleet.push()] == [[71], [71]]
+
+    run(course())
+
+
+def test_a_node_that_always_asks_for_higher_numbers_is_refused_in_the_end(tmp_path: Path) -> None:
+    async def course() -> None:
+        fleet = SimFleet.make(2)
+
+        class Greedy(SimAgent):
+            def open_order(self, envelope: bytes) -> Any:
+                self.oseq += 1000
+                return super().open_order(envelope)
+
+        canary = fleet.push()[0]
+        canary.close()
+        fleet.agents[canary.node.id] = Greedy(fleet.sim, canary.node)
+        async with fleet.listening():
+            host = SimEngine(tmp_path, fleet)
+            async with host.running() as engine:
+                plan = host.approved("1.0", percents=(100,))
+                name = await engine.start("dev", "shop", plan, by="anna")
+                await until(lambda: engine.status(name)["state"] == "halted")
+                found = node_of(engine, name, canary.node.id)
+                assert (found["state"], found["reason"]) == ("refused", "refuse: replay")
+
+    run(course())
