@@ -112,7 +112,10 @@ class Acceptor:
             if self._orders.is_last(app, payload):
                 # One order causes at most one switch, however often it is sent.
                 return Answer("none", "repeat", app, self._installer.told(app, order.plan))
-            floor = self._ground.floors.load().oseq.get(keyid, 0)
+            floors = self._ground.floors.load()
+            floor = floors.oseq.get(keyid, 0)
+            if keyid in floors.union.keys:
+                return Answer("refuse", "denied", app)
             try:
                 self._check(order, floor)
             except Refused as problem:

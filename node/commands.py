@@ -11,6 +11,7 @@ import secrets
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from node.output import Output
 
 _GRACE_SECONDS = 2.0  # SIGTERM to SIGKILL
 _STEP_SECONDS = 0.01
+_HALT_SECONDS = 0.2  # until a stopping node is noticed
 _QUIET_LOOKS = 2  # in a row that find nothing: /proc is no snapshot
 
 
@@ -38,23 +40,23 @@ class Finished:
         return self.code == 0
 
 
-def run(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, seconds: float) -> Finished:
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    seconds: float,
+    halt: threading.Event | None = None,
+) -> Finished:
     """Return how `argv` ended; none of its processes lives any more.
 
-    argv[0] and cwd: absolute. An argv that cannot be started ends with 127.
+    argv[0] and cwd: absolute. An argv that cannot be started ends with 127. halt: set to end it
+    as if its time were over.
     """
     token = secrets.token_hex(16)
     read_end, write_end = os.pipe()
     try:
-        process = subprocess.Popen(  # noqa: S603  # an argument list, checked against the manifest
-            processes.launched(argv),
-            env={**env, processes.TOKEN: token},
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=write_end,
-            start_new_session=True,
-        )
+        process = processes.spawn(argv, env=env, cwd=cwd, output=write_end, token=token)
     except OSError as problem:
         os.close(read_end)
         return Finished(127, str(problem.strerror).encode())
@@ -62,7 +64,7 @@ def run(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, seconds: floa
         os.close(write_end)
     output = Output(read_end, None)
     try:
-        code = _wait(process, output, time.monotonic() + seconds)
+        code = _wait(process, output, time.monotonic() + seconds, halt or threading.Event())
         _clear(process, token)
         output.take()
         return Finished(code, output.tail(limits.OUTPUT_BYTES))
@@ -70,13 +72,15 @@ def run(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, seconds: floa
         output.close()
 
 
-def _wait(process: subprocess.Popen[bytes], output: Output, until: float) -> int | None:
+def _wait(
+    process: subprocess.Popen[bytes], output: Output, until: float, halt: threading.Event
+) -> int | None:
     """Return the exit status, None when `until` came first. A silent end of output is no end."""
     pidfd = os.pidfd_open(process.pid)
     try:
         waiting = [pidfd, output.fileno()]
-        while (left := until - time.monotonic()) > 0:
-            ready, _, _ = select.select(waiting, [], [], left)
+        while (left := until - time.monotonic()) > 0 and not halt.is_set():
+            ready, _, _ = select.select(waiting, [], [], min(left, _HALT_SECONDS))
             if output.fileno() in ready and not output.take():
                 waiting.remove(output.fileno())
             if pidfd in ready:
@@ -100,4 +104,4 @@ def _clear(process: subprocess.Popen[bytes], token: str) -> None:
         processes.send(alive, number)
         process.poll()
         time.sleep(_STEP_SECONDS)
-    process.wait()
+    processes.ended(process)

@@ -13,6 +13,7 @@ from embrasure.trust.decide import Verdict
 from embrasure.trust.documents import write
 from embrasure.trust.floors import AppFloor
 from embrasure.trust.load import Docs
+from embrasure.trust.policy import Policy
 from embrasure.trust.receipt import Kind as ReceiptKind
 from embrasure.trust.receipt import Outcome, Ran, Reason
 from embrasure.trust.source import Source
@@ -141,6 +142,7 @@ class Installer:
             raise Refused("install", expected="plan, gate and policy", got="less", reason="plan")
         plan, gate = docs.plan, docs.gate
         floor = self._ground.floors.load().app(docs.app)
+        back = self._back(docs.app, floor)
         same = last is not None and (last.to.plan, last.attempt) == (docs.plan_digest, gate.attempt)
         to = Release(
             id=release_name(plan.seq, plan.manifest.sha256),
@@ -157,7 +159,8 @@ class Installer:
             transitions=0,
             starts=limits.STARTS,
             to=to,
-            back=self._back(docs.app, floor),
+            back=back,
+            back_denied=back is not None and is_denied(docs.app, back, docs.policy),
             attempt=gate.attempt,
             try_number=floor.tries.get(docs.plan_digest, 0) + 1,
             gseq=gate.gseq,
@@ -225,3 +228,10 @@ class Installer:
         told = tuple((posted.signed, posted.body) for posted in found)
         kind: Kind = record.ending or "rejected"
         return Answer(kind, "" if kind == "committed" else record.reason, record.app, told)
+
+
+def is_denied(app: str, release: Release, policy: Policy) -> bool:
+    """Return whether policy forbids to go back to this release; the node's own union of
+    revocations is asked when it comes to that.
+    """
+    return release.manifest in policy.denied.manifests or release.seq < policy.min_seq.get(app, 0)

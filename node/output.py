@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from pathlib import Path
 
 from embrasure import limits
+from embrasure.errors import EmbrasureError
 from embrasure.fs import Folder
 
 LOG_BYTES = limits.MIB  # one log file; the one before it is kept as well
@@ -40,12 +42,10 @@ class Output:
 
     def _append(self, log: Path, data: bytes) -> None:
         """The log grows; a full disk costs lines of the log, never the app."""
-        self._size += len(data)
-        with Folder.open(log.parent) as folder:
+        with contextlib.suppress(EmbrasureError), Folder.open(log.parent) as folder:
             if self._size > LOG_BYTES:
                 folder.rename(log.name, folder, f"{log.name}.1", replace=True)
-                self._size = len(data)
-            folder.append(log.name, data)
+            self._size = folder.append(log.name, data)
 
     def tail(self, length: int) -> bytes:
         """Return the last `length` bytes."""

@@ -10,8 +10,10 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,8 @@ TOKEN = "EMBRASURE_INSTANCE"  # noqa: S105  # the name of a variable
 _PROC = Path("/proc")
 _PR_SET_CHILD_SUBREAPER = 36
 _LAUNCH = Path(__file__).with_name("launch.py")
+_births = threading.Lock()
+_awaited: set[int] = set()  # children whose end somebody waits for
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,36 @@ def adopt_orphans() -> None:
 def launched(argv: Sequence[str]) -> list[str]:
     """Return the command that starts `argv` bound to the life of the calling thread."""
     return [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), *argv]
+
+
+def spawn(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, output: int, token: str
+) -> subprocess.Popen[bytes]:
+    """Return the started process, in a session of its own; its starter calls `ended` after it.
+
+    Raises OSError. No process is reaped while another is born: the exit status of a hook must
+    come to the one who waits for it, or its failure would be taken for a success.
+    """
+    with _births:
+        process = subprocess.Popen(  # noqa: S603  # an argument list, checked by the manifest
+            launched(argv),
+            env={**env, TOKEN: token},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        _awaited.add(process.pid)
+        return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit status of a process whose end has come."""
+    status = process.wait()
+    with _births:
+        _awaited.discard(process.pid)
+    return status
 
 
 def table() -> dict[int, Process]:
@@ -104,18 +138,19 @@ def _below(processes: dict[int, Process], roots: set[int]) -> frozenset[int]:
     }
 
 
-def reap_orphans(known: frozenset[int]) -> None:
-    """Adopted processes that have ended are gone.
+def reap_orphans() -> None:
+    """Adopted processes that have ended are gone; those that somebody waits for are not touched.
 
-    known: children whose end somebody waits for. Only other sessions are looked at: a child that
-    another part of this program started stays its own.
+    Only other sessions are looked at: a child that another part of this program started stays its
+    own.
     """
     me, session = os.getpid(), os.getsid(0)
-    for process in table().values():
-        is_ours = process.parent == me and process.session != session
-        if is_ours and process.is_zombie and process.pid not in known:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(process.pid, os.WNOHANG)
+    with _births:
+        for process in table().values():
+            is_ours = process.parent == me and process.session != session
+            if is_ours and process.is_zombie and process.pid not in _awaited:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(process.pid, os.WNOHANG)
 
 
 def send(pids: Iterable[int], number: signal.Signals) -> None:

@@ -72,7 +72,8 @@ def _revert(tx: Transaction) -> None:
 
 def check_target(tx: Transaction, back: Release) -> None:
     """Return only when the old release is whole and not denied; raises Failed (`no-target`)."""
-    if back.manifest in tx.ground.floors.load().union.manifests:
+    is_denied = tx.record.back_denied or back.manifest in tx.ground.floors.load().union.manifests
+    if is_denied:
         raise _no_target(tx, "one that was denied")
     if not is_whole(tx.ground.paths, tx.app, back, deep=True):
         raise _no_target(tx, "one that is damaged on disk")

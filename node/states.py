@@ -110,7 +110,8 @@ def release_name(seq: int, manifest: str) -> str:
 class Record(Document, frozen=True, kw_only=True):
     """One transaction of one app, as the journal holds it.
 
-    back: the last committed release, None at a first install. starts: how often `to` may still be
+    back: the last committed release, None at a first install; back_denied: it must not run again
+    if it is ever stopped. starts: how often `to` may still be
     started before it is committed. try_number: what `tries` becomes when this attempt fails.
     ending, reason, detail: how it came out and why. since, final: numbers of the last receipt
     before this transaction and of the last one about it. Times are Unix seconds.
@@ -124,6 +125,7 @@ class Record(Document, frozen=True, kw_only=True):
     starts: Count
     to: Release
     back: Release | None
+    back_denied: bool
     attempt: Annotated[int, Meta(ge=1, le=limits.MAX_ATTEMPTS)]
     try_number: Positive
     gseq: Positive

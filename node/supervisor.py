@@ -81,6 +81,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._is_closing = False
+        self._swept = time.monotonic()
         os.set_blocking(self._wake_read, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         processes.adopt_orphans()
@@ -202,14 +203,18 @@ class Supervisor:
         return future.result()
 
     def _loop(self) -> None:
-        swept = time.monotonic()
         while not self._is_closing:
-            for key, _ in self._selector.select(self._patience()):
-                self._heard(key.fileobj, key.data)
-            self._restart_due()
-            if time.monotonic() - swept > _SWEEP_SECONDS:
-                swept = time.monotonic()
-                processes.reap_orphans(frozenset(c.process.pid for c in self._children.values()))
+            # Whatever goes wrong with one app, the thread that keeps every app alive never ends.
+            with contextlib.suppress(Exception):
+                self._turn()
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._patience()):
+            self._heard(key.fileobj, key.data)
+        self._restart_due()
+        if time.monotonic() - self._swept > _SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            processes.reap_orphans()
 
     def _patience(self) -> float:
         due = [c.again_at for c in self._children.values() if c.again_at is not None]
@@ -238,7 +243,9 @@ class Supervisor:
             folder.replace(f"{unit.app}.instance", token.encode("ascii"))
         read_end, write_end = os.pipe()
         try:
-            process = _spawn(unit, token, write_end)
+            process = processes.spawn(
+                unit.argv, env=unit.env, cwd=unit.cwd, output=write_end, token=token
+            )
         except OSError as problem:
             os.close(read_end)
             raise Failed(
@@ -257,7 +264,7 @@ class Supervisor:
     def _ended(self, child: _Child, pidfd: int) -> None:
         self._selector.unregister(pidfd)
         os.close(pidfd)
-        child.ended = child.process.wait()
+        child.ended = processes.ended(child.process)
         self._plan_restart(child)
 
     def _plan_restart(self, child: _Child) -> None:
@@ -311,15 +318,3 @@ class Supervisor:
 
     def _set_closing(self) -> None:
         self._is_closing = True
-
-
-def _spawn(unit: Unit, token: str, output: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603  # an argument list, checked against the manifest
-        processes.launched(unit.argv),
-        env={**unit.env, processes.TOKEN: token},
-        cwd=unit.cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-    )

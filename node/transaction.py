@@ -87,6 +87,7 @@ class Transaction:
         self.log = b""  # what the last command or app printed, for the receipt
         self._steps = steps
         self._again = 0
+        self._loaded: dict[Release, Installed] = {}
 
     @property
     def app(self) -> str:
@@ -150,7 +151,9 @@ class Transaction:
 
     def installed(self, release: Release) -> Installed:
         """Return a release of this app as its folder has it; raises Damaged."""
-        return load_release(self.ground.paths, self.app, release)
+        if release not in self._loaded:
+            self._loaded[release] = load_release(self.ground.paths, self.app, release)
+        return self._loaded[release]
 
     # Processes
 
@@ -208,6 +211,7 @@ class Transaction:
             ),
             cwd=folder,
             seconds=hook.timeout_s,
+            halt=self.ground.halt,
         )  # fmt: skip
         self.log = ended.output
         return ended

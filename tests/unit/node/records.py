@@ -27,6 +27,7 @@ def make_record(state: State, **changes: object) -> Record:
         starts=limits.STARTS,
         to=make_release(2),
         back=make_release(1),
+        back_denied=False,
         attempt=1,
         try_number=1,
         gseq=1,

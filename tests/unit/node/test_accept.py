@@ -163,6 +163,35 @@ def test_a_bad_release_goes_back_to_the_last_committed_one(running: SimInstaller
     assert running.ask() == "3.0"
 
 
+@pytest.mark.misuse
+@pytest.mark.parametrize("by", ["policy", "min_seq", "revocations"])
+def test_a_denied_release_is_never_gone_back_to(
+    running: SimInstaller, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    assert running.release is not None
+    digest = running.release.digest
+    if by == "revocations":
+        running.repo.revoke(manifests=[digest])
+    elif by == "policy":
+        denied = running.repo.policies["dev"].denied
+        changed = msgspec.structs.replace(denied, manifests=(digest,))
+        running.repo.set_policy(denied=changed)
+    else:
+        assert running.plan is not None
+        running.repo.set_policy(min_seq={"shop": running.plan.seq + 1})
+    running.publish("2.0", "bad")
+    assert running.poll() == "degraded probe"
+    assert running.supervisor.running(running.app) is None
+    assert not running.paths.current(running.app).is_symlink()
+    running.restart()
+    assert running.supervisor.running(running.app) is None
+    # Without the guard the denied content would run again.
+    running.publish("3.0", "bad")
+    monkeypatch.setattr("node.rollback.check_target", lambda tx, back: None)
+    assert running.poll() == "rolled_back probe"
+    assert running.ask() == "1.0"
+
+
 def test_a_first_release_that_fails_leaves_nothing_behind(bench: SimInstaller) -> None:
     bench.publish("1.0", "bad")
     assert bench.poll() == "rolled_back probe"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -71,3 +73,47 @@ def test_cleaned_output_obeys_no_terminal(raw: bytes, limit: int) -> None:
     text = cleaned(raw, limit=limit)
     assert len(text.encode()) <= limit
     assert all(c == "\n" or c.isprintable() for c in text)
+
+
+@pytest.mark.misuse
+def test_a_failure_is_never_reaped_by_another_and_taken_for_a_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+
+    def reap() -> None:
+        while not done.is_set():
+            processes.reap_orphans()
+
+    def slow_wait(self: subprocess.Popen[bytes]) -> int:
+        time.sleep(0.1)  # as on a busy machine: the reaper comes first
+        return wait(self)
+
+    wait = subprocess.Popen.wait
+    thread = threading.Thread(target=reap)
+    thread.start()
+    try:
+        monkeypatch.setattr(subprocess.Popen, "wait", slow_wait)
+        assert run("raise SystemExit(3)", tmp_path).code == 3
+        # Without the list of those that are waited for, its status is lost.
+        monkeypatch.setattr(processes, "_awaited", Forgetful())
+        assert run("raise SystemExit(3)", tmp_path).code == 0
+    finally:
+        done.set()
+        thread.join()
+
+
+class Forgetful(set[int]):
+    """A set that keeps nothing."""
+
+    def add(self, element: int) -> None:
+        return
+
+
+def test_a_stopping_node_does_not_wait_for_a_long_hook(tmp_path: Path) -> None:
+    halt = threading.Event()
+    threading.Timer(0.2, halt.set).start()
+    began = time.monotonic()
+    ended = commands.run(["/bin/sleep", "60"], env={}, cwd=tmp_path, seconds=60, halt=halt)
+    assert ended.code is None
+    assert time.monotonic() - began < 5

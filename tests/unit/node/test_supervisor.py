@@ -252,3 +252,17 @@ def test_no_zombie_is_left(supervisor: Supervisor, paths: Paths) -> None:
     wait_for(
         lambda: not [p for p in processes.table().values() if p.parent == me and p.is_zombie], 4
     )
+
+
+@pytest.mark.misuse
+def test_a_full_disk_costs_lines_of_the_log_never_the_app(
+    supervisor: Supervisor, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Folder, name: str, data: bytes, *, mode: int = 0o600) -> int:
+        raise Failed("log", expected="room", got="none", reason="no-space")
+
+    monkeypatch.setattr(Folder, "append", full)
+    first = started(supervisor, paths, SLEEP)
+    supervisor.keep("shop")
+    os.kill(first.pid, signal.SIGKILL)
+    wait_for(lambda: supervisor.running("shop") not in (None, first))
