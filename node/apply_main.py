@@ -50,7 +50,8 @@ def recover(acceptor: Acceptor) -> None:
     try:
         acceptor.recover()
     except EmbrasureError as problem:
-        LOG.error("%s [%s]", problem, problem.word)
+        if problem.reason != "stopping":
+            LOG.error("%s [%s]", problem, problem.word)
 
 
 def run(paths: Paths, stop: threading.Event) -> None:
@@ -58,10 +59,18 @@ def run(paths: Paths, stop: threading.Event) -> None:
     with opened(paths) as acceptor, closing(Listener(paths.run, SOCKET)) as listener:
         records = NodeRecords(paths)
         desk = Desk(acceptor, records, allowed=frozenset({os.geteuid()}))
+        held = threading.Event()
+
+        def clear() -> None:
+            held.set()
+            recover(acceptor)
+
+        # In a thread: a soak can be long, and must not keep this one from stopping. Until it is
+        # done questions are answered at once, and orders `wait busy`.
+        threading.Thread(target=desk.alone, args=(clear,), name="recover", daemon=True).start()
+        held.wait()
         serving = threading.Thread(target=desk.serve, args=(listener, stop), daemon=True)
         serving.start()
-        # Status answers at once; orders wait until what a crash left is finished or undone.
-        desk.alone(lambda: recover(acceptor))
         stop.wait()
         serving.join()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from node import service
+from node.accept import Acceptor
 from node.apply_main import opened, recover
 from node.messages import StateNote
 from node.paths import Paths
@@ -19,6 +21,8 @@ def boot(paths: Paths, *, foreground: bool, say: Callable[[str], None]) -> State
     """
     stop = service.stopping()
     with opened(paths) as acceptor:
+        # What recovery does can take a while; a signal ends that, too.
+        threading.Thread(target=stop_with, args=(acceptor, stop), daemon=True).start()
         recover(acceptor)
         state = NodeRecords(paths).state()
         if foreground:
@@ -27,6 +31,12 @@ def boot(paths: Paths, *, foreground: bool, say: Callable[[str], None]) -> State
     if not foreground:
         say("no agent runs here, so the apps are stopped again: embrasure node run")
     return state
+
+
+def stop_with(acceptor: Acceptor, stop: threading.Event) -> None:
+    """The acceptor has stopped once `stop` was set."""
+    stop.wait()
+    acceptor.stop()
 
 
 def is_degraded(state: StateNote) -> bool:

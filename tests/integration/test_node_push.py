@@ -240,6 +240,27 @@ def test_sigterm_ends_the_node_soon_and_well(site: Site) -> None:
         assert answers(site.web) == ""
 
 
+def test_sigterm_in_the_middle_of_a_soak_ends_soon_and_blames_nobody(site: Site) -> None:
+    site.ordered = site.fleet.publish(site.node, "1.0", soak_s=60)
+
+    async def main(node: Running) -> tuple[int, Said]:
+        envelope = site.fleet.order(site.node, *site.ordered)
+        order = asyncio.create_task(site.fleet.gateway(site.node).order(envelope))
+        await asyncio.to_thread(until, lambda: status(site.node)["rseq"] == 1)  # healthy, soaking
+        code = await asyncio.wait_for(asyncio.to_thread(node.stop), 12)
+        return code, await order
+
+    with running(site.node) as node:
+        code, said = asyncio.run(main(node))
+    assert (code, site.kinds(said)) == (0, INSTALLED[:1])
+    assert status(site.node)["rseq"] == 1  # no failure was signed
+    with running(site.node) as node:
+        # The same release goes on soaking: its try is not burnt. And again it can be stopped.
+        until(lambda: answers(site.web) == "1.0", what="the app")
+        assert node.stop() == 0
+        assert "killed" not in node.log.read_text()
+
+
 def test_a_node_that_is_not_enrolled_says_so_and_listens_once_it_is(site: Site) -> None:
     enrolled = site.node.paths.enrolled
     answer = enrolled.rename(site.fleet.folder / "answer.json")
