@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -314,7 +314,7 @@ def test_a_cut_line_is_resumed_at_its_byte(running: SimInstaller) -> None:
     asked: list[tuple[str, int]] = []
 
     class Listening(MemorySource):
-        def fetch(self, path: str, *, offset: int, limit: int):  # type: ignore[no-untyped-def]  # as its base
+        def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
             asked.append((path, offset))
             return super().fetch(path, offset=offset, limit=limit)
 
