@@ -21,7 +21,7 @@ from embrasure.errors import Damaged, EmbrasureError, Failed, shown
 from embrasure.trust import canonical as form
 from gateway import tables
 from gateway.database import Database
-from gateway.records import FILE, Event, Fact, Head, check_chain, parse_event
+from gateway.records import FILE, Event, Fact, Head, follow_chain, parse_event
 from gateway.records import verify_file as verify_file
 
 RESERVE = "audit.reserve"
@@ -222,29 +222,35 @@ class Journal:
         A line cut short, or the last whole line without its row, is what a crash leaves. A row
         without its line is not: the file was changed.
         """
-        raw = (self._folder / FILE).read_bytes()
-        whole = raw[: raw.rfind(b"\n") + 1]
-        if len(whole) != len(raw):
-            os.ftruncate(self._file, len(whole))
-            os.fsync(self._file)
-        lines = whole.splitlines()
-        head = check_chain(lines, root=self._root)
+        head, last = follow_chain(self._whole_lines(), root=self._root)
         stored = self._database.first(select(func.count()).select_from(tables.events))
         rows = 0 if stored is None else int(stored[0])
-        if len(lines) == rows + 1:
-            self._adopt(lines[-1])
+        if head.n == rows + 1:
+            self._adopt(last)
             rows += 1
-        last = self.lines(max(head.n - 1, 0), 1)
-        if rows != len(lines) or (lines and last != [lines[-1]]):
+        row = self.lines(max(head.n - 1, 0), 1)
+        if rows != head.n or (rows and row != [last]):
             raise Damaged(
                 "audit journal",
                 expected=f"the file to hold the {rows} records of the table",
-                got=f"{len(lines)}",
+                got=f"{head.n}",
                 untouched="nothing was signed, opened or dialled",
                 hint="compare with `embrasure audit verify` and the heads operators hold",
                 reason="audit",
             )
         return head
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        """Yield the file's lines; what a crash cut short at its end is taken off."""
+        size = 0
+        with (self._folder / FILE).open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    os.ftruncate(self._file, size)
+                    os.fsync(self._file)
+                    return
+                size += len(line)
+                yield line[:-1]
 
     def _adopt(self, line: bytes) -> None:
         event = parse_event(line)

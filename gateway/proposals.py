@@ -25,6 +25,7 @@ from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.decide import is_within_policy
 from embrasure.trust.directory import ApprovalStatement
 from embrasure.trust.plan import parse_plan
+from embrasure.trust.view import View
 from gateway import tables
 from gateway.audit import Journal
 from gateway.database import Database
@@ -60,6 +61,7 @@ class Proposals:
         self._blobs, self._clock = blobs, clock
         self.rows = ProposalRows(database, clock=clock)
         self._lock = threading.RLock()
+        self._facts: tuple[View, dict[tuple[str, str], Grounds]] | None = None
 
     # --- verbs -------------------------------------------------------------------------------
 
@@ -179,11 +181,17 @@ class Proposals:
     # --- reading -----------------------------------------------------------------------------
 
     def grounds(self, env: str, app: str) -> Grounds:
-        """Return the verified facts about `<env>-<app>`."""
+        """Return the verified facts about `<env>-<app>` as they are published now."""
         repository = self._repository
-        return load_grounds(
-            repository.client, repository.view(), repository.source(), env=env, app=app
-        )
+        with self._lock:
+            view = repository.view()
+            if self._facts is None or self._facts[0] is not view:
+                self._facts = (view, {})
+            known = self._facts[1]
+            if (env, app) not in known:
+                source = repository.source()
+                known[env, app] = load_grounds(repository.client, view, source, env=env, app=app)
+            return known[env, app]
 
     def find(self, name: str) -> Row[Any]:
         """Return the row whose id starts with `name`, as it is now; raises NotFound."""

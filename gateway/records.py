@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from embrasure import limits
@@ -60,6 +61,41 @@ def parse_event(line: bytes) -> Event:
     return read(line, Event, limit=EVENT_BYTES, document="audit record")
 
 
+class _Link(msgspec.Struct, frozen=True):
+    n: int
+    prev: str
+    root: str
+
+
+_links = msgspec.json.Decoder(_Link)
+
+
+def follow_chain(lines: Iterable[bytes], *, root: str) -> tuple[Head, bytes]:
+    """Return the head of a chain from its first record, and that last record.
+
+    Reads of each record only what links it (its hash covers the rest): 1,000,000 records in
+    seconds, for a gateway that starts. Raises Refused (`audit`).
+    """
+    head, last = FIRST, b""
+    for line in lines:
+        try:
+            link = _links.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise _broken(head, "a line that is no record") from None
+        if (link.n, link.prev, link.root) != (head.n + 1, head.sha256, root):
+            raise _broken(head, f"{link.n - 1}:{link.prev[:16]}")
+        head, last = Head(link.n, form.sha256_hex(line)), line
+    if last:
+        parse_event(last)
+    return head, last
+
+
+def _broken(head: Head, got: str) -> Refused:
+    return Refused(
+        f"audit record {head.n + 1}", expected=f"to follow {head}", got=got, reason="audit"
+    )
+
+
 def check_chain(
     lines: Iterable[bytes], *, root: str, start: Head = FIRST, held: Head = FIRST
 ) -> Head:
@@ -73,12 +109,7 @@ def check_chain(
     for line in lines:
         event = parse_event(line)
         if (event.n, event.prev, event.root) != (head.n + 1, head.sha256, root):
-            raise Refused(
-                f"audit record {event.n}",
-                expected=f"to follow {head}",
-                got=f"{event.n - 1}:{event.prev[:16]}",
-                reason="audit",
-            )
+            raise _broken(head, f"{event.n - 1}:{event.prev[:16]}")
         head = Head(event.n, form.sha256_hex(line))
         seen = seen or head == held
     if not seen:

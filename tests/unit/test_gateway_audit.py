@@ -15,7 +15,7 @@ from embrasure.errors import Damaged, Failed, Refused
 from gateway import audit, tables
 from gateway.audit import Journal
 from gateway.database import Database
-from gateway.records import FIRST, Head, check_chain, parse_event, verify_file
+from gateway.records import FIRST, Head, check_chain, follow_chain, parse_event, verify_file
 
 ROOT = "ab" * 32
 
@@ -134,7 +134,9 @@ def test_without_the_chain_check_a_changed_byte_would_go_unseen(
     path = tmp_path / "audit.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0].replace(b'"result":"ok"', b'"result":"no"') + lines[1])
-    monkeypatch.setattr("gateway.audit.check_chain", lambda lines, **_: Head(len(lines), "0" * 64))
+    monkeypatch.setattr(
+        "gateway.audit.follow_chain", lambda lines, **_: (Head(2, "0" * 64), [*lines][-1])
+    )
     journal_in(tmp_path, database).close()
 
 
@@ -203,3 +205,15 @@ def test_an_actor_is_a_role_and_a_name(journal: Journal, actor: str) -> None:
     with pytest.raises(Refused):
         journal.note("seen", "x", result="ok", actor=actor)
     assert journal.head == FIRST
+
+
+def test_the_quick_walk_and_the_strict_one_agree(journal: Journal) -> None:
+    for number in range(5):
+        journal.note("seen", str(number), result="ok")
+    lines = journal.lines(0)
+    assert follow_chain(lines, root=ROOT) == (check_chain(lines, root=ROOT), lines[-1])
+    for bad in ([*lines[:2], *lines[3:]], [b"{}", *lines], [lines[1]], [*lines, b"no json"]):
+        with pytest.raises(Refused):
+            follow_chain(bad, root=ROOT)
+        with pytest.raises(Refused):
+            check_chain(bad, root=ROOT)

@@ -293,6 +293,7 @@ def test_a_key_denied_after_it_signed_no_longer_counts(
         gateway.proposals.approved("dev", "shop", draft.release.plan_digest)
     assert caught.value.reason == "threshold"
     monkeypatch.setattr("gateway.grounds.merge", lambda union, *_, **__: union)
+    gateway.proposals._facts = None
     gateway.proposals.approved("dev", "shop", draft.release.plan_digest)
 
 
