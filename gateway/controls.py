@@ -60,7 +60,7 @@ def resume(rollout: Rollout, plan: Plan, members: Sequence[Member], facts: Facts
     back = rollout.returns_to if rollout.state == "paused" else "running"
     after = rollout.to(back, wave_since=facts.now, gate_state="open", returns_to="")
     if rollout.state == "halted":
-        found = breach(after, plan, members, now=facts.now)
+        found = breach(rollout, plan, members, now=facts.now)
         if found is not None:
             raise Denied(
                 f"roll-out {rollout.id}",

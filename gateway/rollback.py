@@ -24,6 +24,7 @@ class Former:
 
     plan: Plan
     bundle: Bundle
+    second: int  # percent that the policy allows for the first wave after the canary
 
 
 def find_former(client: AdminClient, env: str, app: str, *, to: int | None) -> Former:
@@ -32,7 +33,8 @@ def find_former(client: AdminClient, env: str, app: str, *, to: int | None) -> F
     The gateway says which roll-outs succeeded; approvers see what they sign. Raises NotFound,
     Misuse, Refused.
     """
-    running = client.grounds(env, app).running
+    grounds = client.grounds(env, app)
+    running, rules = grounds.running, grounds.policy.rules_of(app)
     if running is None:
         raise NotFound(f"{env}/{app}", expected="a published release", got="none")
     query = wire.Query(env=env, app=app, limit=limits.LIST_ROWS)
@@ -50,7 +52,8 @@ def find_former(client: AdminClient, env: str, app: str, *, to: int | None) -> F
         raise Misuse("rollback", expected="another release than the one that runs", got="the same")
     if (plan.env, plan.app) != (env, app):
         raise Refused("gateway", expected=f"a plan of {env}/{app}", got=f"{plan.env}/{plan.app}")
-    return Former(plan, fetch_bundle(client, plan))
+    second = rules.max_second_percent if rules else 100
+    return Former(plan, fetch_bundle(client, plan), second)
 
 
 def _is_good(row: Mapping[str, Any], running: int, to: int | None) -> bool:
@@ -88,13 +91,14 @@ def fetch_bundle(client: AdminClient, plan: Plan) -> Bundle:
 
 
 def request_for(former: Former, *, reason: str) -> PlanFile:
-    """Return the plan file of a rollback: the canary, then everybody, with the old settings."""
+    """Return the plan file of a rollback: the canary, then everybody at once if policy lets it."""
+    percents = [former.second, 100] if 0 < former.second < 100 else [100]
     title = f"rollback to {former.bundle.manifest.version} (seq {former.plan.seq})"
     return PlanFile(
         app=former.plan.app,
         env=former.plan.env,
         title=title[: limits.TITLE_CHARACTERS],
         comment=reason,
-        waves=(WaveRequest(name="all", percent=100),),
+        waves=tuple(WaveRequest(name=f"{p}-percent", percent=p) for p in percents),
         settings=dict(former.plan.settings),
     )
