@@ -87,11 +87,12 @@ class NodeService:
         loop = asyncio.get_running_loop()
         try:
             channel = await loop.run_in_executor(self._pool, self._connect)
+            stream = Stream(loop, requests, context)
             try:
-                stream = Stream(loop, requests, context)
                 await loop.run_in_executor(self._pool, self._obey, channel, envelope, stream)
             finally:
                 # When the call is gone this ends the thread, too; the install goes on in apply.
+                stream.end()
                 channel.close()
         finally:
             self._orders -= 1

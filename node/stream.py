@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -37,20 +37,28 @@ class Stream:
     ) -> None:
         self._loop, self._requests, self._context = loop, requests, context
         self._hint: Future[None] | None = None
+        self._is_over = False
+
+    def end(self) -> None:
+        """The call is over: nothing is read or written any more."""
+        self._is_over = True
 
     def read(self, *, seconds: float) -> wire.FromGateway:
         """Return the next message of the gateway; raises Unavailable, Refused."""
-        message = self._wait(anext(self._requests, None), seconds)
+        message = self._result(self._start(self._next), seconds)
         if message is None:
-            raise Unavailable("gateway", expected="more", got="the end", reason="stream-closed")
+            raise closed("the end")
         check_known(message)
         return message
+
+    async def _next(self) -> wire.FromGateway | None:
+        return await anext(self._requests, None)
 
     def write(self, message: wire.FromNode) -> None:
         """The gateway will get `message`; raises Unavailable."""
         if self._hint is not None:  # gRPC takes one message at a time
             self._result(self._hint, SILENCE_SECONDS)
-        self._wait(self._context.write(message), SILENCE_SECONDS)
+        self._result(self._start(lambda: self._put(message)), SILENCE_SECONDS)
 
     def offer(self, message: wire.FromNode) -> None:
         """The gateway may get `message`: a hint, dropped while it has not taken the last one.
@@ -58,27 +66,36 @@ class Stream:
         A gateway that is writing may not be reading; who waits for it then waits for ever.
         """
         if self._hint is None or self._hint.done():
-            job = self._context.write(message)
-            self._hint = asyncio.run_coroutine_threadsafe(job, self._loop)
+            self._hint = self._start(lambda: self._put(message))
 
-    def _wait(self, job: Coroutine[None, None, T], seconds: float) -> T:
-        return self._result(asyncio.run_coroutine_threadsafe(job, self._loop), seconds)
+    async def _put(self, message: wire.FromNode) -> None:
+        await self._context.write(message)
+
+    def _start(self, make: Callable[[], Coroutine[None, None, T]]) -> Future[T]:
+        if self._is_over:
+            raise closed("a call that is over")
+        job = make()
+        try:
+            return asyncio.run_coroutine_threadsafe(job, self._loop)
+        except RuntimeError:  # the whole process ends
+            job.close()
+            raise closed("the end of this process") from None
 
     def _result(self, waiting: Future[T], seconds: float) -> T:
         try:
             return waiting.result(seconds)
         except TimeoutError:
             waiting.cancel()
-            raise Unavailable(
-                "gateway", expected="an answer", got="silence", reason="slow"
-            ) from None
+            raise silent() from None
+        except EmbrasureError:
+            raise
         except (CancelledError, Exception) as problem:  # whatever gRPC says when a call is gone
-            if isinstance(problem, EmbrasureError):
-                raise
-            raise Unavailable(
-                "gateway", expected="an open stream", got=type(problem).__name__,
-                reason="stream-closed",
-            ) from None  # fmt: skip
+            raise closed(type(problem).__name__) from None
+
+
+def closed(got: str) -> Unavailable:
+    """Return the error for a call that is gone."""
+    return Unavailable("gateway", expected="an open stream", got=got, reason="stream-closed")
 
 
 def silent() -> Unavailable:
