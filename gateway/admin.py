@@ -97,6 +97,11 @@ class Admin:
         person = peer(context).name
         return await asyncio.to_thread(self._parts.people.check, person, env)
 
+    async def _owner(self, context: Context, name: str) -> str:
+        """The caller, when the policy of the roll-out's own environment lists him."""
+        env = await asyncio.to_thread(views.rollout_env, self._parts.database, name)
+        return await self._caller(context, env)
+
     # --- reading -----------------------------------------------------------------------------
 
     async def Whoami(self, request: wire.Empty, context: Context) -> wire.Json:
@@ -281,25 +286,25 @@ class Admin:
 
     async def PauseRollout(self, request: wire.ActRequest, context: Context) -> wire.Json:
         """Hand out nothing new."""
-        person = await self._caller(context)
+        person = await self._owner(context, request.id)
         await self._parts.rollouts.pause(request.id, request.reason, by=person)
         return self._rollout(request.id)
 
     async def ResumeRollout(self, request: wire.ActRequest, context: Context) -> wire.Json:
         """Go on."""
-        person = await self._caller(context)
+        person = await self._owner(context, request.id)
         await self._parts.rollouts.resume(request.id, request.reason, by=person)
         return self._rollout(request.id)
 
     async def AbortRollout(self, request: wire.ActRequest, context: Context) -> wire.Json:
         """End a roll-out."""
-        person = await self._caller(context)
+        person = await self._owner(context, request.id)
         await self._parts.rollouts.abort(request.id, request.reason, by=person)
         return self._rollout(request.id)
 
     async def RetryRollout(self, request: wire.ActRequest, context: Context) -> wire.Json:
         """Try again on nodes that are not done."""
-        person = await self._caller(context)
+        person = await self._owner(context, request.id)
         await self._parts.rollouts.retry(
             request.id,
             nodes=list(request.nodes),

@@ -105,7 +105,7 @@ def _waves(release: Release, preview: Preview) -> list[str]:
         lines.append(
             f"{number} {shown(wave.name)}: {len(members)} nodes ({share}{match}), "
             f"{wave.max_parallel} at once, soak {wave.soak_s} s, deadline {wave.deadline_s} s, "
-            f"{wave.need} of {len(wave.nodes)} receipts open the next: {names or 'none today'}"
+            f"{wave.need} of {len(wave.nodes)} named nodes must prove it: {names or 'none today'}"
         )
     return lines
 
@@ -113,10 +113,11 @@ def _waves(release: Release, preview: Preview) -> list[str]:
 def _rules(release: Release) -> list[str]:
     plan = release.plan
     failure = plan.failure
+    most = f", at {failure.max_failed} in all" if failure.max_failed else ""
     settings = [f"setting {k} = {shown(v)}" for k, v in sorted(plan.settings.items())]
     return [
-        f"stops at {failure.max_failed} failures or {failure.max_failed_pct} % of a wave or of "
-        f"all, and when fewer than {failure.min_reached_pct} % are reached",
+        f"stops at the first failed canary, at {failure.max_failed_pct} % failed of a wave or of "
+        f"all{most}, and when fewer than {failure.min_reached_pct} % are reached",
         f"a failed node goes back by itself; at most {plan.max_attempts} tries a node; "
         f"with nothing to go back to: {failure.on_no_target}",
         "way back named in the plan: " + ("yes" if plan.fallback else "none"),

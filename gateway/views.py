@@ -17,8 +17,9 @@ from embrasure.trust import layout
 from embrasure.trust.plan import parse_plan
 from embrasure.trust.receipt import Kind, Outcome
 from embrasure.wire import admin_pb2 as wire
-from gateway import tables
+from gateway import rows, tables
 from gateway.addresses import addresses_of
+from gateway.database import Database
 from gateway.grounds import load_entries
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ def whoami(parts: Parts, identity: Identity) -> dict[str, object]:
 def releases(parts: Parts, page: Page) -> dict[str, object]:
     """Return proposals, newest first."""
     parts.proposals.rows.expire()
-    rows = parts.database.all(_paged(page))
+    found = parts.database.all(_paged(page))
     return {
-        "releases": [_summary(parts, row) for row in rows],
-        "cursor": f"{rows[-1].created}/{rows[-1].id}" if len(rows) == page.limit else "",
+        "releases": [_summary(parts, row) for row in found],
+        "cursor": f"{found[-1].created}/{found[-1].id}" if len(found) == page.limit else "",
     }
 
 
@@ -139,6 +140,13 @@ def fleet(parts: Parts, page: Page) -> dict[str, object]:
         for entry in entries
     ]
     return {"env": page.env, "nodes": nodes}
+
+
+def rollout_env(database: Database, name: str) -> str:
+    """Return the environment of a roll-out, named by its id; raises NotFound."""
+    row = tables.rollouts.c
+    found = database.first(select(row.env).where(row.id == rows.find(database, name)))
+    return "" if found is None else str(found.env)
 
 
 def _last_receipts(parts: Parts) -> dict[str, dict[str, object]]:

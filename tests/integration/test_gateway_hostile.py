@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from embrasure.errors import EmbrasureError
+from embrasure.errors import Denied, EmbrasureError
 from embrasure.wire import admin_pb2 as wire
 from gateway import views
 from gateway.client import AdminClient
@@ -331,3 +331,28 @@ def test_status_reads_the_folder(mine: Office) -> None:
         assert (found["running"], found["port"]) == (True, running.port)
         assert {"timestamp", "snapshot", "gates-prod"} <= {r["name"] for r in found["roles"]}
     assert not (mine.gateway_folder / "ports.json").exists()
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("verb", ["PauseRollout", "ResumeRollout", "AbortRollout", "RetryRollout"])
+def test_a_roll_out_of_another_environment_is_not_touched(
+    verb: str, mine: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mine.gateway() as running:
+        staffed(mine, running)
+        with running.held.database.write() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO rollouts VALUES (:id, 'other', 'shop', :plan, 1, x'', 'succeeded', '',"
+                " '', 0, 1, 1, 'done', 0, '', '', '', '', '', 'yes')",
+                {"id": "ab" * 8, "plan": "ab" * 32},
+            )
+        with AdminClient.open(mine.context("anna")) as client:
+            request = wire.ActRequest(id="ab" * 8, reason="mine now")
+            with pytest.raises(Denied) as caught:
+                client.json(verb, request)
+            assert caught.value.reason == "not-a-person"
+            # Without the guard the call goes on to the roll-out itself.
+            monkeypatch.setattr("gateway.people.People.check", lambda _, person, env="": person)
+            with pytest.raises(EmbrasureError) as passed:
+                client.json(verb, request)
+            assert passed.value.reason != "not-a-person"
