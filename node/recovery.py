@@ -51,13 +51,21 @@ def _settle(ground: Ground, app: str, entry: Entry, report: Report) -> Record | 
 
 
 def _keep_serving(ground: Ground, app: str, record: Record | None) -> None:
-    """A disk that takes no state must not also stop the service: what was committed runs."""
-    is_new = record is not None and record.state not in RESTING and record.ending != "committed"
+    """A disk that takes no state must not also stop the service: what was committed runs.
+
+    The link goes back to it; beside any open state that means "a lost switch", and recovery then
+    ends it as an interruption. Data that was migrated already is not given to the old release.
+    """
     name = linked(ground, app)
-    if name is None or (is_new and record is not None and name == record.to.id):
+    is_open = record is not None and record.state not in RESTING and record.ending != "committed"
+    if is_open and record is not None and name == record.to.id:
+        name = record.back.id if record.back and record.migrated == "no" else None
+    known = _known(ground, app, record)
+    if name is None or name not in known:
         return
     with contextlib.suppress(EmbrasureError):
-        _run(ground, app, _known(ground, app, record)[name])
+        if is_whole(ground.paths, app, known[name], deep=False):
+            _run(ground, app, known[name])
 
 
 def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> Record:

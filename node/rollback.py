@@ -58,6 +58,8 @@ def burn_try(tx: Transaction) -> None:
 def _is_untouched(tx: Transaction, back: Release | None) -> bool:
     """Whether the old release still serves, as it does until QUIESCING."""
     running = tx.ground.supervisor.running(tx.app)
+    if tx.record.migrated != "no":
+        return False
     if back is None or running is None or running.unit.release != back.id:
         return False
     with Folder.open(tx.ground.paths.app(tx.app)) as folder:

@@ -1,0 +1,149 @@
+"""Recovery on a real disk: what is broken is set aside, what is whole runs, in that order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from embrasure.errors import EmbrasureError, Failed
+from node.journal import Journal
+from node.states import Record, State
+from tests.simulate.installer import SimInstaller
+
+
+def cut_at(bench: SimInstaller, monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+    """Install 2.0 and lose power as soon as `state` is on disk."""
+    bench.publish("2.0")
+    real = Journal.write
+
+    def cut(self: Journal, record: Record) -> None:
+        real(self, record)
+        if record.state is state:
+            bench.acceptor._ground.halt.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", cut)
+        with pytest.raises(EmbrasureError):
+            bench.poll()
+    bench.close()
+
+
+def record_of(bench: SimInstaller) -> Record:
+    found = Journal(bench.paths).read(bench.app).record
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("state", "version"),
+    [
+        (State.FETCHING, "1.0"),
+        (State.WAITING, "1.0"),
+        (State.PREPARING, "1.0"),
+        (State.QUIESCING, "1.0"),
+        (State.SWITCHING, "1.0"),
+        (State.STARTING, "2.0"),
+        (State.PROBING, "2.0"),
+        (State.PROVISIONAL, "2.0"),
+        (State.COMMITTED, "2.0"),
+        (State.CLEANING, "2.0"),
+    ],
+)
+def test_a_node_cut_off_in_any_state_comes_to_rest_by_itself(
+    running: SimInstaller, monkeypatch: pytest.MonkeyPatch, state: State, version: str
+) -> None:
+    cut_at(running, monkeypatch, state)
+    assert record_of(running).state is state
+    running.open()
+    assert running.ask() == version
+    assert record_of(running).state is State.IDLE
+    before = record_of(running)
+    running.restart()
+    # Twice is once.
+    assert record_of(running) == before
+    assert running.ask() == version
+
+
+def test_a_torn_journal_is_set_aside_and_the_app_runs(running: SimInstaller) -> None:
+    running.close()
+    for path in running.paths.journal.glob("shop.*"):
+        path.write_bytes(b"\x00")
+    running.open()
+    assert running.ask() == "1.0"
+    assert running.poll() == "none done"
+    assert (running.paths.journal / "shop.json.broken").exists()
+
+
+def test_a_release_that_was_damaged_while_it_was_probed_is_not_started_again(
+    running: SimInstaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_at(running, monkeypatch, State.PROBING)
+    damage(running.paths.current(running.app) / "config/mode", b"evil")
+    running.open()
+    assert running.ask() == "1.0"
+    assert (record_of(running).ending, record_of(running).reason) == ("interrupted", "power")
+    # No blame: nothing is burnt, and the content comes again later.
+    assert running.acceptor._ground.floors.load().app(running.app).tries == {}
+    assert running.poll() == "wait later"
+
+
+def damage(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(0o444)
+
+
+def test_a_node_whose_releases_are_all_destroyed_says_so_and_takes_the_next_plan(
+    running: SimInstaller,
+) -> None:
+    running.close()
+    (running.paths.current(running.app) / "code/main.py").unlink()
+    running.open()
+    assert record_of(running).state is State.DEGRADED
+    assert running.supervisor.running(running.app) is None
+    running.publish("2.0")
+    assert running.poll() == "committed"
+    assert running.ask() == "2.0"
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize(
+    "state", [State.QUIESCING, State.SWITCHING, State.STARTING, State.ROLLING_BACK]
+)
+def test_a_disk_that_takes_no_state_never_stops_the_service(
+    running: SimInstaller, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
+    running.publish("2.0", "bad" if state is State.ROLLING_BACK else "good")
+    full = full_from(state)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", full(Journal.write))
+        with pytest.raises(Failed):
+            running.poll()
+        assert running.ask() == "1.0"
+    # Once the disk takes states again, everything comes to rest.
+    running.restart()
+    running.poll()
+    assert record_of(running).state is State.IDLE
+    assert running.ask() in ("1.0", "2.0")
+
+
+def full_from(
+    state: State,
+) -> Callable[[Callable[[Journal, Record], None]], Callable[[Journal, Record], None]]:
+    """Return a wrapper after which no record from `state` on can be written."""
+
+    def wrap(real: Callable[[Journal, Record], None]) -> Callable[[Journal, Record], None]:
+        is_full: list[bool] = []
+
+        def write(self: Journal, record: Record) -> None:
+            if record.state is state:
+                is_full.append(True)
+            if is_full:
+                raise Failed("journal", expected="room", got="none", reason="no-space")
+            real(self, record)
+
+        return write
+
+    return wrap
