@@ -218,6 +218,8 @@ class Repository:
         self._verify(files, roles, changed)
         self.disk.write(files)
         self._view = self._refresh()
+        online = {layout.SNAPSHOT, *(layout.gates_role(env) for env in self._online.gates)}
+        self.disk.prune({name: r.version for name, r in self._view.roles.items() if name in online})
         return self._view
 
     def _due_gates(self, staged: Staged, roles: Mapping[str, int]) -> list[str]:

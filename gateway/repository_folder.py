@@ -15,6 +15,7 @@ from gateway import metadata as form
 
 FILE_MODE, FOLDER_MODE = 0o644, 0o755  # public: any web server may read it
 LAST = "metadata/timestamp.json"
+KEPT = 32  # versions of snapshot and gates that stay
 
 
 class RepositoryFolder:
@@ -71,6 +72,21 @@ class RepositoryFolder:
     def root_version(self) -> int:
         """Return the version of the newest root file, 0 for none."""
         return self._versions().get(layout.ROOT, 0)
+
+    def prune(self, roles: Mapping[str, int]) -> int:
+        """Return how many old files of online roles are gone; the last `KEPT` of each stay, for
+        nodes and mirrors that are in the middle of a refresh.
+
+        roles: snapshot and `gates-<env>` with their published versions
+        """
+        gone = 0
+        with fs.Folder.open(self.folder) as top, top.child("metadata") as metadata:
+            for name in metadata.list():
+                number, _, role = name.removesuffix(".json").partition(".")
+                if role in roles and number.isdigit() and int(number) <= roles[role] - KEPT:
+                    metadata.unlink(name, missing_ok=True)
+                    gone += 1
+        return gone
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Every file is on disk; the timestamp, which makes them visible, is the last one."""

@@ -313,3 +313,18 @@ def test_a_published_number_never_gets_a_second_content(
     with pytest.raises(Refused) as caught:
         repository.publish()
     assert caught.value.reason == "rollback"
+
+
+def test_old_online_files_go_and_the_last_ones_stay(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.repository_folder.KEPT", 3)
+    for number in range(6):
+        repository.set_gate("dev", "shop", b"%d" % number)
+        repository.publish()
+    names = {path.name for path in (repository.folder / "metadata").iterdir()}
+    assert {name for name in names if "gates-dev" in name} == {
+        f"{number}.gates-dev.json" for number in (5, 6, 7)
+    }
+    assert sum("snapshot" in name for name in names) == 3
+    assert {"1.root.json", "timestamp.json"} <= names
