@@ -6,9 +6,11 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from demo.processes import Processes, Service
 from embrasure.errors import Failed
@@ -16,6 +18,9 @@ from embrasure.errors import Failed
 DOMAIN, ENV = "demo.test", "prod"
 KEYHOLDERS = ("alice", "bob", "carol")
 PASSPHRASE = "a demo protects nothing worth stealing"  # noqa: S105 - keys of one temporary folder
+AT_ONCE = 3  # commands of the set-up
+T = TypeVar("T")
+R = TypeVar("R")
 FIRST_PORT, BLOCK, BLOCKS = 15_000, 16, 1_000  # below the kernel's ephemeral range
 
 
@@ -115,13 +120,12 @@ class Fleet:
 
     def make_nodes(self, *, push: int, pull: int, mirror: str, letterbox: str) -> None:
         """Nodes make their own keys; two keyholders put them in the directory."""
-        statements = []
         for number in range(1, push + pull + 1):
             mode = "push" if number <= push else "pull"
             name = f"{mode}-{number if mode == 'push' else number - push}"
             node = DemoNode(name, mode, self.folder / "nodes" / name, self.ports[number])
             self.nodes.append(node)
-            statements.append(self._make_node(node, mirror, letterbox))
+        statements = each(lambda node: self._make_node(node, mirror, letterbox), self.nodes)
         enrolled = self.processes.must(
             "pki", "enrol", *statements, self.trust, "--out", self.folder / "answers",
             *self.signing, *self.passphrase, "--json",
@@ -129,8 +133,12 @@ class Fleet:
         answers = enrolled["answers"]
         if not isinstance(answers, dict):
             raise Failed("pki enrol", expected="an answer for each node", got=answers)
-        for node in self.nodes:
-            self.processes.must("node", "enrol", "--root", node.prefix, str(answers[node.id]))
+        each(
+            lambda node: self.processes.must(
+                "node", "enrol", "--root", node.prefix, str(answers[node.id])
+            ),
+            self.nodes,
+        )
 
     def _make_node(self, node: DemoNode, mirror: str, letterbox: str) -> Path:
         words = ["--env", ENV, "--mode", node.mode, "--domain", DOMAIN]
@@ -152,8 +160,8 @@ class Fleet:
 
     def start_mirrors(self) -> tuple[str, str]:
         """Mirror and letterbox run; returns where nodes read and post."""
-        read = self._mirror("mirror", "m1", "read")
-        post = self._mirror("letterbox", "l1", "post")
+        kinds = (("mirror", "m1", "read"), ("letterbox", "l1", "post"))
+        read, post = each(lambda kind: self._mirror(*kind), kinds)
         return read, post
 
     def _mirror(self, kind: str, name: str, node_port: str) -> str:
@@ -185,13 +193,15 @@ class Fleet:
 
     def make_operators(self) -> None:
         """Each operator has a folder of his own with key, TLS certificate and context."""
-        for person in self.operators:
-            self.processes.must(
+        each(
+            lambda person: self.processes.must(
                 "pki", "issue", f"operator/{person}", self.trust,
                 "--out", self.folder / "operators" / person,
                 "--gateway", f"127.0.0.1:{self.ports[0]}",
                 "--key", f"keyfile:{self.trust / 'keys' / f'{person}.key'}", *self.passphrase,
-            )  # fmt: skip
+            ),
+            self.operators,
+        )  # fmt: skip
 
     def start_node(self, node: DemoNode) -> None:
         """The node's agent runs."""
@@ -214,10 +224,18 @@ class Fleet:
         for kind, name in (("mirror", "m1"), ("letterbox", "l1")):
             ports = json.loads((self.folder / name / "ports.json").read_bytes())
             places.append((kind, name, f"127.0.0.1:{ports['ingest']}"))
-        for kind, name, address in places:
-            self.processes.must(
-                "fleet", "address", kind, name, address, "--env", ENV, context=self.context(person)
-            )
+        each(
+            lambda place: self.processes.must(
+                "fleet", "address", *place, "--env", ENV, context=self.context(person)
+            ),
+            places,
+        )
+
+
+def each(act: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return what `act` gives for each item, in order; two at a time, as there are cores."""
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        return list(pool.map(act, items))
 
 
 def free_ports(count: int = BLOCK) -> tuple[int, ...]:

@@ -36,12 +36,14 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "no-space": Reason.NO_SPACE,
         "trust": Reason.TRUST,
         "fetch": Reason.FETCH,
+        "bad-hash": Reason.FETCH,
         "power": Reason.POWER,
         "no-target": Reason.NO_TARGET,
     }
 )
 
 
+_FORGED = frozenset({"bad-hash", "limit"})
 _WAYS_BACK = 3  # tried before a person is called
 _FINAL = frozenset({"no-target", "hook", "probe", "crash-loop"})
 
@@ -282,7 +284,9 @@ def explain(problem: Exception, state: State) -> dict[str, object]:
     for name in known:
         if word == name:
             reason = name
-    if reason == "internal" and (state is State.FETCHING or word == "bad-hash"):
+    if word in _FORGED and state is State.FETCHING:
+        reason = "bad-hash"  # a source gave other bytes than were signed: an attack, or a fault
+    elif reason == "internal" and (state is State.FETCHING or word == "bad-hash"):
         reason = "fetch"  # also a blob that rotted on this disk: it is fetched again
     elif reason == "internal" and state in HARMLESS and word:
         reason = "trust"

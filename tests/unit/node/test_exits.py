@@ -32,6 +32,7 @@ def answer(kind: str, reason: str = "") -> AnswerNote:
         ("degraded", "no-target", 21),
         ("rejected", "no-space", 30),
         ("rejected", "fetch", 50),
+        ("rejected", "bad-hash", 10),
         ("rejected", "internal", 10),
         ("wait", "busy", 31),
         ("wait", "turn", 32),
