@@ -335,7 +335,7 @@ def test_a_tampered_blob_changes_nothing_and_the_honest_one_installs(
     digest = canonical.sha256_hex(b"2.0")
     path = f"blobs/{digest[:2]}/{digest}"
     hostile = MemorySource({**running.repo.files, path: b"6.6"})
-    assert running.poll(hostile) == "rejected fetch"
+    assert running.poll(hostile) == "rejected bad-hash"
     assert running.ask() == "1.0"
     assert running.poll() == "committed"
 
