@@ -59,12 +59,6 @@ def _new(
     parts: EngineParts, plan: Plan, raw: bytes, plan_digest: str, ground: Ground, actor: str
 ) -> Stored:
     now, at = parts.unix(), write_time(parts.clock())
-    listed = members_of(plan, list(ground.entries.values()))
-    members = tuple(
-        Member(node=node, wave=wave, mode=ground.entries[node].mode, changed=now)
-        for wave, nodes in enumerate(listed)
-        for node in nodes
-    )
     rollout = Rollout(
         id=plan_digest[:16],
         env=plan.env,
@@ -78,13 +72,37 @@ def _new(
         rollout=rollout,
         plan=plan,
         plan_raw=raw,
-        members=members,
+        members=members(parts, plan, ground),
         gseq=0,
         by=actor,
         created=at,
         updated=at,
         ended="",
     )
+
+
+def members(parts: EngineParts, plan: Plan, ground: Ground) -> tuple[Member, ...]:
+    """Return every node of the plan's waves, by the directory of today."""
+    now = parts.unix()
+    return tuple(
+        Member(node=node, wave=wave, mode=ground.entries[node].mode, changed=now)
+        for wave, nodes in enumerate(members_of(plan, list(ground.entries.values())))
+        for node in nodes
+    )
+
+
+def check_gateless(rollout: Rollout) -> None:
+    """Return only for a roll-out that was aborted before its plan was published.
+
+    Raises Denied: an old plan never puts its gate in the place of a newer plan's.
+    """
+    if rollout.state != "aborted":
+        raise Denied(
+            f"roll-out {rollout.id}",
+            expected="its plan to be the published one",
+            got="a newer plan",
+            reason="superseded",
+        )
 
 
 def _insert(parts: EngineParts, stored: Stored, former: Stored | None) -> Stored:

@@ -118,7 +118,7 @@ def retry(rollout: Rollout, plan: Plan, chosen: Sequence[Member], *, now: int) -
 
     The attempt rises only when a chosen node burnt a try; it is limited by the plan.
     """
-    if rollout.state in ENDED or rollout.state in ("pending", "rolling_back"):
+    if rollout.state in ENDED - {"succeeded"} or rollout.state in ("pending", "rolling_back"):
         raise _ended(rollout, "retry")
     burnt = any(member.state in _RETRIED for member in chosen)
     attempt = rollout.attempt + (1 if burnt else 0)
@@ -134,6 +134,10 @@ def retry(rollout: Rollout, plan: Plan, chosen: Sequence[Member], *, now: int) -
         replace(member.to("pending", "retry"), attempt=attempt, dials=0, changed=now)
         for member in chosen
     )
+    if rollout.state == "succeeded":
+        # Its gate stays `done`; only the number of tries rises.
+        after = replace(rollout, attempt=attempt)
+        return Step(rollout=after, members=again, publish=_gate(after, "done"))
     paused = rollout.state == "paused"
     after = rollout.to(
         "paused" if paused else "running",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from logging import getLogger
@@ -235,12 +234,6 @@ class Dialler:
 
     async def _lost(self, name: str, node: str, reason: str) -> None:
         await self.steering.report(name, node, lambda m, now: reports.on_lost(m, reason, now=now))
-
-    def addresses(self) -> Mapping[str, str]:
-        """Return node -> address of every node that has one."""
-        row = tables.addresses.c
-        query = select(row.name, row.address).where(row.kind == "node")
-        return {found.name: found.address for found in self.parts.database.all(query)}
 
 
 @dataclass(frozen=True, slots=True)

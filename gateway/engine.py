@@ -133,7 +133,7 @@ class Engine:
         """It goes on where it was; from `halted` only when the failure policy holds again."""
 
         def make(stored: Stored, facts: Facts) -> Step | None:
-            return controls.resume(stored.rollout, stored.plan, stored.members, facts)
+            return controls.resume(stored.rollout, stored.plan, stored.counted, facts)
 
         await self._act(id, make, "resume", by)
 

@@ -5,8 +5,7 @@ Drill: a node that asks for `../keys`, for a file nobody listed, or for bytes be
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from embrasure.errors import NotFound
 from embrasure.trust import layout
@@ -17,22 +16,33 @@ GENERATIONS = 8  # a node in the middle of a refresh still finds the files of th
 
 
 class Feed:
-    """Answers wants; `show` names what may be asked for from now on."""
+    """Answers wants; `show` names what may be asked for from now on.
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._shown: deque[Contents] = deque(maxlen=GENERATIONS)
+    latest: what is published now, asked when a path is not in the table: somebody else may have
+    published since
+    """
+
+    def __init__(self, source: Source, latest: Callable[[], Contents] | None = None) -> None:
+        self._source, self._latest = source, latest
+        self._shown: tuple[Contents, ...] = ()  # replaced as a whole: other threads read it
 
     def show(self, contents: Contents) -> None:
         """The paths of `contents`, and of the last few, may be asked for."""
         if not self._shown or self._shown[-1] != contents:
-            self._shown.append(contents)
+            self._shown = (*self._shown, contents)[-GENERATIONS:]
 
     def check(self, path: str) -> None:
         """Return only when `path` is published; raises Refused (`bad-path`), NotFound."""
         layout.parse_file(path)
-        if not any(path in contents.paths for contents in reversed(self._shown)):
+        if self._has(path):
+            return
+        if self._latest is not None:
+            self.show(self._latest())
+        if not self._has(path):
             raise NotFound(path, expected="a published file", got="none")
+
+    def _has(self, path: str) -> bool:
+        return any(path in contents.paths for contents in reversed(self._shown))
 
     def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
         """Yield the bytes of `path` from `offset` on; longer than `limit` is Refused (`limit`)."""

@@ -23,7 +23,7 @@ class Library:
         self._lock = threading.Lock()
         self._contents: Contents | None = None
         self._grounds: dict[tuple[str, str], tuple[int, Ground]] = {}
-        self.feed = Feed(repository.source())
+        self.feed = Feed(repository.source(), self.contents)
 
     def version(self) -> int:
         """Return the version of the published timestamp; raises Refused when nothing is."""

@@ -29,7 +29,9 @@ GateState = Literal["open", "paused", "halted", "done"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One node in one roll-out. changed: Unix seconds; reached: it answered at least once."""
+    """One node in one roll-out. changed: Unix seconds; reached: it answered at least once;
+    late: enrolled after the start, so it follows the gate and counts in nothing.
+    """
 
     node: str
     wave: int
@@ -40,6 +42,7 @@ class Member:
     dials: int = 0
     reached: bool = False
     oseq: int = 0
+    late: bool = False
     changed: int = 0
 
     def to(self, state: str, reason: str = "") -> Member:
@@ -125,7 +128,8 @@ def step(rollout: Rollout, plan: Plan, members: Sequence[Member], facts: Facts) 
     if facts.newer and rollout.state in ("blocked", "paused", "halted"):
         return Step(rollout=rollout.to("superseded", "a higher seq was published"))
     if rollout.state in ("running", "soaking", "blocked"):
-        return _course(rollout, plan, members, facts)
+        judged = [member for member in members if not member.late]
+        return _course(rollout, plan, judged, facts)
     if rollout.state == "rolling_back":
         return _way_back(rollout, members)
     return None

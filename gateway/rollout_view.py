@@ -30,7 +30,7 @@ def status(
     """Return the body of `embrasure.rollout.status/1`."""
     rollout, members = stored.rollout, stored.members
     return {
-        **summary(rollout, members),
+        **summary(rollout, counts(stored.counted)),
         "plan": f"sha256:{rollout.plan}",
         "title": shown(stored.plan.title),
         "manifest": f"sha256:{stored.plan.manifest.sha256}",
@@ -40,7 +40,7 @@ def status(
         "created": stored.created,
         "updated": stored.updated,
         "ended": stored.ended or None,
-        "counts": counts(members),
+        "counts": counts(stored.counted),
         "waves": [_wave(stored, number, evidence) for number in range(len(stored.plan.waves))],
         "nodes": [
             _node(member, progress.get((rollout.id, member.node)), logs.get(member.node))
@@ -50,9 +50,9 @@ def status(
     }
 
 
-def summary(rollout: Rollout, members: Sequence[Member]) -> dict[str, object]:
-    """Return what a list shows of one roll-out."""
-    found = ending(rollout, members)
+def summary(rollout: Rollout, counted: Mapping[str, int]) -> dict[str, object]:
+    """Return what a list shows of one roll-out. counted: state -> members."""
+    found = ending(rollout, counted)
     return {
         "id": rollout.id,
         "env": rollout.env,
@@ -69,7 +69,7 @@ def summary(rollout: Rollout, members: Sequence[Member]) -> dict[str, object]:
 
 def _wave(stored: Stored, number: int, evidence: Sequence[Evidence]) -> dict[str, object]:
     wave = stored.plan.waves[number]
-    mine = [member for member in stored.members if member.wave == number]
+    mine = [member for member in stored.counted if member.wave == number]
     return {
         "name": wave.name,
         "state": wave_state(stored.rollout, number),
@@ -92,6 +92,7 @@ def _node(
         "reason": shown(member.reason),
         "attempt": member.attempt,
         "dials": member.dials,
+        "late": member.late,
         "changed": rows.text_of(member.changed),
     }
     if hint is not None:
@@ -120,10 +121,15 @@ def failure_logs(
 
 
 def listing(database: Database, *, env: str, app: str, limit: int) -> list[dict[str, object]]:
-    """Return the newest roll-outs, each with its verdict."""
+    """Return the newest roll-outs, each with its verdict; members are counted by the database."""
     row = tables.rollouts.c
     query = select(row.id).order_by(row.created.desc(), row.seq.desc()).limit(limit)
     query = query.where(row.env == env) if env else query
     query = query.where(row.app == app) if app else query
-    found = [rows.load(database, str(item.id)) for item in database.all(query)]
-    return [{**summary(s.rollout, s.members), "created": s.created} for s in found]
+    names = [str(item.id) for item in database.all(query)]
+    counted = rows.counts_of(database, names)
+    # The members themselves are not read: one name that no node has.
+    found = [rows.load(database, name, node="-") for name in names]
+    return [
+        {**summary(s.rollout, counted.get(s.rollout.id, {})), "created": s.created} for s in found
+    ]

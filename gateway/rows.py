@@ -38,6 +38,11 @@ class Stored:
     updated: str
     ended: str
 
+    @property
+    def counted(self) -> tuple[Member, ...]:
+        """The members that the start has found: only they are judged."""
+        return tuple(member for member in self.members if not member.late)
+
     def member(self, node: str) -> Member:
         """Return the member `node`; raises NotFound."""
         found = next((item for item in self.members if item.node == node), None)
@@ -142,6 +147,7 @@ def _member(row: Row[Any]) -> Member:
         dials=row.dials,
         reached=row.reached,
         oseq=row.oseq,
+        late=row.late,
         changed=unix(row.changed),
     )
 
@@ -177,6 +183,20 @@ def running_in(database: Database, env: str) -> int:
 
 def _ids(database: Database, query: Select[Any]) -> list[str]:
     return [str(row[0]) for row in database.all(query)]
+
+
+def counts_of(database: Database, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return, for each roll-out, how many counted members are in each state."""
+    query = (
+        select(_node.rollout, _node.state, func.count().label("number"))
+        .where(_node.rollout.in_(names), _node.late.is_(False))
+        .group_by(_node.rollout, _node.state)
+        .order_by(_node.state)
+    )
+    found: dict[str, dict[str, int]] = {}
+    for row in database.all(query):
+        found.setdefault(row.rollout, {})[row.state] = row.number
+    return found
 
 
 def exists(database: Database, name: str) -> bool:
@@ -303,5 +323,6 @@ def _node_values(member: Member) -> dict[str, object]:
         "dials": member.dials,
         "reached": member.reached,
         "oseq": member.oseq,
+        "late": member.late,
         "changed": text_of(member.changed),
     }

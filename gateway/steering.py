@@ -35,6 +35,7 @@ class Steering:
         self.library = Library(parts.repository)
         self.keeper = Gatekeeper(parts, self.library)
         self._locks: dict[str, asyncio.Lock] = {}
+        self._adopted: dict[str, int] = {}  # roll-out -> view whose directory was looked at
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -112,6 +113,7 @@ class Steering:
             stored = rows.load(self.parts.database, name)
             self.keeper.repair(stored)
             stored = rows.load(self.parts.database, name)
+            self._adopt(stored)
             facts = self.keeper.facts(stored)
             found = step(stored.rollout, stored.plan, stored.members, facts)
             found = self._judged(stored, found, facts)
@@ -133,7 +135,9 @@ class Steering:
     def _carry_out(self, stored: Stored, found: Step, *, stop: bool) -> None:
         """The rows say what is wanted; from here on a kill cannot lose it. Then the gate."""
         parts, rollout, wanted = self.parts, found.rollout, found.publish
-        if rollout.state == "aborted" and not self._is_published(stored):
+        if wanted is not None and not self._is_published(stored):
+            # The gate's place belongs to another plan now; or, aborted at once, to the former one.
+            beginning.check_gateless(rollout)
             wanted = None
         if wanted is not None and wanted.state not in ("paused", "halted"):
             # A gate that nodes would refuse is never wanted; a stop is told in any case.
@@ -154,7 +158,23 @@ class Steering:
         if not self._is_published(stored):
             return False
         self.keeper.repair(stored)
+        self._adopt(stored)
         return True
+
+    def _adopt(self, stored: Stored) -> None:
+        """Nodes enrolled since the start follow the gate too, and count in nothing."""
+        version = self.library.version()
+        if self._adopted.get(stored.rollout.id) == version:
+            return
+        ground = self.library.ground(stored.rollout.env, stored.rollout.app)
+        known = {member.node for member in stored.members}
+        late = [m for m in beginning.members(self.parts, stored.plan, ground)
+                if m.node not in known]  # fmt: skip
+        if late:
+            with self.parts.database.write() as connection:
+                found = (replace(member, late=True) for member in late)
+                rows.insert_members(connection, stored.rollout.id, found)
+        self._adopted[stored.rollout.id] = version
 
     def _is_published(self, stored: Stored) -> bool:
         docs = self.library.ground(stored.rollout.env, stored.rollout.app).docs

@@ -158,6 +158,8 @@ rollout_nodes = Table(
     Column("dials", Integer, nullable=False, default=0),
     Column("reached", Boolean, nullable=False, default=False),
     Column("oseq", Integer, nullable=False, default=0),
+    # Enrolled after the start: it follows the gate and counts in no percentage.
+    Column("late", Boolean, nullable=False, default=False),
     Column("changed", String, nullable=False),
     PrimaryKeyConstraint("rollout", "node"),
 )

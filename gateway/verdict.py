@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.rollout import Member, Rollout, counts
+from gateway.rollout import Rollout
 from gateway.states import ALARMS, AWAY, ENDED, FAILURES, IN_FLIGHT
 
 # Shown in this order behind "partial".
@@ -26,9 +26,8 @@ def is_settled(rollout: Rollout) -> bool:
     return rollout.state in ENDED | STOPPED
 
 
-def ending(rollout: Rollout, members: Sequence[Member]) -> Ending:
-    """Return the verdict on `rollout` as it stands."""
-    found = counts(members)
+def ending(rollout: Rollout, found: Mapping[str, int]) -> Ending:
+    """Return the verdict on `rollout` as it stands. found: state -> members that are in it."""
     rest = [f"{found[state]} {state}" for state in _NOT_DONE if found.get(state)]
     healthy = found.get("healthy", 0)
     if rollout.state == "succeeded":
@@ -43,4 +42,4 @@ def ending(rollout: Rollout, members: Sequence[Member]) -> Ending:
         return Ending(f"{rollout.state}{why}: {told}", 1)
     if rollout.state == "superseded":
         return Ending(f"superseded: {rollout.reason}", 1)
-    return Ending(f"{rollout.state}{why}: {healthy} of {len(members)} healthy", 5)
+    return Ending(f"{rollout.state}{why}: {healthy} of {sum(found.values())} healthy", 5)

@@ -294,3 +294,50 @@ def test_watching_streams_every_change_to_the_end(tmp_path: Path) -> None:
                 assert again == seen[3:]
 
     run(course())
+
+
+def test_a_node_enrolled_after_the_end_takes_the_release_and_changes_no_verdict(
+    tmp_path: Path,
+) -> None:
+    async def course() -> None:
+        fleet = SimFleet.make(3)
+        async with fleet.listening():
+            host = SimEngine(tmp_path, fleet)
+            async with host.running() as engine:
+                plan = host.approved("1.0", percents=(100,))
+                name = await engine.start("dev", "shop", plan, by="anna")
+                await until(lambda: state_of(engine, name) == "succeeded")
+                late = fleet.join()
+                host.adopt_trust()
+                async with serving(fleet.authority, late) as port:
+                    host.address("node", late.node.id, port)
+                    await until(lambda: node_states(engine, name).get(late.node.id) == "healthy")
+                assert late.installs == {plan: 1}
+                found: Any = engine.status(name)
+                assert (found["exit"], found["counts"]) == (0, {"healthy": 3})
+                late.close()
+
+    run(course())
+
+
+def test_a_retry_after_the_end_brings_a_failed_node_along(tmp_path: Path) -> None:
+    async def course() -> None:
+        fleet = SimFleet.make(8)
+        last = fleet.push()[-1]
+        last.breaks = {"1.0"}
+        async with fleet.listening():
+            host = SimEngine(tmp_path, fleet)
+            async with host.running() as engine:
+                plan = host.approved("1.0", percents=(100,), max_failed_pct=50)
+                name = await engine.start("dev", "shop", plan, by="anna")
+                await until(lambda: state_of(engine, name) == "succeeded")
+                assert engine.status(name)["verdict"] == (
+                    "succeeded, partial: 7 healthy, 1 rolled_back"
+                )
+                last.breaks = set()
+                await engine.retry(name, nodes=(), failed=True, unreachable=False, by="ben")
+                await until(lambda: engine.status(name)["exit"] == 0)
+                assert last.installs == {plan: 2}
+                assert (gate_of(host).state, gate_of(host).attempt) == ("done", 2)
+
+    run(course())

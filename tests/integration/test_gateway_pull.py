@@ -81,9 +81,11 @@ def test_a_dead_mirror_is_shown_and_delays_no_push_node(tmp_path: Path) -> None:
                 # It comes back at another address and is brought up to date.
                 async with places(tmp_path, fleet) as ports:
                     point(host, ports)
-                    version = host.gateway.repository.view().roles["timestamp"].version
                     await until(
-                        lambda: {p["version"] for p in engine.carriers.status()} == {version}
+                        lambda: (
+                            {p["version"] for p in engine.carriers.status()}
+                            == {engine.steering.library.version()}
+                        )
                     )
 
     asyncio.run(course())

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from embrasure.errors import Denied, Misuse
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason
 from gateway import controls, reports
-from gateway.rollout import Rollout, wave_state
+from gateway.rollout import Rollout, counts, wave_state
 from gateway.states import DONE, ENDED, IN_FLIGHT, NODE, ROLLOUT, WAVE, check_move
 from gateway.verdict import ending
 from tests.simulate.rollouts import SimRollout, make_nodes, plan_for
@@ -141,7 +141,9 @@ class Course(RuleBasedStateMachine):
         if not hasattr(self, "run"):
             return
         if self.last.state in ENDED:
-            same = replace(self.run.rollout, wave_since=self.last.wave_since)
+            now = self.run.rollout
+            assert now.attempt >= self.last.attempt
+            same = replace(now, wave_since=self.last.wave_since, attempt=self.last.attempt)
             assert same == self.last
         for number, (old, new) in enumerate(zip(self.waves, self._waves(), strict=True)):
             assert reach(WAVE, old, new), f"wave {number}: {old} to {new}"
@@ -154,7 +156,7 @@ class Course(RuleBasedStateMachine):
     def says_succeeded_only_of_what_is_healthy(self) -> None:
         if not hasattr(self, "run"):
             return
-        found = ending(self.run.rollout, self.run.all())
+        found = ending(self.run.rollout, counts(self.run.all()))
         states = {member.state for member in self.run.all()}
         if found.exit == 0:
             assert states == DONE

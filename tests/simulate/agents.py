@@ -9,6 +9,7 @@ import asyncio
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -45,6 +46,8 @@ TABLE: Table = {
     "/embrasure.v1.Node/Status": frozenset({"gateway"}),
 }
 Posted = tuple[bytes, bytes]
+# Agents wait for the gateway in threads; the gateway in the same process must keep its own.
+POOL = ThreadPoolExecutor(64, thread_name_prefix="agent")
 
 
 @dataclass
@@ -191,7 +194,8 @@ class SimAgent:
     async def _obeyed(self, order: orderly.Order, stream: _Stream, out: asyncio.Queue[Any]) -> None:
         source = _StreamSource(stream, out, asyncio.get_running_loop(), self.fetched)
         try:
-            docs, verdict = await asyncio.to_thread(self.judge, source, order.app)
+            loop = asyncio.get_running_loop()
+            docs, verdict = await loop.run_in_executor(POOL, self.judge, source, order.app)
         except EmbrasureError as problem:
             out.put_nowait(_refusal("wait", problem.reason, self.oseq))
             return

@@ -15,11 +15,12 @@ from sqlalchemy import delete, insert
 
 from embrasure.trust.directory import TlsBundle
 from gateway import tables
+from gateway.adopt import adopt
 from gateway.engine import Engine
 from gateway.parts import EngineParts, Pace
 from tests.simulate.agents import SimAgent, serving
 from tests.simulate.authority import Authority
-from tests.simulate.gateway import SimGateway
+from tests.simulate.gateway import SimGateway, trust_files
 from tests.simulate.releases import make_release
 from tests.simulate.repository import SimRepository
 
@@ -70,6 +71,13 @@ class SimFleet:
         )
         sim.publish()
         return cls(sim, authority, agents)
+
+    def join(self) -> SimAgent:
+        """Return a new push node, listed from the security team's next publication."""
+        agent = SimAgent(self.sim, self.sim.add_node())
+        self.agents[agent.node.id] = agent
+        self.sim.publish()
+        return agent
 
     def push(self) -> list[SimAgent]:
         """Return the push agents."""
@@ -123,6 +131,11 @@ class SimEngine:
                 )
             )
 
+    def adopt_trust(self) -> None:
+        """The security team's newer files are brought to the gateway and published."""
+        adopt(self.gateway.repository, trust_files(self.fleet.sim), force=False)
+        self.engine.wake()
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Engine]:
         """The engine runs; at the end it is stopped and closed."""
@@ -168,7 +181,7 @@ class SimEngine:
         return draft.release.plan_digest
 
 
-async def until(look: Callable[[], bool], *, seconds: float = 20.0) -> None:
+async def until(look: Callable[[], bool], *, seconds: float = 40.0) -> None:
     """Return once `look` is true; fails the test when it does not become so."""
     end = time.monotonic() + seconds
     while not look():

@@ -136,6 +136,12 @@ class SimRollout:
         self.put(reports.on_receipt(member, receipt, self.plan, name, now=self.now))
         return receipt
 
+    def soak_wave_of_counted(self, wave: int) -> None:
+        """Every counted member of `wave` soaks."""
+        for member in self.of(wave):
+            if not member.late:
+                self.receipt(member.node)
+
     def soak_wave(self, wave: int) -> None:
         """Every member of `wave` that is not done soaks."""
         for member in self.of(wave):

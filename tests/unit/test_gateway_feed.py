@@ -121,3 +121,14 @@ def test_a_node_in_the_middle_of_a_refresh_still_finds_its_files() -> None:
     feed.check(layout.metadata_file("snapshot", 3))
     with pytest.raises(NotFound):
         feed.check(layout.metadata_file("snapshot", 2))
+
+
+def test_what_somebody_else_has_just_published_is_found_too() -> None:
+    newest = layout.metadata_file("snapshot", 2)
+    now = [Contents(1, frozenset({"metadata/timestamp.json"}), frozenset())]
+    feed = Feed(FolderSource(Path("/nowhere")), lambda: now[0])
+    with pytest.raises(NotFound):
+        feed.check(newest)
+    now[0] = Contents(2, frozenset({newest}), frozenset())
+    feed.check(newest)
+    feed.check("metadata/timestamp.json")

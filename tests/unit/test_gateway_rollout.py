@@ -11,7 +11,7 @@ from embrasure import limits
 from embrasure.errors import Damaged, Denied, Misuse
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason
 from gateway import controls, reports
-from gateway.rollout import breach, cap, wave_state
+from gateway.rollout import breach, cap, counts, wave_state
 from gateway.states import NODE, ROLLOUT, WAVE, check_move
 from gateway.verdict import ending, is_settled
 from tests.simulate.rollouts import SimRollout, make_nodes, plan_for
@@ -45,7 +45,7 @@ def test_all_healthy_opens_each_wave_once_and_ends_done() -> None:
         ("open", 2),
         ("done", 2),
     ]
-    found = ending(run.rollout, run.all())
+    found = ending(run.rollout, counts(run.all()))
     assert (found.exit, found.line) == (0, "succeeded: seq 3 healthy on 8 nodes")
 
 
@@ -82,7 +82,7 @@ def test_the_first_failed_canary_halts_and_no_other_node_is_touched() -> None:
     assert (run.rollout.state, run.published[-1].code) == ("halted", "canary_failed")
     assert {m.state for m in run.all() if m.wave} == {"pending"}
     assert is_settled(run.rollout)
-    assert ending(run.rollout, run.all()).exit == 1
+    assert ending(run.rollout, counts(run.all())).exit == 1
 
 
 def test_failures_below_the_budget_go_on_and_the_end_is_partial() -> None:
@@ -97,7 +97,7 @@ def test_failures_below_the_budget_go_on_and_the_end_is_partial() -> None:
     run.soak_wave(2)  # the failed one speaks again: it contradicts nothing, it just stays failed
     run.settle()
     assert run.rollout.state == "succeeded"
-    found = ending(run.rollout, run.all())
+    found = ending(run.rollout, counts(run.all()))
     assert found.exit == 6
     assert "1 rolled_back" in found.line or "1 drifted" in found.line
 
@@ -143,7 +143,7 @@ def test_an_unreachable_node_is_never_a_failure() -> None:
     run.settle()
     assert run.rollout.open_wave == 2
     run.soak_wave(2)
-    found = ending(run.rollout, run.all())
+    found = ending(run.rollout, counts(run.all()))
     assert (found.exit, run.rollout.state) == (6, "succeeded")
     assert "1 unreachable" in found.line and "failed" not in found.line
 
@@ -311,7 +311,7 @@ def test_abort_after_a_failed_canary_runs_nowhere() -> None:
     run.take(controls.abort(run.rollout, "bad", now=run.now))
     run.settle()
     assert run.rollout.state == "rolled_back"
-    found = ending(run.rollout, run.all())
+    found = ending(run.rollout, counts(run.all()))
     assert (found.exit, found.line) == (1, "rolled back: seq 3 runs nowhere (bad)")
 
 
@@ -337,9 +337,11 @@ def test_abort_before_the_first_gate_is_aborted() -> None:
 @pytest.mark.parametrize("verb", ["pause", "resume", "abort", "retry"])
 def test_an_ended_roll_out_takes_no_more_orders(verb: str) -> None:
     run = start(1)
+    if verb == "retry":
+        run.take(controls.abort(run.rollout, "", now=run.now))
     run.soak_wave(0)
     run.settle()
-    assert run.rollout.state == "succeeded"
+    assert run.rollout.state == ("failed" if verb == "retry" else "succeeded")
     with pytest.raises(Denied):
         if verb == "pause":
             controls.pause(run.rollout, "")
@@ -349,6 +351,36 @@ def test_an_ended_roll_out_takes_no_more_orders(verb: str) -> None:
             controls.abort(run.rollout, "", now=run.now)
         else:
             controls.retry(run.rollout, run.plan, run.all(), now=run.now)
+
+
+def test_a_retry_after_the_end_raises_the_attempt_and_the_gate_stays_done() -> None:
+    run = start(20, max_failed_pct=50, min_reached_pct=0)
+    run.soak_wave(0)
+    run.soak_wave(1)
+    victim = run.of(2)[0].node
+    fail(run, victim)
+    for member in run.of(2):
+        if member.node != victim:
+            run.receipt(member.node)
+    assert run.rollout.state == "succeeded"
+    chosen = controls.choose(run.all(), nodes=(), failed=True, unreachable=False)
+    run.take(controls.retry(run.rollout, run.plan, chosen, now=run.now))
+    assert (run.rollout.state, run.published[-1].state, run.published[-1].attempt) == (
+        "succeeded", "done", 2,
+    )  # fmt: skip
+    run.receipt(victim)
+    assert ending(run.rollout, counts(run.all())).exit == 0
+
+
+def test_a_late_node_follows_and_counts_in_nothing() -> None:
+    run = start(4)
+    late = replace(run.of(2)[0], node="n-late", wave=0, late=True)
+    run.members["n-late"] = late
+    run.soak_wave_of_counted(0)
+    assert run.rollout.open_wave == 1
+    run.members["n-late"] = replace(late, state="failed")
+    run.settle()
+    assert run.rollout.state == "running"
 
 
 # --- what nodes say ----------------------------------------------------------------------------
