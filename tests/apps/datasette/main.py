@@ -8,6 +8,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "site"))
 
-from datasette.cli import cli  # noqa: E402 - the path above must come first
+from datasette.cli import cli
 
 cli(["serve", "--memory", "--host", "127.0.0.1", "--port", os.environ["EMBRASURE_PORT_WEB"]])
