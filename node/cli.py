@@ -65,6 +65,14 @@ def _finer(plain_exit: bool) -> Iterator[None]:
 @click.option("--listen", default="127.0.0.1:0", show_default=True, help="Push: where to listen.")
 @click.option("--mirror", "mirrors", multiple=True, metavar="NAME=HOST:PORT", help="Pull: ask it.")
 @click.option("--letterbox", metavar="NAME=HOST:PORT", help="Pull: where receipts are posted.")
+@click.option(
+    "--app", "apps", multiple=True, metavar="APP:PORT=NUMBER",
+    help="Let this app run here, on this port (repeat).",
+)  # fmt: skip
+@click.option(
+    "--interpreter", "interpreters", multiple=True, metavar="NAME=FILE",
+    help="A program of this host that these apps may start with (repeat).",
+)  # fmt: skip
 @click.option("--poll", "poll_s", default=60, show_default=True, help="Pull: seconds at most.")
 @common
 def node_init(
@@ -78,6 +86,8 @@ def node_init(
     listen: str,
     mirrors: Sequence[str],
     letterbox: str | None,
+    apps: Sequence[str],
+    interpreters: Sequence[str],
     poll_s: int,
 ) -> None:
     """Make a node's keys here and print its statement for the security team.
@@ -85,8 +95,11 @@ def node_init(
     \b
     Examples:
       embrasure node init --root /srv/n1 --env prod --mode push --domain corp --anchor anchor.json
+      embrasure node init --root /srv/n1 --env prod --mode push --domain corp \\
+          --anchor anchor.json --app shop:web=8001 --interpreter python3=/usr/bin/python3
     """
     from embrasure.fingerprint import groups, words
+    from node.appfiles import app_texts
     from node.paths import Paths
     from node.setup import Wish, make_node, parse_server
 
@@ -94,6 +107,7 @@ def node_init(
         env=env, mode=mode, domain=domain, anchor=anchor, node=node, listen=listen, poll_s=poll_s,
         mirrors=tuple(parse_server(one) for one in mirrors),
         letterbox=parse_server(letterbox) if letterbox else None,
+        apps=app_texts(apps, interpreters),
     )  # fmt: skip
     made = make_node(Paths(prefix.resolve()), wish)
     common.say(f"node {made.node}; carry {made.path} to `embrasure pki enrol`, which shows these:")

@@ -6,7 +6,7 @@ Nothing here is secret but the keys, and they never leave; what is carried away 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -44,6 +44,7 @@ class Wish:
     listen: str = "127.0.0.1:0"
     mirrors: Sequence[Server] = field(default_factory=tuple)
     letterbox: Server | None = None
+    apps: Mapping[str, str] = field(default_factory=dict)  # app -> text of its apps.d file
     poll_s: int = 60
 
 
@@ -81,6 +82,8 @@ def make_node(paths: Paths, wish: Wish) -> Made:
     )  # fmt: skip
     replace_file(paths.config, paths.anchor.name, anchor, mode=0o644)
     replace_file(paths.config, STATEMENT, statement, mode=0o644)
+    for app, owned in wish.apps.items():
+        replace_file(paths.apps, f"{app}.toml", owned.encode("utf-8"), mode=0o644)
     # Last: with it the node is whole.
     create_file(paths.config, paths.node_toml.name, text.encode("utf-8"), mode=0o644)
     signed = load_identity(paths).signer().public_key

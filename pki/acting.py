@@ -12,7 +12,7 @@ from embrasure.command import Common, screen
 from embrasure.errors import Denied, EmbrasureError, Misuse
 from embrasure.fingerprint import words
 from embrasure.trust.layout import ROOT
-from pki import keyfile, signers, signing
+from pki import environment, keyfile, signers, signing
 from pki.drafts import Draft
 from pki.folder import TrustFolder
 from pki.keyfile import Cost, Opened
@@ -149,3 +149,25 @@ def as_text(found: Mapping[str, object], trust: TrustFolder) -> str:
 
 def _strings(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def first_environment(
+    trust: TrustFolder,
+    env: str,
+    *,
+    keys: Sequence[str],
+    source: PassphraseSource,
+    cost: Cost,
+    common: Common,
+    clock: Clock,
+) -> None:
+    """An environment with the usual values is in force, signed with `keys` made just now here.
+
+    min_isolation 0: no sandbox is built yet, and every signer is warned of it.
+    """
+    with trust.lock():
+        made = environment.add_environment(
+            trust, env, gateways=("g1",), shards=1, min_isolation=0, source=source, cost=cost,
+            clock=clock,
+        )  # fmt: skip
+        sign_and_merge(trust, made, keys, source, common=common, clock=clock)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from embrasure.command import Common, common
+from embrasure.errors import Misuse
 from pki.options import kdf_option, passphrase_options, sign_option
 
 _DIR = click.Path(path_type=Path, file_okay=False)
@@ -26,6 +27,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--threshold", type=click.IntRange(1, 32), required=True, help="How many of them.")
 @click.option("--generate", is_flag=True, help="Make keys of plain names here and sign at once.")
+@click.option("--env", metavar="ENV", help="With --generate: add this environment, signed too.")
 @kdf_option
 @passphrase_options
 @common
@@ -36,6 +38,7 @@ def pki_init(
     keyholders: tuple[str, ...],
     threshold: int,
     generate: bool,
+    env: str | None,
     kdf: str | None,
     passphrase_fd: int | None,
     passphrase_file: Path | None,
@@ -47,11 +50,17 @@ def pki_init(
       embrasure pki init trust --domain example.org --keyholder alice.pub \\
           --keyholder bob.pub --keyholder carl.pub --threshold 2
       embrasure pki init trust --domain example.org --keyholder alice --keyholder bob \\
-          --keyholder carl --threshold 2 --generate
+          --keyholder carl --threshold 2 --generate --env prod
     """
     from embrasure.clock import now
     from pki import acting, ceremony
     from pki.passphrase import passphrase_source
+
+    if env is not None and not generate:
+        raise Misuse(
+            "--env", expected="--generate beside it", got="keys that are elsewhere",
+            hint="embrasure trust env add drafts an environment for keyholders to sign",
+        )  # fmt: skip
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     holders = ceremony.keyholders(keyholders, threshold=threshold, generate=generate)
@@ -67,22 +76,38 @@ def pki_init(
         costs=costs,
         clock=now,
     )
+    if env is not None:
+        acting.first_environment(
+            trust,
+            env,
+            keys=[str(folder / "keys" / f"{name}.key") for name in keyholders[:threshold]],
+            source=source,
+            cost=costs.online,
+            common=common,
+            clock=now,
+        )
     found = acting.report(trust, [f"{name} v{v}" for name, v in trust.roles().items()], [])
     common.emit("embrasure.pki.init/1", found, acting.as_text(found, trust))
 
 
 @click.command("issue")
-@click.argument("identity", metavar="ROLE/NAME")
+@click.argument("identities", metavar="ROLE/NAME...", nargs=-1, required=True)
 @click.argument("folder", metavar="DIR", type=_DIR)
-@click.option("--out", type=_DIR, required=True, help="Folder for tls.key, tls.crt and the rest.")
+@click.option(
+    "--out", type=_DIR, required=True, help="Folder for tls.key, tls.crt; of several: OUT/NAME."
+)
 @click.option("--csr", type=_FILE, help="Certify this request's key; no key is made here.")
 @click.option("--gateway", metavar="HOST:PORT", help="Operators: the gateway's admin address.")
-@click.option("--key", metavar="URI", help="Operators: the signing key, such as keyfile:anna.key.")
+@click.option(
+    "--key",
+    metavar="URI",
+    help="Operators: the signing key; else DIR/keys/NAME.key if it is there.",
+)
 @passphrase_options
 @common
 def pki_issue(
     common: Common,
-    identity: str,
+    identities: tuple[str, ...],
     folder: Path,
     out: Path,
     csr: Path | None,
@@ -91,12 +116,13 @@ def pki_issue(
     passphrase_fd: int | None,
     passphrase_file: Path | None,
 ) -> None:
-    """Issue a TLS certificate for gateway, gateway-admin, mirror, letterbox or operator.
+    """Issue TLS certificates for gateway, gateway-admin, mirror, letterbox or operator.
 
     \b
     Examples:
       embrasure pki issue mirror/m1 trust --out m1-tls
       embrasure pki issue operator/anna trust --out anna --gateway 127.0.0.1:7443 --key anna.key
+      embrasure pki issue operator/anna operator/bea trust --out people --gateway 127.0.0.1:7443
     """
     from embrasure.clock import now
     from pki import issue
@@ -105,10 +131,21 @@ def pki_issue(
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     trust = TrustFolder.open(folder)
-    issued = issue.issue(trust, identity, out, csr=csr, source=source, clock=now)
-    if issued.role == "operator":
-        issue.write_context(trust, issued, gateway=gateway, key=key)
-    common.emit("embrasure.pki.issue/1", issued.as_json(), issued.as_text())
+    several = len(identities) > 1
+    if several and (csr is not None or key is not None):
+        raise Misuse("pki issue", expected="one identity with --csr or --key", got="several")
+    made = []
+    for identity in identities:
+        place = out / identity.partition("/")[2] if several else out
+        issued = issue.issue(trust, identity, place, csr=csr, source=source, clock=now)
+        if issued.role == "operator":
+            issue.write_context(trust, issued, gateway=gateway, key=key)
+        made.append(issued)
+    common.emit(
+        "embrasure.pki.issue/1",
+        {"issued": [one.as_json() for one in made]} if several else made[0].as_json(),
+        "\n".join(one.as_text() for one in made),
+    )
 
 
 @click.command("enrol")

@@ -81,6 +81,9 @@ def write_context(
     fs.replace_file(out, "admin-ca.pem", ca.pem(trust.certificate("admin")), mode=0o644)
     if gateway is None and key is None:
         return
+    own = trust.path / "keys" / f"{issued.name}.key"
+    if key is None and own.exists():
+        key = f"keyfile:{own}"
     if gateway is None or key is None:
         raise Misuse("context", expected="--gateway and --key together", got="one of them")
     values = {
