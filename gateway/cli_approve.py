@@ -64,8 +64,7 @@ def approve(
     text = f"signed: {review.release.role} seq {review.release.plan.seq}, {body['state']}"
     text += f"\napproved by {words(body['approved_by'])} of {review.grounds.threshold} needed"
     if body["state"] == "approved":
-        env, app = review.release.env, review.release.app
-        text += f"\nnext: embrasure rollout start --env {env} --app {app} --plan sha256:{digest}"
+        text += f"\nnext: embrasure rollout start --plan sha256:{digest}"
     common.emit("embrasure.approve/1", body, text)
 
 
