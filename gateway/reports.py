@@ -105,11 +105,11 @@ def on_refusal(member: Member, *, kind: str, reason: str, now: int) -> Member:
         return _forward(member, "held", told, now=now)
     if kind == "hold" and reason == "quarantine":
         return _forward(member, "quarantined", told, now=now)
-    if kind == "refuse":
+    if kind == "refuse" and reason != "stale":
         return _forward(member, "refused", told, now=now)
     if kind == "hold" or (kind == "none" and reason != "done"):
         return _forward(member, "deferred", told, now=now)
-    # wait, rejected, done: dialled again; its signed receipt decides.
+    # wait, rejected, done, and an order too old on arrival: dialled again; its receipt decides.
     if member.state == "fetching" and reason not in ("busy", "done"):
         return member.to("pending", told)
     return replace(member, reason=told[: limits.REASON_CHARACTERS])

@@ -242,12 +242,18 @@ def expired(
     if rollout.state in ("paused", "halted"):
         return ()
     return tuple(
-        member.to("unreachable", "silent" if member.reached or member.mode == "pull" else "dial")
+        member.to("unreachable", _silence(member))
         for member in members
         if member.wave <= rollout.open_wave
         and member.state in IN_FLIGHT
         and is_over(rollout, plan, member, now=now)
     )
+
+
+def _silence(member: Member) -> str:
+    """Why nothing more is expected, with the last word that there was."""
+    why = "silent" if member.reached or member.mode == "pull" else "dial"
+    return f"{why}; {member.reason}" if member.reason else why
 
 
 # --- failure policy ----------------------------------------------------------------------------

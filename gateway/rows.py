@@ -91,7 +91,14 @@ def load(database: Database, name: str, *, node: str = "") -> Stored:
         nodes = list(connection.execute(query))
     if row is None:
         raise NotFound(f"roll-out {name}", expected="a known roll-out", got="none")
-    return _stored(row, nodes)
+    try:
+        return _stored(row, nodes)
+    except (ValueError, TypeError, OverflowError) as problem:
+        # Columns are typed by convention only: SQLite keeps any value in any of them.
+        raise Damaged(
+            f"roll-out {name}", expected="values of its columns' kinds", got=problem,
+            reason="rows",
+        ) from None  # fmt: skip
 
 
 def _stored(row: Row[Any], nodes: Sequence[Row[Any]]) -> Stored:

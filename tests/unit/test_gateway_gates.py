@@ -199,12 +199,21 @@ def test_a_changed_plan_in_the_rows_stops_that_roll_out_alone(case: Case) -> Non
     with case.database.write() as connection:
         rows.insert_new(connection, stored, gseq=1)
     assert rows.load(case.database, name).plan == case.plan
-    for change in ({"plan_raw": raw[:-1] + b" "}, {"state": "exploded"}, {"open_wave": 7}):
+    for change in (
+        {"plan_raw": raw[:-1] + b" "},
+        {"state": "exploded"},
+        {"open_wave": 7},
+        {"wave_since": "soon"},
+        {"open_wave": "x"},
+        {"blocked_since": 7},
+    ):
         with case.database.write() as connection:
             connection.execute(update(tables.rollouts).values(**change))
         with pytest.raises(Damaged):
             rows.load(case.database, name)
         with case.database.write() as connection:
             connection.execute(
-                update(tables.rollouts).values(plan_raw=raw, state="running", open_wave=0)
+                update(tables.rollouts).values(
+                    plan_raw=raw, state="running", open_wave=0, wave_since="", blocked_since=""
+                )
             )

@@ -395,6 +395,7 @@ def test_a_late_node_follows_and_counts_in_nothing() -> None:
         ("hold", "quarantine", "quarantined"),
         ("hold", "denied", "deferred"),
         ("refuse", "evidence", "refused"),
+        ("refuse", "stale", "pending"),
         ("none", "not_in_group", "deferred"),
         ("none", "done", "pending"),
         ("rejected", "no-space", "pending"),
@@ -443,7 +444,8 @@ def test_a_stream_that_breaks_after_the_switch_leaves_the_node_in_flight() -> No
     assert run.members[node].state == "activating"
     run.now += 600
     run.settle()
-    assert (run.members[node].state, run.members[node].reason) == ("unreachable", "silent")
+    assert run.members[node].state == "unreachable"
+    assert run.members[node].reason == "silent; stream broke"
 
 
 # --- tables ------------------------------------------------------------------------------------
