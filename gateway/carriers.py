@@ -74,6 +74,10 @@ class Carriers:
         for gone in set(self._tasks) - set(places):
             self._tasks.pop(gone).cancel()
             self.shown.pop(gone, None)
+        for place in [place for place, task in self._tasks.items() if task.done()]:
+            # A fault of ours: it is told, and the place is served again.
+            problem = self._tasks.pop(place).exception()
+            LOG.error("%s %s stopped", place.kind, place.name, exc_info=problem)
         for place in places:
             if place not in self._tasks:
                 self.shown[place] = Shown()
