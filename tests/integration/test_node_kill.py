@@ -171,7 +171,7 @@ def test_a_kill_at_any_write_leaves_one_whole_release(
     one_kill(way, name, tmp_path / "node", at, after=part % 2 == 1)
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("name", WAYS)
@@ -205,7 +205,7 @@ def test_a_disk_that_fails_once_at_any_write_leaves_one_whole_release(
     one_failure(way, name, tmp_path / "node", at, error)
 
 
-@pytest.mark.long
+@pytest.mark.campaign
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("name", WAYS)
