@@ -59,14 +59,21 @@ async def course(tmp_path: Path, moments: list[Callable[[SimFleet], bool]]) -> N
         plan = host.approved("1.0", percents=(50, 100), max_parallel=2)
         write_config(tmp_path / "child.json", folder, fleet, host, plan)
         host.gateway.close()
-        child = await start_child(tmp_path / "child.json")
-        for moment in moments:
-            await until(lambda moment=moment: moment(fleet))  # type: ignore[misc]  # bound early
-            await kill(child)
-            child = await start_child(tmp_path / "child.json")
-        await until(lambda: state_of(folder) == "succeeded", seconds=40)
-        await until(lambda: len(list_done(folder)) == 1)
-        await kill(child)
+        children = [await start_child(tmp_path / "child.json")]
+        try:
+            for moment in moments:
+                await until(lambda moment=moment: moment(fleet))  # type: ignore[misc]  # bound early
+                await kill(children[-1])
+                children.append(await start_child(tmp_path / "child.json"))
+            await until(lambda: state_of(folder) == "succeeded")
+            await until(lambda: len(list_done(folder)) == 1)
+            await kill(children[-1])
+        finally:
+            # A failed test leaves no gateway behind.
+            for child in children:
+                if child.returncode is None:
+                    child.kill()
+                    await child.communicate()
         assert [dict(agent.installs) for agent in fleet.push()] == [{plan: 1}] * 8
         for agent in fleet.push():
             assert agent.orders == sorted(set(agent.orders)), "an order number came twice"
