@@ -16,7 +16,7 @@ from embrasure.wire import admin_pb2 as wire
 from gateway.client import AdminClient
 from gateway.grounds import Grounds
 from gateway.memory import Memory
-from gateway.preview import preview
+from gateway.preview import check_evidence, preview
 from gateway.proposing import check_person
 from gateway.releases import Release, check_release
 from gateway.review import Review, review_text
@@ -124,12 +124,14 @@ def approve(
 ) -> dict[str, object]:
     """Return the gateway's answer to this person's signature and statement; raises Denied.
 
-    Nothing is signed for the proposer, too late, or for a second content under one number.
+    Nothing is signed for the proposer, too late, for a second content under one number, or for a
+    plan whose waves others than its nodes could prove.
     """
     release, grounds = review.release, review.grounds
     person = check_person(client, grounds, signer)
     check_not_proposer(person, release)
     check_living(review.said[0], release, now=at)
+    check_evidence(release.plan, review.preview)
     Memory(client.context.state, root=grounds.root).remember(
         release.role, release.version, release.sha256
     )

@@ -29,7 +29,8 @@ from embrasure.trust.view import View
 from gateway import tables
 from gateway.audit import Journal
 from gateway.database import Database
-from gateway.grounds import Grounds, load_grounds
+from gateway.grounds import Grounds, load_entries, load_grounds
+from gateway.preview import check_evidence, preview
 from gateway.proposal_rows import ProposalRows, no_such, wrong_state
 from gateway.releases import Release, check_complete, check_release, check_signature, complete
 from gateway.repository import Repository
@@ -218,6 +219,11 @@ class Proposals:
         if read_time(release.plan.created) > at + timedelta(seconds=limits.SKEW_SECONDS):
             raise Refused("plan", expected="a plan of the past", got=release.plan.created)
         check_policy(release, grounds)
+        repository = self._repository
+        entries = load_entries(
+            repository.client, repository.view(), repository.source(), grounds.policy
+        )
+        check_evidence(release.plan, preview(release.plan, entries))
         check_blobs(release.manifest, self._blobs)
         return release
 
