@@ -120,7 +120,15 @@ def run(paths: Paths, stop: threading.Event) -> None:
     """The node runs until `stop` is set; raises Unavailable (`busy`) when another one runs it."""
     load_config(paths)  # no node here: said before anything is made
     with lock(paths.lock / LOCK, seconds=0.0):
-        # A boot empties /run.
-        with Folder.open(paths.run, create=True) as folder:
-            folder.unlink(service.PORTS, missing_ok=True)
-        keep_running([Child(name, paths) for name in PROCESSES], stop)
+        _not_ready(paths)
+        try:
+            keep_running([Child(name, paths) for name in PROCESSES], stop)
+        finally:
+            _not_ready(paths)
+
+
+def _not_ready(paths: Paths) -> None:
+    """Nothing says that this node can be reached."""
+    # A boot empties /run.
+    with Folder.open(paths.run, create=True) as folder:
+        folder.unlink(service.PORTS, missing_ok=True)

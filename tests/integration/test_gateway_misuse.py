@@ -115,7 +115,7 @@ def test_a_stolen_canary_signs_for_itself_alone_and_witnesses_are_still_asked(
         async with fleet.listening():
             host = SimEngine(tmp_path, fleet)
             async with host.running() as engine:
-                plan = host.approved("6.6", percents=(50, 100), max_parallel=1)
+                plan = host.approved("6.6", percents=(90, 100), max_parallel=1)
                 name = await engine.start("dev", "shop", plan, by="anna")
                 await until(lambda: engine.status(name)["state"] == "halted")
                 assert engine.status(name)["open_wave"] == 1

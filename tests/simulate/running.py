@@ -83,6 +83,8 @@ class Running:
 @contextmanager
 def running(node: RealNode) -> Iterator[Running]:
     """A node that is ready; stopped at the end."""
+    # One that was killed could not take back that it was ready.
+    (node.paths.run / "ports.json").unlink(missing_ok=True)
     found = Running(node)
     try:
         until(found.is_ready, what="node run")

@@ -75,7 +75,7 @@ class Case:
 @pytest.fixture
 def case(tmp_path: Path) -> Iterator[Case]:
     sim = SimRepository()
-    nodes = [sim.add_node() for _ in range(8)]
+    nodes = [sim.add_node() for _ in range(24)]  # so many that no wave is empty by chance
     sim.add_app("shop")
     plan = sim.set_plan(sim.add_release("shop"), canary=nodes[:1], percents=(50, 100), soak_s=1)
     sim.publish()
