@@ -9,7 +9,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.fleet import ENV, Fleet
+from demo.fleet import ENV, Fleet, each
 from demo.processes import Result
 from embrasure.errors import Failed
 
@@ -84,8 +84,9 @@ def approve(fleet: Fleet, person: str, proposal: Proposal) -> Result:
 
 def approve_all(fleet: Fleet, proposal: Proposal, people: tuple[str, ...]) -> None:
     """All of `people` approve; raises Failed when one of them could not."""
-    for person in people:
-        done = approve(fleet, person, proposal)
+    for person, done in zip(
+        people, each(lambda person: approve(fleet, person, proposal), people), strict=True
+    ):
         if done.code:
             raise Failed(f"approval of {person}", expected="exit 0", got=done.err[-600:])
 

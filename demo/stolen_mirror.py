@@ -7,14 +7,24 @@ import shutil
 from pathlib import Path
 
 from demo.fleet import Fleet
+from embrasure.errors import Failed
 from embrasure.trust import layout
+
+TIMESTAMP = layout.metadata_file(layout.TIMESTAMP, 0)
+TRIES = 20
 
 
 def copy_mirror(fleet: Fleet, name: str) -> Path:
-    """Return a copy of what the mirror shows now."""
+    """Return a copy of what the mirror shows now, taken while it published nothing."""
+    public = fleet.folder / "m1" / "public"
     folder = fleet.folder / "stolen-mirror" / name
-    shutil.copytree(fleet.folder / "m1" / "public", folder)
-    return folder
+    for _ in range(TRIES):
+        before = (public / TIMESTAMP).read_bytes()
+        shutil.copytree(public, folder)
+        if before == (public / TIMESTAMP).read_bytes() == (folder / TIMESTAMP).read_bytes():
+            return folder
+        shutil.rmtree(folder)
+    raise Failed("mirror", expected="a quiet moment", got=f"{TRIES} publications in a row")
 
 
 def swap_blobs(folder: Path) -> None:

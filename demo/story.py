@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from demo import releases, sockets, stolen_mirror
-from demo.fleet import DemoNode, Fleet
+from demo.fleet import DemoNode, Fleet, each
 from demo.releases import Pace, Proposal
 from demo.report import Report
 from embrasure.errors import Failed
@@ -51,8 +51,7 @@ class Story:
         for node in fleet.nodes:
             fleet.start_node(node)
         self.report.step("gateway: it dials nodes, mirror and letterbox; only operators dial it")
-        fleet.start_gateway()
-        fleet.make_operators()
+        each(lambda act: act(), (fleet.start_gateway, fleet.make_operators))
         fleet.tell_addresses(ANNA)
         say(f"operators {', '.join(fleet.operators)} have keys and 10 h certificates of their own")
 
