@@ -36,13 +36,15 @@ def set_address(
         "address": check_address(request.address) if request.address else "",
         "post_address": check_address(request.post_address) if request.post_address else "",
     }
-    key = f"{request.kind}/{request.name}"
+    key = f"{request.env}:{request.kind}/{request.name}"
     known = tables.addresses.c
     with (
         journal.act("set-address", key, actor=f"operator/{person}", address=row["address"]),
         database.write() as connection,
     ):
         same = (known.kind == request.kind) & (known.name == request.name)
+        # Another environment's row under the same name is for its own people to change.
+        same &= known.env == request.env
         connection.execute(delete(tables.addresses).where(same))
         if request.address:
             connection.execute(insert(tables.addresses).values(**row))

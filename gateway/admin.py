@@ -11,7 +11,6 @@ import msgspec
 
 from embrasure import limits
 from embrasure.bundle.store import BlobStore
-from embrasure.errors import Refused
 from embrasure.net.authorize import peer
 from embrasure.trust import layout
 from embrasure.wire import admin_pb2 as wire
@@ -258,16 +257,7 @@ class Admin:
     ) -> wire.Json:
         """Publish trust files that verify themselves."""
         person = await self._caller(context)
-        files: dict[str, bytes] = {}
-        force = False
-        async for file in requests:
-            files[file.path] = file.body
-            force = force or file.force
-            if sum(map(len, files.values())) > limits.TRUST_SUBMIT_BYTES:
-                raise Refused(
-                    "trust files", expected=f"{limits.TRUST_SUBMIT_BYTES} bytes", got="more",
-                    reason="limit",
-                )  # fmt: skip
+        files, force = await uploads.receive_trust(requests)
         with self._parts.journal.act(
             "submit-trust", f"{len(files)} files", actor=f"operator/{person}",
             files=sorted(files)[: limits.LIST_ROWS],

@@ -152,7 +152,8 @@ class Dialler:
             raise Refused(f"node {node}", expected="an active, undenied entry", got="none",
                           reason="not-enrolled")  # fmt: skip
         row = tables.addresses.c
-        query = select(row.address).where(row.kind == "node", row.name == node)
+        mine = (row.kind == "node") & (row.name == node) & (row.env == stored.rollout.env)
+        query = select(row.address).where(mine)
         found = self.parts.database.first(query)
         if found is None:
             raise NotFound(

@@ -24,6 +24,8 @@ from embrasure.trust.source import Source
 from embrasure.trust.view import View
 from gateway.metadata import read_metadata
 
+RESERVED_NUMBERS = 64  # of one app by one person, until a plan of it is published
+
 
 class Verified(Documents, Protocol):
     """What reads verified files and the metadata that lists them: `TrustClient`."""
@@ -94,6 +96,28 @@ class Grounds:
         """Return the persons who may approve, sorted."""
         found = {self.policy.person_of(key) for key in self.keys if key not in self.denied.keys}
         return sorted(person for person in found if person is not None)
+
+
+def check_operator(person: str, grounds: Grounds) -> None:
+    """Return only when `person` may sign for the app; raises Denied."""
+    if person not in grounds.people():
+        raise Denied(
+            f"operator {person}", expected=f"a person who may sign {grounds.role}",
+            got="another one", reason="not-an-operator",
+        )  # fmt: skip
+
+
+def check_reserved(count: int, grounds: Grounds, person: str) -> None:
+    """Return only while the person has not taken too many numbers of one published version.
+
+    A number decides who is in which wave, and too high ones would stop every honest proposer.
+    """
+    if count > RESERVED_NUMBERS:
+        raise Denied(
+            f"numbers of {grounds.role}",
+            expected=f"at most {RESERVED_NUMBERS} by {person} until a plan is published",
+            got="one more", hint="ask another operator of the app to propose", reason="limit",
+        )  # fmt: skip
 
 
 def roles_for(env: str, app: str) -> tuple[str, ...]:

@@ -29,7 +29,13 @@ from embrasure.trust.view import View
 from gateway import tables
 from gateway.audit import Journal
 from gateway.database import Database
-from gateway.grounds import Grounds, load_entries, load_grounds
+from gateway.grounds import (
+    Grounds,
+    check_operator,
+    check_reserved,
+    load_entries,
+    load_grounds,
+)
 from gateway.preview import check_evidence, preview
 from gateway.proposal_rows import ProposalRows, no_such, wrong_state
 from gateway.releases import Release, check_complete, check_release, check_signature, complete
@@ -70,11 +76,14 @@ class Proposals:
         """Return the seq and role version of the next plan; it is never given again."""
         with self._lock:
             grounds = self.grounds(env, app)
+            check_operator(person, grounds)
             published = grounds.running.version if grounds.running else 0
             with (
                 self._journal.act("reserve", grounds.role, actor=f"operator/{person}"),
                 self._database.write() as connection,
             ):
+                mine = f"reserved:{grounds.role}:{published}:{person}"
+                check_reserved(self._database.take(connection, mine), grounds, person)
                 return self._database.take(
                     connection, f"role:{grounds.role}", at_least=published + 1
                 )

@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PENDING, APPROVED, IN_USE = "pending_approval", "approved", "in_use"
 REJECTED, EXPIRED, WITHDRAWN = "rejected", "expired", "withdrawn"
@@ -191,7 +191,8 @@ numbers = Table(
     Column("value", Integer, nullable=False),
 )
 
-# Where to dial: kind is `node`, `mirror` or `letterbox`. An address carries no right.
+# Where to dial: kind is `node`, `mirror` or `letterbox`. An address carries no right, and each
+# environment has its own: nobody of one moves what another one dials.
 addresses = Table(
     "addresses",
     schema,
@@ -200,7 +201,7 @@ addresses = Table(
     Column("env", String, nullable=False, default=""),
     Column("address", String, nullable=False),
     Column("post_address", String, nullable=False, default=""),
-    PrimaryKeyConstraint("kind", "name"),
+    PrimaryKeyConstraint("kind", "name", "env"),
 )
 
 # What `rollout status --watch` streams; n is the resume cursor.

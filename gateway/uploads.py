@@ -1,4 +1,4 @@
-"""Blobs from operators: which are missing, and one broken upload that goes on at its byte."""
+"""What operators bring: blobs, where a broken upload goes on at its byte, and trust files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator
 from embrasure import limits
 from embrasure.bundle.store import BlobStore
 from embrasure.errors import Refused
+from embrasure.trust import layout
 from embrasure.wire import admin_pb2 as wire
+
+TRUST_FILES = 4_096  # of one submission: 256 shards, and every role of many environments
 
 
 def missing(blobs: BlobStore, wanted: wire.BlobList) -> wire.BlobList:
@@ -19,6 +22,26 @@ def missing(blobs: BlobStore, wanted: wire.BlobList) -> wire.BlobList:
             held = blobs.held_bytes(blob.sha256)
             lacking.append(wire.Blob(sha256=blob.sha256, length=blob.length, held=held))
     return wire.BlobList(blobs=lacking)
+
+
+async def receive_trust(files: AsyncIterator[wire.TrustFile]) -> tuple[dict[str, bytes], bool]:
+    """Return path -> bytes of trust files, and whether they are forced; raises Refused (`limit`).
+
+    Each name is a repository path before it is kept anywhere, the journal included.
+    """
+    found: dict[str, bytes] = {}
+    force, room = False, limits.TRUST_SUBMIT_BYTES
+    async for file in files:
+        layout.parse_file(file.path)
+        room += len(found.get(file.path, b"")) - len(file.body)
+        found[file.path] = file.body
+        force = force or file.force
+        if room < 0 or len(found) > TRUST_FILES:
+            raise Refused(
+                "trust files", expected=f"{TRUST_FILES} files of "
+                f"{limits.TRUST_SUBMIT_BYTES} bytes", got="more", reason="limit",
+            )  # fmt: skip
+    return found, force
 
 
 async def receive(blobs: BlobStore, pieces: AsyncIterator[wire.Upload]) -> int:
