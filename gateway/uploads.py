@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 
 from embrasure import limits
 from embrasure.bundle.store import BlobStore
-from embrasure.errors import Refused
+from embrasure.errors import Failed, Refused
+from embrasure.fs import free
+from embrasure.net.threads import entered, unbroken
 from embrasure.trust import layout
 from embrasure.wire import admin_pb2 as wire
 
+KEPT_BYTES = 64 * limits.MIB  # of the disk, for journal, database and metadata
 TRUST_FILES = 4_096  # of one submission: 256 shards, and every role of many environments
 
 
@@ -58,14 +61,28 @@ async def receive(blobs: BlobStore, pieces: AsyncIterator[wire.Upload]) -> int:
         )
     if await asyncio.to_thread(blobs.has, first.sha256, length=first.length):
         return first.length
-    with blobs.writer(first.sha256, length=first.length) as writer:
+    check_room(blobs, first)
+    async with entered(blobs.writer(first.sha256, length=first.length)) as writer:
         if first.offset != writer.offset:
             raise Refused(
                 f"upload {first.sha256[:16]}", expected=f"byte {writer.offset}",
                 got=first.offset, reason="bad-offset",
             )  # fmt: skip
-        await asyncio.to_thread(writer.write, first.body)
+        await unbroken(writer.write, first.body)
         async for piece in pieces:
-            await asyncio.to_thread(writer.write, piece.body)
-        await asyncio.to_thread(writer.commit)
+            await unbroken(writer.write, piece.body)
+        await unbroken(writer.commit)
     return first.length
+
+
+def check_room(blobs: BlobStore, first: wire.Upload) -> None:
+    """Return only when the blob leaves room for journal and database; raises Failed.
+
+    Its whole length is reserved at its first piece: one large number must not fill the disk.
+    """
+    left = free(blobs.folder).bytes - (first.length - blobs.held_bytes(first.sha256))
+    if left < KEPT_BYTES:
+        raise Failed(
+            "upload", expected=f"{KEPT_BYTES} bytes of disk left after it", got=left,
+            untouched="what came is kept", reason="no-space",
+        )  # fmt: skip

@@ -10,6 +10,7 @@ from embrasure import limits
 from embrasure.errors import Refused
 from embrasure.net.authorize import Table
 from embrasure.net.server import Service
+from embrasure.net.threads import entered, unbroken
 from embrasure.wire import mirror_pb2, mirror_pb2_grpc
 from mirror.inbox import Inbox, Upload
 from mirror.publish import Publisher
@@ -50,17 +51,14 @@ class Ingest:
         if first is None:
             raise Refused("upload", expected="a first piece", got="none", reason="bad-schema")
         upload = self._inbox.upload(first.path, offset=first.offset)
-        opened = await asyncio.to_thread(upload.__enter__)
-        try:
-            await asyncio.to_thread(take, opened, first)
+        async with entered(upload) as opened:
+            await unbroken(take, opened, first)
             while not opened.whole:
                 piece = await anext(aiter(request_iterator), None)
                 if piece is None:
                     break
                 check_continues(opened, piece)
-                await asyncio.to_thread(take, opened, piece)
-        finally:
-            await asyncio.to_thread(upload.__exit__, None, None, None)
+                await unbroken(take, opened, piece)
         return mirror_pb2.PutReply(held=opened.offset)
 
     async def Publish(
