@@ -7,8 +7,9 @@ a folder. An unreachable node and a failed one are two outcomes that never meet.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol
 
@@ -21,6 +22,9 @@ from embrasure.wire import node_pb2, node_pb2_grpc
 from gateway.feed import Feed
 
 WRITE_SECONDS = 60  # no frame taken for that long: the stream is closed
+STREAM_FACTOR = 4  # a stream lasts at most so many of the node's longest silences: one each step
+RECEIPTS = 64  # of one stream: a few for each try
+MESSAGES_A_SECOND = 1_000  # faster nodes wait
 PIECES_PER_FRAME = limits.FRAME_BODY_BYTES // limits.BUFFER_BYTES
 
 OrderCall = grpc.aio.StreamStreamCall[node_pb2.FromGateway, node_pb2.FromNode]
@@ -65,8 +69,9 @@ async def push(
 ) -> Ended:
     """Return how it ended after offering `order` (an envelope) and serving the node's wants.
 
-    dial_s: until the connection stands; idle_s: longest silence of the node; handshakes: how many
-    connect at once. Raises nothing that the network or the node can cause.
+    dial_s: until the connection stands; idle_s: longest silence of the node, which also bounds the
+    whole stream; handshakes: how many connect at once. Raises nothing that the
+    network or the node can cause.
     """
     stub = node_pb2_grpc.NodeStub(channel)
     async with handshakes:
@@ -75,7 +80,8 @@ async def push(
         return found
     stream = _Stream(found, feed, listener)
     try:
-        return await stream.run(order, idle_s=idle_s)
+        async with asyncio.timeout(STREAM_FACTOR * idle_s):
+            return await stream.run(order, idle_s=idle_s)
     except grpc.aio.AioRpcError as problem:
         return Ended("broken", reason=_why("stream", problem))
     except TimeoutError:
@@ -103,6 +109,27 @@ def _why(what: str, problem: grpc.aio.AioRpcError) -> str:
     return shown(f"{what}: {found.got}", limits.REASON_CHARACTERS)
 
 
+@dataclass(slots=True)
+class Bounds:
+    """What one stream may make us do: a node that floods slows down itself alone."""
+
+    receipts: int = 0
+    _since: float = field(default_factory=time.monotonic)
+    _messages: int = 0
+
+    async def count(self, message: node_pb2.FromNode) -> None:
+        """One more message; returns when it may be looked at. Raises Refused (`limit`)."""
+        self.receipts += message.HasField("receipt")
+        if self.receipts > RECEIPTS:
+            raise Refused("node", expected=f"{RECEIPTS} receipts", got="more", reason="limit")
+        self._messages += 1
+        left = self._since + 1 - time.monotonic()
+        if left > 0 and self._messages <= MESSAGES_A_SECOND:
+            return
+        await asyncio.sleep(max(0.0, left))
+        self._since, self._messages = time.monotonic(), 1
+
+
 class _Stream:
     """The open stream: one task hears the node, one answers its wants in order."""
 
@@ -110,6 +137,7 @@ class _Stream:
         self._call, self._feed, self._listener = call, feed, listener
         self._wants: asyncio.Queue[node_pb2.Want] = asyncio.Queue(limits.OPEN_WANTS)
         self._refusal: Ended | None = None
+        self._bounds = Bounds()
 
     async def run(self, order: bytes, *, idle_s: float) -> Ended:
         await self._write(node_pb2.FromGateway(offer=node_pb2.Offer(order=order)))
@@ -134,6 +162,7 @@ class _Stream:
             message = await asyncio.wait_for(self._call.read(), idle_s)
             if message is grpc.aio.EOF or not isinstance(message, node_pb2.FromNode):
                 break
+            await self._bounds.count(message)
             await self._take(message)
         code = await self._call.code()
         if code != grpc.StatusCode.OK:

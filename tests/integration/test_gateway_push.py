@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from embrasure.trust.folder import FolderSource
 from embrasure.wire import node_pb2 as wire
 from gateway.feed import Feed
 from gateway.published import Contents
-from gateway.push import Ended, push
+from gateway.push import RECEIPTS, Ended, push
 from tests.simulate.authority import Authority, Leaf
 from tests.simulate.liars import Requests, Script, lying
 
@@ -258,3 +259,41 @@ def test_a_closed_port_is_unreachable(feed: Feed) -> None:
 
     ended = asyncio.run(course())
     assert ended.kind == "unreachable" and ended.reason.startswith("dial: ")
+
+
+# --- floods ------------------------------------------------------------------------------------
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("kind", ["receipts", "words", "drops"])
+def test_a_node_that_never_ends_holds_its_stream_for_a_bounded_time(
+    feed: Feed, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = wire.FromNode(receipt=wire.Receipt(signed=b"x" * 320))
+
+    async def script(requests: Requests) -> AsyncIterator[wire.FromNode]:
+        await anext(requests)
+        for number in range(100_000):
+            if kind == "drops":
+                await asyncio.sleep(0.05)
+            word = wire.FromNode(progress=wire.Progress(state=f"s{number}"))
+            yield receipt if kind == "receipts" else word
+
+    monkeypatch.setattr("gateway.push.MESSAGES_A_SECOND", 200)
+    heard = Heard()
+    began = time.monotonic()
+    ended = asyncio.run(dial(feed, script, heard, idle_s=0.2))
+    assert ended.kind == "broken"
+    assert time.monotonic() - began < 3
+    # reached, then what one stream may make us do
+    most = {"receipts": RECEIPTS, "words": 400, "drops": 100}[kind]
+    assert 0 < len(heard.words) <= most + 1
+    monkeypatch.setattr("gateway.push.Bounds.count", uncounted)
+    monkeypatch.setattr("gateway.push.STREAM_FACTOR", 7)
+    more = Heard()
+    asyncio.run(dial(feed, script, more, idle_s=0.2))
+    assert len(more.words) > len(heard.words)
+
+
+async def uncounted(*_: object) -> None:
+    """No bound."""
