@@ -21,6 +21,7 @@ from pki.leaf import fresh_leaf
 from pki.profiles import parse_identity
 from tests.simulate.authority import Authority
 from tests.simulate.office import Office, Running
+from tests.simulate.running import until
 
 SERVICES = ("gateway/g1", "mirror/m1", "letterbox/b1", "gateway-admin/g1")
 
@@ -280,14 +281,20 @@ def test_trust_files_reach_a_gateway_that_starts(mine: Office) -> None:
     assert not (mine.gateway_folder / "incoming").exists()
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def test_a_broken_upload_goes_on_at_its_byte(mine: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     from gateway import proposing
 
     honest, sent = proposing._pieces, []
+    partial = mine.gateway_folder / "repository" / "blobs" / ".partial"
 
     def cut(*arguments: Any) -> Any:
         for number, piece in enumerate(honest(*arguments)):
             if number == 2:
+                until(lambda: _size(partial / arguments[1]) >= 1000, what="the first piece")
                 raise ConnectionError("the line is cut")
             yield piece
 
