@@ -16,6 +16,9 @@ from embrasure import limits
 from embrasure.errors import Refused
 
 _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"})
+# Each byte is looked at once: a string takes all it can and gives nothing back, and one that never
+# ends is one match to the end, not a new search from each quote in it.
+_MARK = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]')
 _MEMBER = re.compile(r"[\x20-\x7e]{1,128}")
 
 
@@ -98,7 +101,7 @@ def check_depth(raw: bytes, document: str) -> None:
     """Return only when brackets nest at most `limits.JSON_DEPTH` deep outside strings."""
     depth = 0
     # Strings first, so that a bracket inside one does not count.
-    for mark in re.findall(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', raw):
+    for mark in _MARK.findall(raw):
         if mark in (b"[", b"{"):
             depth += 1
             if depth > limits.JSON_DEPTH:

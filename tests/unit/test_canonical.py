@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embrasure import limits
 from embrasure.errors import Refused
-from embrasure.trust.canonical import canonical, parse
+from embrasure.trust.canonical import canonical, check_depth, parse
 
 LETTERS = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
 VALUES = st.recursive(
@@ -114,3 +117,39 @@ def test_hidden_characters_are_refused_by_the_text_rule(monkeypatch: pytest.Monk
 def test_brackets_inside_text_do_not_count_as_depth() -> None:
     value = {"a": "[[[[[[[[[[{{{{{{{{{{", "b": '"]}'}
     assert parse(canonical(value), limit=1000, document="test") == value
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("inside", [b'\\"', b'"', b'a"', b"\\", b'[{"', b'\\\n"', b'"\\'])
+def test_the_time_to_refuse_rises_with_the_length_and_no_faster(inside: bytes) -> None:
+    # One operator may upload 16 MiB that the gateway and each approver parse: with a scanner that
+    # starts again at each quote of an open string, 40 kB took 8 s, and nothing else ran meanwhile.
+    raw = b'{"a":"' + inside * (200_000 // len(inside))
+    began = time.process_time()
+    with pytest.raises(Refused):
+        parse(raw, limit=limits.MANIFEST_BYTES, document="manifest")
+    assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"a":"[[[[[[[[["}', b'{"a":"\\"[[[[[[[[["}', b'{"a":"\\\\"}', b"[]"]
+)
+def test_brackets_behind_a_string_count_and_those_in_it_do_not(raw: bytes) -> None:
+    check_depth(raw + b"[" * limits.JSON_DEPTH, "x")
+    with pytest.raises(Refused):
+        check_depth(raw + b"[" * (limits.JSON_DEPTH + 1), "x")
+
+
+@pytest.mark.misuse
+def test_a_scanner_that_starts_again_at_each_quote_is_what_it_would_cost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cost() -> float:
+        began = time.process_time()
+        check_depth(b'{"a":"' + b'\\"' * 5_000, "x")
+        return time.process_time() - began
+
+    now = cost()
+    again = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+    monkeypatch.setattr("embrasure.trust.canonical._MARK", again)
+    assert cost() > 20 * now
