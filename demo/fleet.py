@@ -103,11 +103,7 @@ class Fleet:
         holders = [word for name in KEYHOLDERS for word in ("--keyholder", name)]
         made = self.processes.must(
             "pki", "init", self.trust, "--domain", DOMAIN, *holders, "--threshold", "2",
-            "--generate", "--kdf", "moderate", "--json", *self.passphrase,
-        )  # fmt: skip
-        self.processes.must(
-            "trust", "env", "add", ENV, self.trust, "--kdf", "moderate", *self.signing,
-            *self.passphrase,
+            "--generate", "--env", ENV, "--kdf", "moderate", "--json", *self.passphrase,
         )  # fmt: skip
         people = [word for name in self.operators for word in ("--operator", name)]
         self.processes.must(
@@ -192,15 +188,11 @@ class Fleet:
         self.processes.wait_file(folder / "ports.json", self.gateway)
 
     def make_operators(self) -> None:
-        """Each operator has a folder of his own with key, TLS certificate and context."""
-        each(
-            lambda person: self.processes.must(
-                "pki", "issue", f"operator/{person}", self.trust,
-                "--out", self.folder / "operators" / person,
-                "--gateway", f"127.0.0.1:{self.ports[0]}",
-                "--key", f"keyfile:{self.trust / 'keys' / f'{person}.key'}", *self.passphrase,
-            ),
-            self.operators,
+        """Each operator has a folder of his own with TLS certificate and context."""
+        people = [f"operator/{person}" for person in self.operators]
+        self.processes.must(
+            "pki", "issue", *people, self.trust, "--out", self.folder / "operators",
+            "--gateway", f"127.0.0.1:{self.ports[0]}", *self.passphrase,
         )  # fmt: skip
 
     def start_node(self, node: DemoNode) -> None:
