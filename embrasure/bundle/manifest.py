@@ -212,9 +212,10 @@ def check_tree(files: tuple[Entry, ...]) -> None:
         raise Refused("manifest", expected="each path once", got="a path twice", reason="duplicate")
     if paths != sorted(paths):
         raise Refused("manifest", expected="sorted paths", got="others", reason="bad-schema")
+    known = frozenset(folded.values())  # once: a manifest may be links and nothing else
     for entry in files:
         if entry.kind == "link":
-            _check_link(entry, kinds, set(folded.values()))
+            _check_link(entry, kinds, known)
     if sum(entry.length for entry in files) > limits.RELEASE_BYTES:
         raise Refused("manifest", expected="a release of 1 TiB", got="more", reason="limit")
 
@@ -241,7 +242,7 @@ def _check_entry(entry: Entry) -> None:
             raise _refuse(entry.path, "a link's own target and digest", "else", "bad-link")
 
 
-def _check_link(entry: Entry, kinds: Mapping[str, str], known: set[str]) -> None:
+def _check_link(entry: Entry, kinds: Mapping[str, str], known: frozenset[str]) -> None:
     """A link is relative, stays in its top folder, and names a file or folder of this release."""
     target = entry.target or ""
     if target.startswith("/") or not re.fullmatch(r"[^\x00-\x1f\\]{1,1024}", target):
