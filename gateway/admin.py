@@ -11,6 +11,7 @@ import msgspec
 
 from embrasure import limits
 from embrasure.bundle.store import BlobStore
+from embrasure.errors import Refused
 from embrasure.net.authorize import peer
 from embrasure.trust import layout
 from embrasure.wire import admin_pb2 as wire
@@ -144,7 +145,7 @@ class Admin:
     ) -> AsyncIterator[wire.Json]:
         """Stream a roll-out's events."""
         await self._caller(context)
-        async for event in self._parts.rollouts.watch(request.id, request.after_event):
+        async for event in self._parts.rollouts.watch(request.id, number_of(request.after_event)):
             yield answer("embrasure.rollout.event/1", event)
 
     async def Fleet(self, request: wire.Query, context: Context) -> wire.Json:
@@ -156,7 +157,7 @@ class Admin:
     async def Audit(self, request: wire.AuditQuery, context: Context) -> AsyncIterator[wire.Json]:
         """Stream the journal's records as they are chained."""
         await self._caller(context)
-        cursor = request.since
+        cursor = number_of(request.since)
         while True:
             lines = await asyncio.to_thread(self._parts.journal.lines, cursor)
             for line in lines:
@@ -315,6 +316,13 @@ class Admin:
         )
         self._parts.on_change()
         return answer("embrasure.address/1", found)
+
+
+def number_of(value: int) -> int:
+    """Return a number of the wire that the database can take, too; raises Refused (`limit`)."""
+    if value > limits.MAX_INTEGER:
+        raise Refused("number", expected="at most 2^53-1", got=value, reason="limit")
+    return value
 
 
 def _page(request: wire.Query) -> views.Page:

@@ -10,13 +10,13 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 import msgspec
 from securesystemslib.signer import Signer
 
-from embrasure.errors import Refused, Unavailable
+from embrasure.errors import Refused, Unavailable, shown
 from embrasure.fs import Folder
 from embrasure.net.credentials import channel
 from embrasure.net.status import error_of
@@ -236,11 +236,26 @@ class AdminClient:
 
 
 def read_json(message: wire.Json) -> dict[str, object]:
-    """Return the object in an answer; raises Refused."""
+    """Return the object in an answer, each text in it one visible line; raises Refused."""
     try:
         found = msgspec.json.decode(message.body, type=dict[str, object])
+        return {plain(name): plain(value) for name, value in found.items()}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Refused(
             "gateway", expected="a JSON object", got="else", reason="bad-schema"
         ) from None
-    return found
+
+
+def plain(value: T) -> T:
+    """Return `value` with every control character and line end in its texts escaped.
+
+    The gateway may be stolen: a status of it must not look like several lines of ours.
+    """
+    made: object = value
+    if isinstance(value, str):
+        made = shown(value, limit=max(1, len(value)))
+    elif isinstance(value, list):
+        made = [plain(item) for item in value]
+    elif isinstance(value, dict):
+        made = {plain(name): plain(item) for name, item in value.items()}
+    return cast("T", made)

@@ -26,9 +26,14 @@ class FolderSource:
         """Yield the bytes of `path` from `offset` on.
 
         limit: most bytes that may be yielded; one more raises Refused (`limit`).
-        Raises NotFound, Refused (`bad-path`, `bad-link`, `bad-type`), Unavailable (`io`).
+        Raises NotFound, Refused (`bad-path`, `bad-offset`, `bad-link`, `bad-type`), Unavailable
+        (`io`).
         """
         layout.parse_file(path)
+        if (
+            not 0 <= offset <= limits.FILE_BYTES
+        ):  # beyond any file, and beyond what the kernel takes
+            raise Refused(path, expected="an offset of a file", got=offset, reason="bad-offset")
         fd = self._open(path)
         try:
             yield from _pieces(fd, path, offset=offset, limit=limit)
