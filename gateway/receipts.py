@@ -34,9 +34,10 @@ class Told:
 def check_receipt(signed: bytes, body: bytes, entry: Entry) -> Told:
     """Return the receipt when `entry`'s own key signed it, for this epoch, over this body.
 
-    Raises Refused (`bad-signature`, `bad-schema`, `not-mine`, `bad-hash`).
+    Raises Refused (`bad-signature`, `bad-schema`, `not-mine`, `bad-hash`, `limit`).
     """
     receipt = parse_receipt(signed, bytes.fromhex(entry.receipt.key))
+    check_number(receipt)
     if (receipt.node, receipt.epoch) != (entry.id, entry.epoch):
         raise Refused(
             "receipt", expected=f"{entry.id} in epoch {entry.epoch}",
@@ -45,6 +46,12 @@ def check_receipt(signed: bytes, body: bytes, entry: Entry) -> Told:
     if receipt.body != bytes.fromhex(sha256_hex(body)):
         raise Refused("receipt", expected="the body it names", got="another", reason="bad-hash")
     return Told(receipt, entry.receipt_id, signed, body)
+
+
+def check_number(receipt: Receipt) -> None:
+    """Return only when the receipt's number fits a row; a breached node signs any 64 bits."""
+    if not 1 <= receipt.rseq <= limits.MAX_INTEGER:
+        raise Refused("receipt", expected="number 1 to 2^53-1", got=receipt.rseq, reason="limit")
 
 
 def keep(connection: Connection, told: Told, *, rollout: str, at: str) -> tuple[bool, list[str]]:

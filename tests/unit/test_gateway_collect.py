@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -23,11 +24,16 @@ from embrasure.trust import canonical
 from embrasure.trust.receipt import chain_hash, parse_receipt, read_record, sign_receipt
 from embrasure.wire.mirror_pb2 import Post
 from gateway import tables
+from gateway.carriers import Carriers, Place
 from gateway.collect import open_post
 from gateway.database import Database
 from gateway.receipts import check_receipt, keep, last_number, read_log
 from tests.simulate.nodes import SimNode
 from tests.simulate.rollouts import make_nodes, plan_for
+
+if TYPE_CHECKING:
+    from gateway.parts import EngineParts
+    from gateway.steering import Steering
 
 AT = datetime(2030, 1, 1, 12, tzinfo=UTC)
 COLLECT = PrivateKey(bytes(range(32)))
@@ -202,3 +208,47 @@ def test_a_gap_a_broken_chain_and_a_fork_are_told(database: Database) -> None:
     assert stored(database, node, copy) == (False, ["two receipts numbered 1"])
     kept = database.all(select(tables.receipts.c.signed).where(tables.receipts.c.rseq == 1))
     assert [bytes(row.signed) for row in kept] == [first]
+
+
+# --- one breached node, every other letterbox --------------------------------------------------
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("rseq", [2**53, 2**63, 2**64 - 1])
+def test_a_receipt_number_that_no_row_can_hold_is_refused(
+    rseq: int, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = NODES[0]
+    signed = signed_by(node, rseq=rseq)
+    with pytest.raises(Refused) as caught:
+        check_receipt(signed, BODY, node.entry())
+    assert caught.value.reason == "limit"
+    monkeypatch.setattr("gateway.receipts.check_number", lambda *_: None)
+    told = check_receipt(signed, BODY, node.entry())
+    if rseq >= 2**63:  # what it did: no typed error, and its order stayed without an end
+        with pytest.raises(OverflowError), database.write() as connection:
+            keep(connection, told, rollout="", at="now")
+
+
+@pytest.mark.misuse
+def test_a_letterbox_whose_task_died_is_served_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, begun = Place("letterbox", "l1", "dev", "127.0.0.1:1"), list[int]()
+
+    async def dies(self: Carriers, place: Place) -> None:
+        begun.append(len(begun))
+        if len(begun) == 1:
+            raise OverflowError("a surprise")
+        await asyncio.sleep(5)
+
+    monkeypatch.setattr(Carriers, "_serve", dies)
+    monkeypatch.setattr(Carriers, "_places", lambda self: [place])
+
+    async def main() -> None:
+        carriers = Carriers(cast("EngineParts", None), cast("Steering", None))
+        for _ in range(3):
+            await carriers.tick()
+            await asyncio.sleep(0.01)
+        assert begun == [0, 1]
+        await carriers.close()
+
+    asyncio.run(main())
