@@ -6,6 +6,7 @@ Kept against: the old process, or any other, that still holds the port and passe
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,16 +23,26 @@ def listeners(port: int, tables: Iterable[bytes] | None = None) -> frozenset[int
     tables: contents of /proc/net/tcp and tcp6 (default: read now). Several sockets can share a
     port (SO_REUSEPORT): every one of them is returned.
     """
+    return frozenset(inode for inode, _ in _first(port, tables))
+
+
+def owners(port: int, tables: Iterable[bytes] | None = None) -> frozenset[int]:
+    """Return the user ids of those sockets; none when nobody of this host listens there."""
+    return frozenset(uid for _, uid in _first(port, tables))
+
+
+def _first(port: int, tables: Iterable[bytes] | None) -> frozenset[tuple[int, int]]:
+    """Return (inode, user id) of each socket of the first tier that somebody is bound to."""
     found = [
-        (address, inode)
+        (address, inode, uid)
         for text in (_read_tables() if tables is None else tables)
-        for address, number, inode in _listening(text)
+        for address, number, inode, uid in _listening(text)
         if number == port
     ]
     for tier in _TIERS:
-        inodes = frozenset(inode for address, inode in found if address in tier)
-        if inodes:
-            return inodes
+        sockets = frozenset((inode, uid) for address, inode, uid in found if address in tier)
+        if sockets:
+            return sockets
     return frozenset()
 
 
@@ -40,14 +51,14 @@ def _read_tables() -> list[bytes]:
     return [path.read_bytes() for path in paths if path.exists()]
 
 
-def _listening(text: bytes) -> list[tuple[bytes, int, int]]:
-    """Return (address, port, inode) of each listening socket in one table of /proc/net."""
+def _listening(text: bytes) -> list[tuple[bytes, int, int, int]]:
+    """Return (address, port, inode, user id) of each listening socket in one table of /proc/net."""
     found = []
     for line in text.splitlines()[1:]:
         fields = line.split()
         if len(fields) > 9 and fields[3] == _LISTEN:
             address, _, port = fields[1].partition(b":")
-            found.append((address, int(port, 16), int(fields[9])))
+            found.append((address, int(port, 16), int(fields[9]), int(fields[7])))
     return found
 
 
@@ -68,3 +79,8 @@ def is_held_by(port: int, pids: Iterable[int]) -> bool:
     """Return whether whoever can answer on 127.0.0.1:`port` is one of `pids`, and no one else."""
     waiting = listeners(port)
     return bool(waiting) and waiting <= sockets_of(pids)
+
+
+def is_of_stranger(port: int) -> bool:
+    """Return whether another user of this host, not root, may answer on 127.0.0.1:`port`."""
+    return not owners(port) <= {0, os.geteuid()}

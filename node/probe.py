@@ -60,7 +60,8 @@ def ask(probe: Probe, target: Target) -> str:
             wrong, has_name = _ask_tcp(probe, target, seconds), False
     except OSError as problem:
         return f"port {probe.port}: {problem.strerror or 'no answer in time'}"
-    if wrong or has_name:
+    # Anybody can say the name, it is no secret; a local user who was first at the port, too.
+    if wrong or (has_name and not listening.is_of_stranger(target.ports[probe.port])):
         return wrong
     # Any process may hold the port: the old release, or a stranger. Only ours counts.
     if not listening.is_held_by(target.ports[probe.port], target.members()):

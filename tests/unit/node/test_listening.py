@@ -78,3 +78,15 @@ def test_a_strange_table_is_read_without_harm(text: bytes) -> None:
         listening.listeners(80, [HEAD + text])
     except ValueError:
         assert b"0A" in text  # only the kernel writes this table
+
+
+def test_the_owner_of_a_port_is_the_user_whom_the_kernel_names() -> None:
+    mine = line(b"0100007F", 80, 1).replace(b"00000000  0 0", b"00000000  1001 0")
+    wide = line(b"00000000", 80, 2)
+    assert listening.owners(80, [HEAD + mine + wide]) == {1001}
+    assert listening.owners(80, [HEAD + wide]) == {0}
+    assert listening.owners(81, [HEAD + mine]) == frozenset()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert listening.owners(port) == {os.geteuid()}
+        assert not listening.is_of_stranger(port)

@@ -233,3 +233,17 @@ def test_a_stopping_node_ends_its_watch_without_blame(serve: Serve) -> None:
     with pytest.raises(Unavailable) as caught:
         Watch((HTTP,), target(server.port), halt=halt).through(10)
     assert caught.value.reason == "stopping"
+
+
+@pytest.mark.misuse
+def test_another_user_who_was_first_at_the_port_proves_nothing_with_the_name(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"Embrasure-Release: {RELEASE}"
+    server = serve(lambda count: f"HTTP/1.1 200 OK\r\n{line}\r\n\r\n".encode())
+    aimed = replace(target(server.port), members=frozenset)
+    assert probe.ask(HTTP, aimed) == ""
+    monkeypatch.setattr("node.listening.owners", lambda port: frozenset({os.geteuid() + 1}))
+    assert "another process" in probe.ask(HTTP, aimed)
+    monkeypatch.setattr("node.listening.is_of_stranger", lambda port: False)
+    assert probe.ask(HTTP, aimed) == ""
