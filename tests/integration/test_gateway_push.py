@@ -273,7 +273,7 @@ def test_a_node_that_never_ends_holds_its_stream_for_a_bounded_time(
 
     async def script(requests: Requests) -> AsyncIterator[wire.FromNode]:
         await anext(requests)
-        for number in range(100_000):
+        for number in range(5_000):  # far more than the bounds let through
             if kind == "drops":
                 await asyncio.sleep(0.05)
             word = wire.FromNode(progress=wire.Progress(state=f"s{number}"))
