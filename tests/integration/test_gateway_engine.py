@@ -122,7 +122,7 @@ def test_a_dead_node_is_unreachable_never_failed_and_takes_the_release_when_it_r
             host = SimEngine(tmp_path, fleet)
             host.address("node", dead.node.id, 9)
             async with host.running() as engine:
-                plan = host.approved("1.0", percents=(100,), deadline_s=2, min_reached_pct=50)
+                plan = host.approved("1.0", percents=(100,), deadline_s=3, min_reached_pct=50)
                 name = await engine.start("dev", "shop", plan, by="anna")
                 await until(lambda: node_states(engine, name)[dead.node.id] == "unreachable")
                 await until(lambda: state_of(engine, name) == "succeeded")
@@ -144,7 +144,7 @@ def test_a_node_without_an_address_is_unreachable(tmp_path: Path) -> None:
         async with fleet.listening(but=[fleet.push()[1].node.id]):
             host = SimEngine(tmp_path, fleet)
             async with host.running() as engine:
-                plan = host.approved("1.0", percents=(100,), deadline_s=1)
+                plan = host.approved("1.0", percents=(100,), deadline_s=3)
                 name = await engine.start("dev", "shop", plan, by="anna")
                 await until(lambda: state_of(engine, name) == "halted")
                 assert "min_reached" in str(engine.status(name)["reason"])

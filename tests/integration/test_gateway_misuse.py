@@ -134,7 +134,7 @@ def test_a_node_denied_in_the_middle_gets_no_order(tmp_path: Path) -> None:
         async with fleet.listening():
             host = SimEngine(tmp_path, fleet)
             async with host.running() as engine:
-                plan = host.approved("1.0", percents=(100,), deadline_s=1, min_reached_pct=10)
+                plan = host.approved("1.0", percents=(100,), deadline_s=3, min_reached_pct=10)
                 name = await engine.start("dev", "shop", plan, by="anna")
                 await until(lambda: bool(engine.status(name)["settled"]))
                 assert last.orders == []
