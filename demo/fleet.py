@@ -19,6 +19,7 @@ DOMAIN, ENV = "demo.test", "prod"
 KEYHOLDERS = ("alice", "bob", "carol")
 PASSPHRASE = "a demo protects nothing worth stealing"  # noqa: S105 - keys of one temporary folder
 AT_ONCE = 3  # commands of the set-up
+MIRROR_PORTS = {"mirror": 12, "letterbox": 14}  # places in the block, two each
 T = TypeVar("T")
 R = TypeVar("R")
 FIRST_PORT, BLOCK, BLOCKS = 15_000, 16, 1_000  # below the kernel's ephemeral range
@@ -170,10 +171,24 @@ class Fleet:
             "--domain", DOMAIN, "--env", ENV, "--tls", tls,
             "--gateway-issuer", self.trust / "ca" / "gateway.crt",
         )  # fmt: skip
-        service = self.processes.start(kind, kind, "run", folder)
+        return f"127.0.0.1:{self._run_mirror(kind, name, node_port)}"
+
+    def _run_mirror(self, kind: str, name: str, node_port: str) -> int:
+        """The service runs on its own two ports; returns the one for nodes."""
+        folder, first = self.folder / name, MIRROR_PORTS[kind]
+        (folder / "ports.json").unlink(missing_ok=True)
+        service = self.processes.start(
+            kind, kind, "run", folder, "--ingest", f"127.0.0.1:{self.ports[first]}",
+            f"--{node_port}", f"127.0.0.1:{self.ports[first + 1]}",
+        )  # fmt: skip
         setattr(self, kind, service)
-        ports = self.processes.wait_file(folder / "ports.json", service)
-        return f"127.0.0.1:{ports[node_port]}"
+        return int(str(self.processes.wait_file(folder / "ports.json", service)[node_port]))
+
+    def start_servers(self) -> None:
+        """Mirror, letterbox and gateway run again where they ran before."""
+        self._run_mirror("mirror", "m1", "read")
+        self._run_mirror("letterbox", "l1", "post")
+        self.start_gateway()
 
     def start_gateway(self) -> None:
         """The gateway runs and knows its operators; a second call starts it again."""

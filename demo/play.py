@@ -32,19 +32,20 @@ def play(*, as_json: bool, keep: bool, fast: bool) -> int:
     former = signal.signal(signal.SIGTERM, _interrupt)
     stay = False
     try:
-        Story(fleet, FAST if fast else FULL, report).run()
+        Story(fleet, FAST if fast else FULL, report, keep).run()
         stay = keep and report.ok
     except EmbrasureError as problem:
         report.judge("the story came to its end", expected="yes", got="no")
         _explain(report, problem, processes)
     finally:
         signal.signal(signal.SIGTERM, former)
-        if stay:
-            _say_how(fleet)
-        else:
+        if not stay:
+            report.say("stopping every process, removing every file")
             processes.stop_all()
             shutil.rmtree(folder, ignore_errors=True)
     report.finish()
+    if stay:
+        _say_how(fleet)
     return 0 if report.ok else 1
 
 

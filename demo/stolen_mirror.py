@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 from demo.fleet import Fleet
@@ -11,20 +12,22 @@ from embrasure.errors import Failed
 from embrasure.trust import layout
 
 TIMESTAMP = layout.metadata_file(layout.TIMESTAMP, 0)
-TRIES = 20
+TRIES, PAUSE_SECONDS = 100, 0.1
 
 
 def copy_mirror(fleet: Fleet, name: str) -> Path:
-    """Return a copy of what the mirror shows now, taken while it published nothing."""
-    public = fleet.folder / "m1" / "public"
+    """Return a copy of what the mirror shows, taken while it shows all that was published."""
+    public, published = fleet.folder / "m1" / "public", fleet.folder / "gateway" / "repository"
     folder = fleet.folder / "stolen-mirror" / name
     for _ in range(TRIES):
-        before = (public / TIMESTAMP).read_bytes()
-        shutil.copytree(public, folder)
-        if before == (public / TIMESTAMP).read_bytes() == (folder / TIMESTAMP).read_bytes():
-            return folder
-        shutil.rmtree(folder)
-    raise Failed("mirror", expected="a quiet moment", got=f"{TRIES} publications in a row")
+        before = (published / TIMESTAMP).read_bytes()
+        if (public / TIMESTAMP).read_bytes() == before:
+            shutil.copytree(public, folder)
+            if before == (public / TIMESTAMP).read_bytes() == (folder / TIMESTAMP).read_bytes():
+                return folder
+            shutil.rmtree(folder)
+        time.sleep(PAUSE_SECONDS)
+    raise Failed("mirror", expected="to show what is published", got="something older")
 
 
 def swap_blobs(folder: Path) -> None:

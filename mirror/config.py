@@ -16,6 +16,7 @@ from embrasure.fs import Folder, read_file
 from embrasure.net.certificates import check_pair, load_certificates
 from embrasure.net.credentials import Pair
 from embrasure.net.identity import check_domain, check_name
+from embrasure.net.profile import check_names
 from embrasure.trust import layout
 from embrasure.trust.anchor import parse_anchor
 
@@ -145,3 +146,21 @@ def create(
 def _toml(config: Config) -> str:
     """Return `config` as TOML; every value was checked to be of plain characters."""
     return "".join(f'{name} = "{getattr(config, name)}"\n' for name in config.__struct_fields__)
+
+
+def check_own_leaf(chain: bytes, *, kind: Kind, name: str, domain: str) -> None:
+    """Return only when the certificate is of this very service; raises Refused (`identity`).
+
+    Nobody would talk to a service with another's certificate: better said at once.
+    """
+    leaf = load_certificates(chain, what="TLS chain")[0]
+    found = check_names(leaf, role=kind, domain=domain)
+    if found.name != name:
+        raise Refused(
+            "tls.crt",
+            expected=f"the certificate of {kind}/{name}",
+            got=str(found),
+            untouched="no folder was made",
+            hint=f"embrasure pki issue {kind}/{name} TRUST --out DIR",
+            reason="identity",
+        )

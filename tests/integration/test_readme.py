@@ -17,7 +17,7 @@ from demo.fleet import free_ports
 from demo.processes import Processes, Service
 
 TOP = Path(__file__).resolve().parent.parent.parent
-PASSPHRASE = ("--passphrase-file", "pass")
+PASSPHRASE = ("--passphrase-file", "../passphrase")
 SECRET = ("pki init", "trust app", "pki enrol", "pki issue", "gateway run", "release propose",
           "approve")  # fmt: skip
 
@@ -70,12 +70,12 @@ class Hand:
 
 @pytest.fixture
 def hand(tmp_path: Path) -> Iterator[Hand]:
-    secret = tmp_path / "pass"
+    secret = tmp_path / "passphrase"
     secret.touch(mode=0o600)
     secret.write_text("a passphrase of nothing worth stealing\n")
-    for name in ("demo", "docs"):
-        (tmp_path / name).symlink_to(TOP / name)
-    typist = Hand(tmp_path)
+    (tmp_path / "embrasure").symlink_to(TOP)
+    (tmp_path / "first").mkdir()
+    typist = Hand(tmp_path / "first")
     yield typist
     typist.processes.stop_all()
 
