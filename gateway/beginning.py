@@ -17,11 +17,10 @@ from gateway.gates import Ground
 from gateway.library import Library
 from gateway.parts import EngineParts
 from gateway.preview import members_of
-from gateway.proposal_rows import begin, close
+from gateway.proposal_rows import begin, close, way_out
 from gateway.rollout import Member, Rollout
 from gateway.rows import Stored
-
-STOPPED = ("paused", "halted", "blocked")  # a higher seq may end these
+from gateway.states import REPLACEABLE
 
 
 def start(
@@ -116,7 +115,7 @@ def _insert(parts: EngineParts, stored: Stored, former: Stored | None) -> Stored
             gseq = parts.database.take(connection, f"gseq:{rollout.plan}")
             rows.insert_new(connection, stored, gseq=gseq)
     except IntegrityError:
-        raise _locked(stored.plan, "another one, just now") from None
+        raise _locked(stored.plan, "another one, just now", hint="wait for it") from None
     return rows.load(parts.database, rollout.id)
 
 
@@ -158,17 +157,17 @@ def _replaced(parts: EngineParts, held: str | None, plan: Plan) -> Stored | None
             )
         return None
     former = rows.load(parts.database, held)
-    if former.rollout.state not in STOPPED or former.rollout.seq >= plan.seq:
-        raise _locked(plan, f"{held}, {former.rollout.state}")
+    if former.rollout.state not in REPLACEABLE or former.rollout.seq >= plan.seq:
+        raise _locked(plan, f"{held}, {former.rollout.state}", hint=way_out(held))
     return former
 
 
-def _locked(plan: Plan, got: str) -> Denied:
+def _locked(plan: Plan, got: str, *, hint: str) -> Denied:
     return Denied(
         f"app {plan.app} in {plan.env}",
         expected="no roll-out under way",
         got=got,
-        hint="wait for it, or pause it first: embrasure rollout pause",
+        hint=hint,
         reason="locked",
     )
 

@@ -15,10 +15,12 @@ _DIR = click.Path(path_type=Path, file_okay=False)
 @click.command()
 @click.argument("folder", metavar="DIR", type=_DIR)
 @click.option("--trust", required=True, type=_DIR, help="The security team's folder.")
-@click.option("--name", default="g1", show_default=True, help="The gateway's id.")
-@click.option("--listen", default="127.0.0.1:0", show_default=True, help="Where operators dial.")
+@click.option("--name", show_default="g1", help="The gateway's id.")
+@click.option("--listen", show_default="127.0.0.1:0", help="Where operators dial.")
 @common
-def gateway_init(common: Common, folder: Path, trust: Path, name: str, listen: str) -> None:
+def gateway_init(
+    common: Common, folder: Path, trust: Path, name: str | None, listen: str | None
+) -> None:
     """Make the gateway's folder DIR, or bring newer trust files and gate keys to it.
 
     Copies the trust files in force, the online keys and the two TLS issuers (encrypted as they

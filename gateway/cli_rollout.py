@@ -119,6 +119,7 @@ def rollout_start(digest: str, detach: bool, common: Common) -> int:
 def _finish(client: AdminClient, name: str, common: Common, *, detach: bool) -> int:
     """Follow a started roll-out and print how it ended; return its exit code."""
     from gateway.following import detach_hint, follow, read_status
+    from gateway.rollout_text import end_text
 
     if detach:
         return _show(read_status(client, name), common, text=name, code=0)
@@ -127,7 +128,7 @@ def _finish(client: AdminClient, name: str, common: Common, *, detach: bool) -> 
     except KeyboardInterrupt:
         common.say(detach_hint(name))
         raise
-    return _show(found, common, text=str(found["verdict"]), code=int(found["exit"]))
+    return _show(found, common, text=end_text(found), code=int(found["exit"]))
 
 
 def _show(found: dict[str, Any], common: Common, *, text: str, code: int) -> int:

@@ -24,6 +24,7 @@ from gateway.config import (
 from pki import ca
 from pki.folder import TrustFolder
 
+FIRST_NAME, ANY_PORT = "g1", "127.0.0.1:0"  # of a new gateway, unless others are asked for
 _KEY_BYTES = limits.KEYFILE_BYTES
 
 
@@ -37,18 +38,21 @@ class Made:
     keys: tuple[str, ...]
 
 
-def initialise(folder: Path, trust: TrustFolder, *, name: str, listen: str) -> Made:
+def initialise(folder: Path, trust: TrustFolder, *, name: str | None, listen: str | None) -> Made:
     """Return what was copied: trust files, online keys, the two issuers, the collect key.
 
-    A folder that exists gets what is new in the trust folder; its name and address stay. Offline
-    keys never travel: only the files named here are read. Raises Misuse, Refused.
+    A folder that exists gets what is new in the trust folder; its name and address stay: others
+    are Misuse. Offline keys never travel: only the files named here are read. Raises Refused too.
     """
-    check_name(name)
     paths = Paths(folder)
+    again = (folder / FILE).exists()
+    if again:
+        name, listen = _same(folder, name=name, listen=listen)
+    name, listen = name or FIRST_NAME, listen or ANY_PORT
+    check_name(name)
     Folder.open(folder, create=True, mode=0o700).close()
     for inner in (paths.state, paths.keys):
         Folder.open(inner, create=True, mode=0o700).close()
-    again = (folder / FILE).exists()
     where = paths.incoming if again else paths.repository
     copied = 0
     for path, raw in trust_files(trust.path):
@@ -61,11 +65,18 @@ def initialise(folder: Path, trust: TrustFolder, *, name: str, listen: str) -> M
         fs.replace_file(folder, "anchor.json", trust.anchor, mode=0o644)
     keys = copy_keys(trust, paths)
     envs = tuple(sorted(key.removeprefix("gates-") for key in keys if key.startswith("gates-")))
-    if again:
-        held = read_config(folder)
-        name, listen = held.name, held.listen
     write_config(folder, _config(trust, name=name, listen=listen, envs=envs))
     return Made(folder, envs, copied, keys)
+
+
+def _same(folder: Path, *, name: str | None, listen: str | None) -> tuple[str, str]:
+    """Return name and address that the folder has; raises Misuse when others are asked for."""
+    held = read_config(folder)
+    for option, given, kept in (("--name", name, held.name), ("--listen", listen, held.listen)):
+        if given is not None and given != kept:
+            raise Misuse(option, expected=f"{kept}, as in {folder / FILE}", got=given,
+                         hint=f"change it in {folder / FILE}, or leave {option} out")  # fmt: skip
+    return held.name, held.listen
 
 
 def _config(trust: TrustFolder, *, name: str, listen: str, envs: tuple[str, ...]) -> Config:

@@ -15,6 +15,8 @@ from gateway import tables
 from gateway.database import Database
 from gateway.releases import Release
 
+YIELDING = ("paused", "halted", "rolling_back")  # nothing new starts: a newer plan may take over
+
 _row = tables.proposals.c
 
 
@@ -182,14 +184,17 @@ class ProposalRows:
     def _holder(
         self, what: str, where: ColumnElement[bool], states: tuple[str, ...]
     ) -> Denied | None:
-        held = self._database.first(select(tables.proposals).where(where, _row.state.in_(states)))
+        proposals, rollouts = tables.proposals, tables.rollouts
+        joined = proposals.outerjoin(rollouts, rollouts.c.plan == _row.plan_digest)
+        query = select(proposals, rollouts.c.state.label("course")).select_from(joined)
+        held = self._database.first(query.where(where, _row.state.in_(states)))
         if held is None:
             return None
         return Denied(
             what,
             expected="no other open plan",
-            got=f"{held.id} of {held.proposer}, {held.state} since {held.updated}",
-            hint="wait for it, withdraw or reject it, or propose with --supersede",
+            got=f"{held.id} of {held.proposer}, {held.course or held.state} since {held.updated}",
+            hint=way_out(held.id, state=held.state, course=held.course or ""),
             reason="locked",
         )
 
@@ -242,12 +247,12 @@ def _take_lock(connection: Connection, release: Release, at: str) -> None:
         state = connection.scalar(
             select(tables.rollouts.c.state).where(tables.rollouts.c.plan == held.plan_digest)
         )
-        if state not in ("paused", "halted"):
+        if state not in YIELDING:
             raise Denied(
                 f"app {release.role}",
-                expected="a paused or halted roll-out",
+                expected="a paused, halted or aborted roll-out",
                 got=f"{held.id}, {state}",
-                hint="pause it first: a newer plan ends it on every node at once",
+                hint=way_out(held.id),
                 reason="locked",
             )
     connection.execute(
@@ -255,6 +260,19 @@ def _take_lock(connection: Connection, release: Release, at: str) -> None:
         .where(_row.id == held.id)
         .values(state=tables.SUPERSEDED, reason=f"by {release.plan_digest[:16]}", updated=at)
     )
+
+
+def way_out(name: str, *, state: str = tables.IN_USE, course: str = "") -> str:
+    """Return what frees the app that plan `name` holds. course: the state of its roll-out."""
+    if state == tables.PENDING:
+        return f"withdraw or reject it: embrasure release withdraw {name}, embrasure reject {name}"
+    if state == tables.APPROVED:
+        return f"start it, or reject it: embrasure reject {name}"
+    if course == "rolling_back":
+        return "its abort waits for a silent node: wait, or propose with --supersede"
+    if course in YIELDING:
+        return f"embrasure rollout abort {name}, or propose with --supersede"
+    return f"wait, or embrasure rollout abort {name}"
 
 
 def no_such(name: str) -> NotFound:
@@ -273,6 +291,6 @@ def wrong_state(found: Row[Any], states: tuple[str, ...]) -> Denied:
         f"proposal {found.id}",
         expected=" or ".join(states),
         got=found.state,
-        hint=found.reason,
+        hint="" if found.reason.endswith(": ") else found.reason,  # nobody gave a reason
         reason=found.state.replace("_", "-"),
     )

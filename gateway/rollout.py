@@ -19,6 +19,7 @@ from gateway.states import (
     IN_FLIGHT,
     MOVING,
     NODE,
+    REPLACEABLE,
     ROLLOUT,
     SWITCHING,
     check_move,
@@ -125,7 +126,7 @@ def step(rollout: Rollout, plan: Plan, members: Sequence[Member], facts: Facts) 
     silent = expired(rollout, plan, members, now=facts.now)
     if silent:
         return Step(rollout=rollout, members=silent)
-    if facts.newer and rollout.state in ("blocked", "paused", "halted"):
+    if facts.newer and rollout.state in REPLACEABLE:
         return Step(rollout=rollout.to("superseded", "a higher seq was published"))
     if rollout.state in ("running", "soaking", "blocked"):
         judged = [member for member in members if not member.late]

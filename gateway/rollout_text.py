@@ -24,6 +24,7 @@ def status_text(found: Mapping[str, Any]) -> str:
     for node in found["nodes"]:
         if node["state"] != "healthy" and (node["reason"] or node["state"] != "pending"):
             lines.append(_node_line(node))
+            lines += [f"    {node['detail']}"] if node.get("detail") else []
             lines += [f"    | {line}" for line in node.get("log", [])]
     for place in found["mirrors"]:
         told = place["problem"] or f"shows version {place['version']}"
@@ -60,6 +61,19 @@ def change_text(found: Mapping[str, Any]) -> str:
         f"{found['state']}{reason}, wave {wave['name']} {wave['state']}: "
         f"{counts_text(found['counts'])}"
     )
+
+
+def end_text(found: Mapping[str, Any]) -> str:
+    """Return the verdict for whoever followed, and what to do when it is a bad one."""
+    verdict, name = str(found["verdict"]), found["id"]
+    if found["state"] == "halted":
+        return (
+            f"{verdict}\nwhy: embrasure rollout status {name}"
+            f"\nnext: embrasure rollout abort {name}, then propose a fixed release"
+        )
+    if found["state"] in ("rolled_back", "failed"):
+        return f"{verdict}\nwhy: embrasure rollout status {name}\nnext: propose a fixed release"
+    return verdict
 
 
 def list_text(found: Sequence[Mapping[str, Any]]) -> str:

@@ -99,6 +99,7 @@ def _node(
         found["progress"] = {"state": hint[0], "done": hint[1], "total": hint[2]}
     if log:
         # Outside text: escaped here, so that no terminal ever sees it raw.
+        found["detail"] = shown(log.get("reason", ""), 400)
         found["log"] = [shown(line) for line in log.get("log", "").splitlines()[-40:]]
     return found
 

@@ -24,7 +24,8 @@ ROLLOUT: Table = _table(
     blocked="running paused halted rolling_back superseded",
     paused="running soaking rolling_back superseded",
     halted="running rolling_back failed superseded",
-    rolling_back="rolled_back failed",
+    # A higher seq ends an abort that waits for a silent node: its gate is halted for good.
+    rolling_back="rolled_back failed superseded",
     succeeded="",
     rolled_back="",
     aborted="",
@@ -33,6 +34,7 @@ ROLLOUT: Table = _table(
 )
 ENDED = frozenset(name for name, row in ROLLOUT.items() if not row)
 OPEN = frozenset(ROLLOUT) - ENDED
+REPLACEABLE = frozenset(name for name, row in ROLLOUT.items() if "superseded" in row)
 DIALLING = frozenset({"running", "soaking", "blocked"})  # new installs may begin
 
 WAVE: Table = _table(

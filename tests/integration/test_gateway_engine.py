@@ -13,6 +13,7 @@ from embrasure.errors import Denied
 from embrasure.trust.gate import Gate
 from gateway.engine import Engine
 from gateway.gates import published_gate
+from gateway.rollout_text import status_text
 from tests.simulate.agents import Gauge, serving
 from tests.simulate.engine import SimEngine, SimFleet, until
 
@@ -77,8 +78,12 @@ def test_a_failing_canary_halts_and_nobody_else_is_dialled(tmp_path: Path) -> No
                 assert (gate_of(host).state, gate_of(host).code) == ("halted", "canary_failed")
                 found: Any = engine.status(name)
                 assert found["exit"] == 1
-                log = next(n["log"] for n in found["nodes"] if n["node"] == canary.node.id)
-                assert log == ["probe said no", "\\x1b[31mred"]
+                node = next(n for n in found["nodes"] if n["node"] == canary.node.id)
+                assert node["detail"] == "got\\x1b 503"
+                assert node["log"] == ["probe said no", "\\x1b[31mred"]
+                screen = status_text(found)
+                for line in ("    got\\x1b 503", "    | probe said no", "    | \\x1b[31mred"):
+                    assert line in screen.splitlines()
                 await engine.abort(name, "bad build", by="anna")
                 await until(lambda: state_of(engine, name) == "rolled_back")
                 # The app is free again.
@@ -249,6 +254,27 @@ def test_a_second_plan_waits_for_the_first_and_a_paused_one_yields(tmp_path: Pat
                 assert state_of(engine, name) == "superseded"
                 await until(lambda: state_of(engine, other) == "succeeded")
                 assert all(agent.installs[second] == 1 for agent in fleet.push())
+
+    run(course())
+
+
+def test_a_newer_plan_starts_while_an_abort_waits_for_a_silent_node(tmp_path: Path) -> None:
+    async def course() -> None:
+        fleet = SimFleet.make(2, pull=1)  # nobody speaks for the pull node
+        async with fleet.listening():
+            host = SimEngine(tmp_path, fleet)
+            async with host.running() as engine:
+                first = host.approved("1.0", percents=(100,))
+                name = await engine.start("dev", "shop", first, by="anna")
+                await until(lambda: all(agent.installs.get(first) for agent in fleet.push()))
+                await engine.abort(name, "wrong build", by="anna")
+                await asyncio.sleep(0.2)
+                assert state_of(engine, name) == "rolling_back"
+                second = host.approved("1.1", by="ben", percents=(100,), supersede=True)
+                other = await engine.start("dev", "shop", second, by="ben")
+                assert state_of(engine, name) == "superseded"
+                await until(lambda: all(agent.installs.get(second) for agent in fleet.push()))
+                assert gate_of(host).plan == second
 
     run(course())
 

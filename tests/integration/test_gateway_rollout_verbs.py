@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from embrasure.cli import main
-from tests.simulate.office import Answer, Office, Running
+from tests.simulate.office import Answer, Office, Running, verb
 
 PLAN = "deadline_s = 2\n"
 
@@ -109,6 +109,18 @@ def test_a_roll_out_from_its_preview_to_its_abort(mine: Office) -> None:
         assert "verdict  rolled back: seq 1 runs nowhere (enough)" in text
         code, text = screen(mine, "rollout", "list")
         assert name in text
+
+
+def test_init_of_a_gateway_that_exists_takes_no_other_name_or_address(mine: Office) -> None:
+    first = ("gateway", "init", mine.gateway_folder, "--trust", mine.trust)
+    assert verb(*first, "--listen", "127.0.0.1:7443").code == 0
+    held = (mine.gateway_folder / "gateway.toml").read_bytes()
+    for option, value in (("--listen", "127.0.0.1:7444"), ("--name", "g2")):
+        found = verb(*first, option, value)
+        assert (found.code, "gateway.toml" in found.error["hint"]) == (2, True)
+    assert verb(*first).code == 0
+    assert verb(*first, "--listen", "127.0.0.1:7443", "--name", "g1").code == 0
+    assert (mine.gateway_folder / "gateway.toml").read_bytes() == held
 
 
 @pytest.mark.timeout(120)

@@ -122,7 +122,7 @@ class SimAgent:
     def receipt(self, docs: Docs, wave: int, **changes: Any) -> Posted:
         """Return a receipt with its sealed body, chained to the one before it."""
         assert docs.plan is not None and docs.gate is not None and docs.policy is not None
-        told = {"v": 1, "state": "x", "reason": "", "log": "probe said no\n\x1b[31mred"}
+        told = {"v": 1, "state": "x", "reason": "got\x1b 503", "log": "probe said no\n\x1b[31mred"}
         padded = sodium_pad(canonical.canonical(told), 1024)
         body = SealedBox(self.sim.collect.public_key).encrypt(padded)
         signed = self.node.receipt(

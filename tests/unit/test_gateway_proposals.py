@@ -183,6 +183,9 @@ def test_an_approved_plan_can_still_be_stopped_by_one(gateway: SimGateway, draft
     word = gateway.statement(draft.release, "ben", "reject")
     name = draft.release.plan_digest[:16]
     assert gateway.proposals.reject(name, word, person="ben") == tables.REJECTED
+    with pytest.raises(Denied) as caught:
+        gateway.proposals.approved("dev", "shop", draft.release.plan_digest)
+    assert (caught.value.reason, caught.value.hint) == ("rejected", "")  # he gave no reason
 
 
 def test_only_the_proposer_withdraws_and_only_before_k(gateway: SimGateway, draft: Draft) -> None:
@@ -213,6 +216,7 @@ def test_a_second_plan_of_an_app_is_told_who_holds_the_lock(
         gateway.propose(second)
     assert caught.value.reason == "locked"
     assert "of anna, pending_approval since" in caught.value.got
+    assert caught.value.hint.startswith("withdraw or reject it")
     other = gateway.draft("blog", by="anna")
     with pytest.raises(Denied, match="person anna"):
         gateway.propose(other)
@@ -225,8 +229,12 @@ def test_the_same_proposal_again_is_the_same(gateway: SimGateway, draft: Draft) 
     assert gateway.propose(draft) == draft.release.plan_digest[:16]
 
 
-def test_a_running_plan_is_not_superseded_and_a_paused_one_is(
-    gateway: SimGateway, draft: Draft
+@pytest.mark.parametrize(
+    ("stopped", "hint"),
+    [("paused", "rollout abort"), ("halted", "rollout abort"), ("rolling_back", "silent node")],
+)
+def test_a_running_plan_is_not_superseded_and_a_stopped_one_is(
+    gateway: SimGateway, draft: Draft, stopped: str, hint: str
 ) -> None:
     approve_all(gateway, draft)
     digest = draft.release.plan_digest
@@ -246,10 +254,18 @@ def test_a_running_plan_is_not_superseded_and_a_paused_one_is(
             )
         )
     second = gateway.draft(by="ben", version="2.0")
-    with pytest.raises(Denied, match="paused or halted"):
-        gateway.propose(second, supersede=True)
+    way_out = f"wait, or embrasure rollout abort {digest[:16]}"
+    for supersede in (False, True):
+        with pytest.raises(Denied) as caught:
+            gateway.propose(second, supersede=supersede)
+        assert (caught.value.reason, caught.value.hint) == ("locked", way_out)
     with gateway.database.write() as connection:
-        connection.execute(update(tables.rollouts).values(state="paused"))
+        connection.execute(update(tables.rollouts).values(state=stopped))
+    with pytest.raises(Denied) as caught:
+        gateway.propose(second)
+    assert f"of anna, {stopped} since" in caught.value.got
+    assert hint in caught.value.hint
+    assert "--supersede" in caught.value.hint
     gateway.propose(second, supersede=True)
     assert state_of(gateway, draft) == tables.SUPERSEDED
 

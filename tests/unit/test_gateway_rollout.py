@@ -12,6 +12,7 @@ from embrasure.errors import Damaged, Denied, Misuse
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason
 from gateway import controls, reports
 from gateway.rollout import breach, cap, counts, wave_state
+from gateway.rollout_text import end_text
 from gateway.states import NODE, ROLLOUT, WAVE, check_move
 from gateway.verdict import ending, is_settled
 from tests.simulate.rollouts import SimRollout, make_nodes, plan_for
@@ -215,6 +216,20 @@ def test_a_higher_published_seq_ends_a_paused_roll_out_and_not_a_running_one() -
     assert run.rollout.state == "superseded"
 
 
+@pytest.mark.parametrize(
+    ("state", "last"),
+    [
+        ("halted", "next: embrasure rollout abort r1, then propose a fixed release"),
+        ("rolled_back", "next: propose a fixed release"),
+        ("succeeded", "the verdict"),
+    ],
+)
+def test_whoever_followed_to_a_bad_end_is_told_what_to_do_next(state: str, last: str) -> None:
+    found = end_text({"id": "r1", "state": state, "verdict": "the verdict"})
+    assert found.splitlines()[0] == "the verdict"
+    assert found.splitlines()[-1] == last
+
+
 # --- controls ----------------------------------------------------------------------------------
 
 
@@ -323,6 +338,24 @@ def test_an_aborted_roll_out_never_claims_that_a_silent_pull_node_is_back() -> N
     run.now += 600 + limits.SILENT_SECONDS
     run.settle()
     assert (run.rollout.state, "1 not heard of" in run.rollout.reason) == ("failed", True)
+
+
+def test_a_higher_seq_ends_an_abort_that_waits_for_a_silent_node() -> None:
+    run = start(8, pull=(0,))
+    run.take(controls.abort(run.rollout, "bad", now=run.now))
+    run.settle()
+    assert run.rollout.state == "rolling_back"
+    run.newer = True
+    run.settle()
+    assert (run.rollout.state, run.published[-1].state) == ("superseded", "halted")
+
+
+def test_abort_ends_at_once_when_only_nodes_of_waves_never_opened_are_silent() -> None:
+    run = start(8, pull=(1, 2, 3, 4, 5, 6, 7))
+    fail(run, canary(run))
+    run.take(controls.abort(run.rollout, "bad", now=run.now))
+    run.settle()
+    assert run.rollout.state == "rolled_back"
 
 
 def test_abort_before_the_first_gate_is_aborted() -> None:
