@@ -271,7 +271,7 @@ def test_a_newer_plan_starts_while_an_abort_waits_for_a_silent_node(tmp_path: Pa
                 await asyncio.sleep(0.2)
                 assert state_of(engine, name) == "rolling_back"
                 second = host.approved("1.1", by="ben", percents=(100,), supersede=True)
-                other = await engine.start("dev", "shop", second, by="ben")
+                await engine.start("dev", "shop", second, by="ben")
                 assert state_of(engine, name) == "superseded"
                 await until(lambda: all(agent.installs.get(second) for agent in fleet.push()))
                 assert gate_of(host).plan == second
