@@ -12,6 +12,7 @@ from node.messages import StateNote
 from node.paths import Paths
 from node.records import NodeRecords
 from node.states import State
+from node.verify import verify
 
 
 def boot(paths: Paths, *, foreground: bool, say: Callable[[str], None]) -> StateNote:
@@ -25,8 +26,10 @@ def boot(paths: Paths, *, foreground: bool, say: Callable[[str], None]) -> State
         threading.Thread(target=stop_with, args=(acceptor, stop), daemon=True).start()
         recover(acceptor)
         state = NodeRecords(paths).state()
+        for app in drifted(paths):
+            say(f"{app}: its files are not what was committed: embrasure node verify")
         if foreground:
-            say("what was committed runs; SIGTERM stops it")
+            say("every app runs a whole release that was approved; SIGTERM stops it")
             stop.wait()
     if not foreground:
         say("no agent runs here, so the apps are stopped again: embrasure node run")
@@ -42,3 +45,8 @@ def stop_with(acceptor: Acceptor, stop: threading.Event) -> None:
 def is_degraded(state: StateNote) -> bool:
     """Return whether an app needs a person."""
     return any(app.state == State.DEGRADED.value for app in state.apps)
+
+
+def drifted(paths: Paths) -> tuple[str, ...]:
+    """Return the apps whose link, sizes or modes are not those of the committed release."""
+    return tuple(one.app for one in verify(paths, deep=False) if one.drift)

@@ -259,5 +259,6 @@ def node_boot(common: Common, prefix: Path, foreground: bool, plain_exit: bool) 
         show.state_json(state, is_running=False),
         show.state_text(state, is_running=False),
     )
-    code = exits.DEGRADED if boot.is_degraded(state) else exits.DONE
+    code = exits.DRIFT if boot.drifted(paths) else exits.DONE
+    code = exits.DEGRADED if boot.is_degraded(state) else code
     return exits.plain(code) if plain_exit else code

@@ -10,15 +10,17 @@ from typing import TypeVar
 from embrasure.errors import EmbrasureError
 from embrasure.trust import layout
 from embrasure.trust.documents import Document
-from embrasure.trust.floors import AppFloor, Floors, FloorStore, PairStore, TufFloors
+from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, PairStore, TufFloors
 from node.config import app_names
+from node.ground import release_of
 from node.identity import load_identity
 from node.journal import Journal
 from node.messages import AppState, PostNote, StateNote, sentence
 from node.paths import Paths
 from node.posts import make_post
 from node.receipts import Outbox, Posted
-from node.states import State
+from node.recovery import linked_in
+from node.states import RESTING, Record, State
 
 APPS = 64  # told of one node
 IDLE = State.IDLE.value
@@ -81,8 +83,21 @@ class NodeRecords:
             seq=committed.seq if committed is not None else 0,
             gseq=floor.gseq,
             manifest=committed.manifest if committed is not None else "",
-            detail=sentence(record.detail if record is not None else _damage(entry.damaged)),
+            detail=sentence(
+                self._other(app, record, committed)
+                or (record.detail if record is not None else _damage(entry.damaged))
+            ),
         )
+
+    def _other(self, app: str, record: Record | None, committed: Committed | None) -> str:
+        """Say so when another release is linked than the committed one, and no install is open."""
+        if committed is None or (record is not None and record.state not in RESTING):
+            return ""
+        release, name = release_of(committed), linked_in(self._paths, app)
+        wanted = release.id if release is not None else name
+        if name == wanted:
+            return ""
+        return f"{name or 'nothing'} runs instead of {wanted}: embrasure node verify"
 
 
 def _damage(is_damaged: bool) -> str:

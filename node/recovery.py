@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from logging import getLogger
 
 from embrasure.errors import EmbrasureError
 from embrasure.fs import Folder
@@ -17,6 +18,8 @@ from node.releases import find_release, is_whole, load_release
 from node.rollback import degraded
 from node.states import RESTING, Record, Release, State
 from node.transaction import To, Transaction
+
+LOG = getLogger(__name__)
 
 
 def settle(ground: Ground, app: str, report: Report) -> Record | None:
@@ -43,6 +46,11 @@ def _settle(ground: Ground, app: str, entry: Entry, report: Report) -> Record | 
     if plan.act is Act.AGAIN and not is_whole(ground.paths, app, known[plan.link or ""], deep=True):
         # The new release is about to run again: every byte of it was looked at first.
         plan = Recovery(Act.BACK, reason="power")
+    if plan.act is Act.NOTHING and found.committed not in (None, plan.link):
+        LOG.warning(
+            "%s: %s is damaged, %s runs instead: embrasure node verify",
+            app, found.committed, plan.link or "nothing",
+        )  # fmt: skip
     if plan.act not in (Act.AGAIN, Act.BACK) and plan.link is not None:
         _run(ground, app, known[plan.link])
     if entry.record is None or plan.act is Act.NOTHING:

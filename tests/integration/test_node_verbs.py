@@ -134,6 +134,26 @@ def test_verify_finds_drift_to_the_file(site: Site) -> None:
     assert site.call("verify", "--plain-exit").returncode == 1
 
 
+def test_a_damaged_release_is_never_replaced_in_silence(site: Site) -> None:
+    for version in ("1.0", "2.0"):
+        site.release(version)
+        assert site.call("apply", site.stick).returncode == 0
+    assert site.call("boot").returncode == 0  # the honest twin says nothing
+    assert "instead of" not in site.call("status").stdout
+    release = site.node.paths.current(APP).resolve()
+    changed = release / "config" / "version"
+    changed.chmod(0o644)
+    changed.write_bytes(b"2.0 and more")
+    changed.chmod(0o444)
+    boot = site.call("boot")
+    assert boot.returncode == 40
+    assert "embrasure node verify" in boot.stderr
+    assert site.node.paths.current(APP).resolve() != release
+    status = site.call("status").stdout
+    assert f"runs instead of {release.name}: embrasure node verify" in status
+    assert site.call("verify").returncode == 40
+
+
 def test_status_tells_what_runs_and_whether_an_agent_does(site: Site) -> None:
     site.release("1.0")
     site.call("apply", site.stick)
