@@ -35,6 +35,10 @@ def pytest_terminal_summary(
     terminalreporter.write_line(f"skipped tests: {len(skipped)}")
     for reason, count in sorted(reasons.items()):
         terminalreporter.write_line(f"  {count} x {reason}")
+    for report in terminalreporter.stats.get("passed", []):
+        for line in report.capstdout.splitlines():
+            if line.startswith("figure: "):
+                terminalreporter.write_line(line)
     misuse = [r for r in terminalreporter.stats.get("passed", []) if "misuse" in r.keywords]
     if misuse:
         terminalreporter.write_line(f"figure: misuse_tests_passed = {len(misuse)} tests")
