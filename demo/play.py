@@ -16,8 +16,8 @@ from demo.report import Report
 from demo.story import Story
 from embrasure.errors import EmbrasureError
 
-FULL = Pace(soak_s=2, push=5, pull=2)
-FAST = Pace(soak_s=1, push=3, pull=1)
+FULL = Pace(soak_s=1, push=5, pull=2)
+FAST = Pace(soak_s=1, push=3, pull=1, canary_soak_s=1)
 
 
 def play(*, as_json: bool, keep: bool, fast: bool) -> int:
