@@ -68,14 +68,15 @@ def pki_init(
         offline=acting.cost_of(kdf, purpose="security"),
         online=acting.cost_of(kdf, purpose="online"),
     )
-    trust = ceremony.hold(
-        folder,
-        domain=domain,
-        holders=holders,
-        passphrase=source.new(f"the keys made in {folder}"),
-        costs=costs,
-        clock=now,
-    )
+    with ceremony.all_or_nothing(folder):
+        trust = ceremony.hold(
+            folder,
+            domain=domain,
+            holders=holders,
+            passphrase=source.new(f"the keys made in {folder}"),
+            costs=costs,
+            clock=now,
+        )
     if env is not None:
         acting.first_environment(
             trust,
