@@ -54,18 +54,20 @@ def _init(
     """`folder` is a new service of `kind`."""
     from embrasure import limits
     from embrasure.fs import read_file
+    from embrasure.undo import all_or_nothing
     from mirror.config import Config, check_own_leaf, create
 
     chain = read_file(tls / "tls.crt", limit=limits.TLS_BUNDLE_BYTES)
     check_own_leaf(chain, kind=kind, name=name, domain=domain)
-    create(
-        folder,
-        Config(kind=kind, name=name, domain=domain, env=env),
-        anchor=read_file(anchor, limit=limits.ROOT_BYTES),
-        key=read_file(tls / "tls.key", limit=limits.KEYFILE_BYTES, private=True),
-        chain=chain,
-        issuer=read_file(issuer, limit=limits.TLS_BUNDLE_BYTES),
-    )
+    with all_or_nothing(folder):
+        create(
+            folder,
+            Config(kind=kind, name=name, domain=domain, env=env),
+            anchor=read_file(anchor, limit=limits.ROOT_BYTES),
+            key=read_file(tls / "tls.key", limit=limits.KEYFILE_BYTES, private=True),
+            chain=chain,
+            issuer=read_file(issuer, limit=limits.TLS_BUNDLE_BYTES),
+        )
     common.emit(
         f"embrasure.{kind}.init/1",
         {"folder": str(folder), "name": name, "env": env},

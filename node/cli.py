@@ -99,6 +99,7 @@ def node_init(
           --anchor anchor.json --app shop:web=8001 --interpreter python3=/usr/bin/python3
     """
     from embrasure.fingerprint import groups, words
+    from embrasure.undo import all_or_nothing
     from node.appfiles import app_texts
     from node.paths import Paths
     from node.setup import Wish, make_node, parse_server
@@ -109,7 +110,8 @@ def node_init(
         letterbox=parse_server(letterbox) if letterbox else None,
         apps=app_texts(apps, interpreters),
     )  # fmt: skip
-    made = make_node(Paths(prefix.resolve()), wish)
+    with all_or_nothing(prefix):
+        made = make_node(Paths(prefix.resolve()), wish)
     common.say(f"node {made.node}; carry {made.path} to `embrasure pki enrol`, which shows these:")
     common.say(f"fingerprint {groups(made.fingerprint)}\n{words(made.fingerprint)}")
     statement = made.statement.decode("ascii")

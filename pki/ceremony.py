@@ -6,8 +6,7 @@ else the drafts wait for the keyholders' own machines.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,8 +18,7 @@ from tuf.api.metadata import Metadata, Role, Root, Targets
 
 from embrasure import fs
 from embrasure.clock import Clock
-from embrasure.errors import EmbrasureError, Misuse
-from embrasure.fs import Folder
+from embrasure.errors import Misuse
 from embrasure.net.identity import check_domain
 from embrasure.trust import layout
 from pki import ca, desk, drafts, people, profiles, roles, signing, store
@@ -165,16 +163,3 @@ def _sign_all(trust: TrustFolder, holders: Keyholders, at: datetime) -> None:
         for key in holders.made:
             drafts.add_signature(draft, key.signer.sign(draft.metadata.signed_bytes))
     signing.merge_ready(trust, at=at)
-
-
-@contextlib.contextmanager
-def all_or_nothing(folder: Path) -> Iterator[None]:
-    """What a failed ceremony (a full disk) made in a new folder is gone again; others are kept."""
-    was_new = not folder.exists()
-    try:
-        yield
-    except EmbrasureError:
-        if was_new and folder.exists():
-            with Folder.open(folder.resolve().parent) as parent:
-                parent.remove_tree(folder.name)
-        raise

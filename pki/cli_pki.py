@@ -53,6 +53,7 @@ def pki_init(
           --keyholder carl --threshold 2 --generate --env prod
     """
     from embrasure.clock import now
+    from embrasure.undo import all_or_nothing
     from pki import acting, ceremony
     from pki.passphrase import passphrase_source
 
@@ -68,7 +69,7 @@ def pki_init(
         offline=acting.cost_of(kdf, purpose="security"),
         online=acting.cost_of(kdf, purpose="online"),
     )
-    with ceremony.all_or_nothing(folder):
+    with all_or_nothing(folder):
         trust = ceremony.hold(
             folder,
             domain=domain,

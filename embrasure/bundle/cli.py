@@ -37,13 +37,15 @@ def release_build(
       embrasure release build ./shop --version 1.1 --json
     """
     from embrasure.bundle.build import build, write_bundle
+    from embrasure.undo import all_or_nothing
 
     built = build(folder, app=app, version=version)
     manifest = built.manifest
     target = out if out is not None else Path(f"{manifest.app}-{manifest.version}.bundle")
     if built.ignored:
         common.say(f"not shipped: {', '.join(built.ignored)}")
-    is_new = write_bundle(built, target)
+    with all_or_nothing(target):
+        is_new = write_bundle(built, target)
     body = {
         "app": manifest.app,
         "version": manifest.version,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embrasure.errors import Failed
-from pki.ceremony import all_or_nothing
+from embrasure.undo import all_or_nothing
 
 
 def fail(folder: Path) -> None:
