@@ -32,10 +32,13 @@ def gateway_init(
       embrasure gateway init gw --trust trust --name g1 --listen 127.0.0.1:7443
       embrasure gateway init gw --trust trust
     """
+    from embrasure.undo import all_or_nothing
     from gateway.init import initialise
     from pki.folder import TrustFolder
 
-    made = initialise(folder, TrustFolder.open(trust), name=name, listen=listen)
+    fleet = TrustFolder.open(trust)
+    with all_or_nothing(folder):
+        made = initialise(folder, fleet, name=name, listen=listen)
     body = {
         "folder": str(made.folder),
         "environments": list(made.environments),
