@@ -9,6 +9,9 @@ import hypothesis
 import pytest
 
 import embrasure  # before grpc: it forbids TLS 1.2 for the whole process
+from tests.ablation import ablation as ablation
+from tests.ablation import figures as ablation_figures
+from tests.ablation import pytest_runtest_call as pytest_runtest_call
 
 assert embrasure.__version__
 
@@ -39,9 +42,8 @@ def pytest_terminal_summary(
         for line in report.capstdout.splitlines():
             if line.startswith("figure: "):
                 terminalreporter.write_line(line)
-    misuse = [r for r in terminalreporter.stats.get("passed", []) if "misuse" in r.keywords]
-    if misuse:
-        terminalreporter.write_line(f"figure: misuse_tests_passed = {len(misuse)} tests")
+    for line in ablation_figures(terminalreporter.stats.get("passed", [])):
+        terminalreporter.write_line(line)
 
 
 @pytest.hookimpl(tryfirst=True)

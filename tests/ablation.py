@@ -1,0 +1,172 @@
+"""Ablations: a test of a defence also shows that the attack succeeds without that one guard.
+
+A test with the marker `misuse` takes the fixture `ablation`, shows the refusal, and then:
+
+    with ablation("the check of the file's mode") as attack:
+        attack.without("pki.keyfile.check_mode")  # only where no layer below can be called instead
+        attack.succeeded(open_below(exposed) == SECRET)
+
+A test with the marker that passes without a whole ablation fails, and so does one that uses the
+fixture and has no marker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+MARKER, PROPERTY = "misuse", "ablation"
+
+# Files whose tests are not converted yet. It only ever gets shorter.
+NOT_YET: tuple[str, ...] = (
+    "tests/integration/test_ceremony.py",
+    "tests/integration/test_crash_safety.py",
+    "tests/integration/test_gateway_hostile.py",
+    "tests/integration/test_gateway_mirrors.py",
+    "tests/integration/test_gateway_misuse.py",
+    "tests/integration/test_gateway_process.py",
+    "tests/integration/test_gateway_push.py",
+    "tests/integration/test_letterbox.py",
+    "tests/integration/test_mirror.py",
+    "tests/integration/test_mirror_nginx.py",
+    "tests/integration/test_net_grpc.py",
+    "tests/integration/test_net_https.py",
+    "tests/integration/test_node_power.py",
+    "tests/integration/test_node_pull.py",
+    "tests/integration/test_node_push.py",
+    "tests/integration/test_node_verbs.py",
+    "tests/properties/test_receipt.py",
+    "tests/unit/node/test_accept.py",
+    "tests/unit/node/test_commands.py",
+    "tests/unit/node/test_config.py",
+    "tests/unit/node/test_desk.py",
+    "tests/unit/node/test_durable_order.py",
+    "tests/unit/node/test_enrolment.py",
+    "tests/unit/node/test_ipc.py",
+    "tests/unit/node/test_journal.py",
+    "tests/unit/node/test_orders.py",
+    "tests/unit/node/test_probe.py",
+    "tests/unit/node/test_push.py",
+    "tests/unit/node/test_recovery.py",
+    "tests/unit/node/test_supervisor.py",
+    "tests/unit/node/test_tree.py",
+    "tests/unit/node/test_verify.py",
+    "tests/unit/node/test_wants.py",
+    "tests/unit/pki/test_apps.py",
+    "tests/unit/pki/test_ca.py",
+    "tests/unit/pki/test_commands.py",
+    "tests/unit/pki/test_enrol.py",
+    "tests/unit/pki/test_keyfile.py",
+    "tests/unit/pki/test_lint.py",
+    "tests/unit/pki/test_passphrase.py",
+    "tests/unit/pki/test_signers.py",
+    "tests/unit/pki/test_signing.py",
+    "tests/unit/test_anchor.py",
+    "tests/unit/test_blob_store.py",
+    "tests/unit/test_broken_uploads.py",
+    "tests/unit/test_bundle_build.py",
+    "tests/unit/test_bundle_diff.py",
+    "tests/unit/test_canonical.py",
+    "tests/unit/test_command.py",
+    "tests/unit/test_config.py",
+    "tests/unit/test_decide.py",
+    "tests/unit/test_fetcher.py",
+    "tests/unit/test_floors.py",
+    "tests/unit/test_folder.py",
+    "tests/unit/test_folder_source.py",
+    "tests/unit/test_fs.py",
+    "tests/unit/test_gateway_adopt.py",
+    "tests/unit/test_gateway_answers.py",
+    "tests/unit/test_gateway_audit.py",
+    "tests/unit/test_gateway_collect.py",
+    "tests/unit/test_gateway_environments.py",
+    "tests/unit/test_gateway_feed.py",
+    "tests/unit/test_gateway_gates.py",
+    "tests/unit/test_gateway_operator_side.py",
+    "tests/unit/test_gateway_proposals.py",
+    "tests/unit/test_gateway_releases.py",
+    "tests/unit/test_gateway_repository.py",
+    "tests/unit/test_gateway_rollout.py",
+    "tests/unit/test_gateway_uploads.py",
+    "tests/unit/test_gateway_witnesses.py",
+    "tests/unit/test_manifest.py",
+    "tests/unit/test_mirror_publish.py",
+    "tests/unit/test_mirror_slots.py",
+    "tests/unit/test_net_identities.py",
+    "tests/unit/test_statements.py",
+    "tests/unit/test_trust_client.py",
+)
+
+
+class Attack:
+    """The same attack once more, with one guard gone."""
+
+    def __init__(self, guard: str, patch: pytest.MonkeyPatch) -> None:
+        self.guard = guard
+        self.proofs = 0
+        self._patch = patch
+
+    def without(self, name: str, instead: object = lambda *_, **__: None) -> None:
+        """Take the guard at this dotted name out until the block ends; it lets everything pass.
+
+        Only a guard is ever taken out, and only here: nothing else of ours is replaced.
+        """
+        self._patch.setattr(name, instead)
+
+    def succeeded(self, proof: object) -> None:
+        """Say what the attacker got: anything true."""
+        assert proof, f"without {self.guard} the attack got nothing: {proof!r}"
+        self.proofs += 1
+
+
+class Ablation:
+    """Opens the blocks of one test, and records each that ran to its end with a proof."""
+
+    def __init__(self, node: pytest.Item) -> None:
+        self._node = node
+
+    @contextmanager
+    def __call__(self, guard: str) -> Iterator[Attack]:
+        """Open the block that repeats the attack without `guard`."""
+        with pytest.MonkeyPatch.context() as patch:
+            attack = Attack(guard, patch)
+            yield attack
+        assert attack.proofs, f"the block without {guard} says nothing of what the attacker got"
+        self._node.user_properties.append((PROPERTY, guard))
+
+
+@pytest.fixture
+def ablation(request: pytest.FixtureRequest) -> Ablation:
+    """Show that an attack succeeds without its guard."""
+    if request.node.get_closest_marker(MARKER) is None:
+        pytest.fail(f"the fixture `ablation` is for tests with the marker `{MARKER}`")
+    return Ablation(request.node)
+
+
+def ablated(properties: list[tuple[str, object]]) -> bool:
+    """Return whether an ablation ran to its end, from the properties of an item or a report."""
+    return any(name == PROPERTY for name, _ in properties)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test of a defence that passed and never showed what its guard is worth."""
+    result = yield
+    if (
+        item.get_closest_marker(MARKER) is not None
+        and not ablated(item.user_properties)
+        and not item.nodeid.startswith(NOT_YET)
+    ):
+        pytest.fail(f"marked `{MARKER}`, and no ablation ran to its end", pytrace=False)
+    return result
+
+
+def figures(passed: list[pytest.TestReport]) -> Iterator[str]:
+    """Yield both figures of the tests of defences that passed: how many, and how many ablated."""
+    misuse = [report for report in passed if MARKER in report.keywords]
+    if misuse:
+        shown = sum(ablated(report.user_properties) for report in misuse)
+        yield f"figure: misuse_tests = {len(misuse)} tests"
+        yield f"figure: misuse_ablations = {shown} tests"
