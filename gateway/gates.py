@@ -19,8 +19,8 @@ from embrasure.clock import write_time
 from embrasure.errors import Refused
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
-from embrasure.trust.decide import NodeState, Verdict, decide
-from embrasure.trust.denied import DeniedSets, denied_sets, merge
+from embrasure.trust.decide import NodeState, Verdict, decide, union_after
+from embrasure.trust.denied import DeniedSets, denied_sets
 from embrasure.trust.directory import Entry
 from embrasure.trust.documents import write
 from embrasure.trust.evidence import check_gate_evidence, counts_as_evidence
@@ -63,7 +63,7 @@ def load_ground(view: View, source: Source, *, env: str, app: str) -> Ground:
         raise Refused(
             f"environment {env}", expected="policy and revocations", got="none", reason="no-env"
         )
-    union = merge(Union(), docs.revocations, version=docs.revocations_version)
+    union = union_after(Union(), docs, docs.policy, docs.revocations)
     entries = load_entries(_Readable(targets), view, source, docs.policy)
     found = {entry.id: entry for entry in entries}
     return Ground(docs, denied_sets(docs.policy, union), found)

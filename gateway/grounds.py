@@ -202,12 +202,13 @@ def _delegation(targets: Targets, role: str) -> tuple[dict[str, Key], int]:
 
 
 def _denied(client: Documents, view: View, source: Source, policy: Policy) -> DeniedSets:
-    union = Union(plans=(), manifests=(), keys=(), nodes=(), through=0)
+    union = Union()
     found = view.role(layout.REVOCATIONS)
     path = layout.revocations_path(policy.env)
     if found is not None and path in found.targets:
         raw = client.target(view, layout.REVOCATIONS, path, source, limit=limits.REVOCATIONS_BYTES)
-        union = merge(union, parse_revocations(raw), version=found.version)
+        reset = policy.denials_reset_through
+        union = merge(union, parse_revocations(raw), version=found.version, reset_through=reset)
     return denied_sets(policy, union)
 
 

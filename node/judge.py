@@ -15,8 +15,7 @@ from embrasure.errors import Refused
 from embrasure.fs import Folder, read_file
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
-from embrasure.trust.decide import NodeState, Verdict, decide
-from embrasure.trust.denied import merge
+from embrasure.trust.decide import NodeState, Verdict, below_ceiling, decide, union_after
 from embrasure.trust.documents import write
 from embrasure.trust.floors import AppFloor, Floors
 from embrasure.trust.load import Docs, load, roles_for
@@ -146,7 +145,7 @@ class Judge:
         if found is not None and (found.root, found.env) == (docs.view.root_id, docs.env):
 
             def merged(floors: Floors) -> Floors:
-                union = merge(floors.union, found, version=docs.revocations_version)
+                union = union_after(floors.union, docs, docs.policy, found)
                 return msgspec.structs.replace(floors, union=union)
 
             self._floors.change(merged)
@@ -171,10 +170,13 @@ class Judge:
 
 
 def raised(floor: AppFloor, docs: Docs, *, has_gate: bool) -> AppFloor:
-    """Return the floor of one app after these verified documents: no number ever falls."""
+    """Return the floor of one app after these verified documents: no number falls but one that
+    stands above the policy's ceiling.
+    """
     if docs.plan is None:
         raise Refused("floor", expected="a plan", got="none", reason="plan")
     plan, gate = docs.plan, docs.gate
+    floor = below_ceiling(floor, docs.policy.seq_ceiling.get(docs.app) if docs.policy else None)
     if plan.seq > floor.seen_seq or (plan.seq == floor.seen_seq and not floor.seen_plan):
         floor = msgspec.structs.replace(floor, seen_seq=plan.seq, seen_plan=docs.plan_digest)
     if has_gate and gate is not None and (gate.seq, gate.gseq) > (floor.gate_seq, floor.gseq):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+import msgspec
+
 from embrasure.clock import read_time
 from embrasure.errors import Denied, Refused
 from embrasure.trust import layout
@@ -126,11 +128,23 @@ def _ground(docs: Docs, state: NodeState, clock: datetime) -> _Case | Verdict:
         return Verdict("refuse", "plan")
     if docs.plan is None:
         return Verdict("wait", "withheld")
-    union = merge(state.union, docs.revocations, version=docs.revocations_version)
+    union = union_after(state.union, docs, docs.policy, docs.revocations)
     return _Case(
         docs, state, now, identity, docs.policy, docs.revocations, role, docs.plan, union,
         denied_sets(docs.policy, union),
     )  # fmt: skip
+
+
+def union_after(union: Union, docs: Docs, policy: Policy | None, revocations: Revocations) -> Union:
+    """Return the denials that hold once these documents were seen: resets first, then additions."""
+    role = docs.view.role(layout.REVOCATIONS)
+    return merge(
+        union,
+        revocations,
+        version=docs.revocations_version,
+        reset_through=0 if policy is None else policy.denials_reset_through,
+        holders=None if role is None else role.keys,
+    )
 
 
 def _matters(role: str, docs: Docs) -> bool:
@@ -158,14 +172,13 @@ def _identity(docs: Docs, state: NodeState) -> Entry | Verdict:
 
 def _step_5_sequence(case: _Case) -> Verdict | None:
     """The plan fits its role, this node is in its group, and numbers only rise."""
-    plan, docs, floor = case.plan, case.docs, case.state.app
+    plan, docs, ceiling = case.plan, case.docs, case.policy.seq_ceiling.get(case.docs.app)
+    floor = below_ceiling(case.state.app, ceiling)
     if (plan.root, plan.env, plan.app) != (docs.view.root_id, docs.env, docs.app):
         return Verdict("refuse", "plan")
     if wave_of(plan, case.state.node, case.entry.labels) is None:
         return Verdict("none", "not_in_group")
-    ceiling = case.policy.seq_ceiling.get(docs.app)
-    seen = floor.seen_seq if ceiling is None else min(floor.seen_seq, ceiling)
-    if plan.seq < seen:
+    if plan.seq < floor.seen_seq:
         return Verdict("refuse", "rollback")
     if plan.seq > case.role.version or (ceiling is not None and plan.seq > ceiling):
         return Verdict("refuse", "seq_ahead")
@@ -178,6 +191,25 @@ def _step_5_sequence(case: _Case) -> Verdict | None:
     if case.state.busy:
         return Verdict("wait", "busy")
     return None
+
+
+def below_ceiling(floor: AppFloor, ceiling: int | None) -> AppFloor:
+    """Return the floor as the policy's `seq_ceiling` lets it be read: a burnt number is no wall.
+
+    A number above the ceiling counts as not seen; what is committed here below it still does. To
+    read it as the ceiling would leave the honest team no number but that one.
+    """
+    if ceiling is None:
+        return floor
+    if floor.seen_seq > ceiling:
+        done = floor.committed
+        held = done if done is not None and done.seq <= ceiling and done.ran == "main" else None
+        floor = msgspec.structs.replace(
+            floor, seen_seq=held.seq if held else 0, seen_plan=held.plan if held else ""
+        )
+    if floor.gate_seq > ceiling:
+        floor = msgspec.structs.replace(floor, gate_seq=0, gseq=0, gate_digest="")
+    return floor
 
 
 def _step_6_done(case: _Case) -> Verdict | None:
@@ -245,7 +277,8 @@ def _step_11_manifest(case: _Case) -> Verdict | None:
 
 def _step_13_gate(case: _Case) -> Verdict | None:
     """There is a gate for this plan, by a key that counts, not behind the one seen before."""
-    gate, floor, docs = case.docs.gate, case.state.app, case.docs
+    gate, docs = case.docs.gate, case.docs
+    floor = below_ceiling(case.state.app, case.policy.seq_ceiling.get(docs.app))
     if "gate" in docs.problems or gate is None or not (docs.gate_signers - case.denied.keys):
         return Verdict("wait", "gate")
     if (gate.root, gate.env, gate.app) != (docs.view.root_id, docs.env, docs.app):

@@ -1,12 +1,18 @@
-"""What is denied: the policy's lasting list and the union of every revocation seen since."""
+"""What is denied: the policy's lasting list and the union of every revocation seen since the reset.
+
+Drill: a stolen on-call key denies everything it can.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from embrasure import limits
 from embrasure.trust.floors import Union
 from embrasure.trust.policy import Policy, Revocations
+
+LISTS = ("plans", "manifests", "keys", "nodes", "gateway_certs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +25,51 @@ class DeniedSets:
     nodes: frozenset[str]
 
 
-def merge(union: Union, revocations: Revocations, *, version: int) -> Union:
-    """Return `union` with the entries of one version of the revocations added.
+def after_reset(union: Union, *, reset_through: int, holders: Set[str] | None) -> Union:
+    """Return what is still denied after the two resets that only offline roles can make.
 
-    An entry left out of a later version stays: one stolen on-call key cannot lift a denial.
+    reset_through: of the policy; what no later version named is dropped
+    holders: ids of the keys that may sign revocations now, None when that is not known
+    A key that `targets` took away takes the whole union with it: nobody knows what it signed.
     """
-    return Union(
-        plans=tuple(sorted({*union.plans, *revocations.plans})),
-        manifests=tuple(sorted({*union.manifests, *revocations.manifests})),
-        keys=tuple(sorted({*union.keys, *revocations.keys})),
-        nodes=tuple(sorted({*union.nodes, *revocations.nodes})),
-        through=max(union.through, version),
-    )
+    if holders is not None and not set(union.holders) <= holders:
+        return Union()
+    if all(version > reset_through for name in LISTS for version in getattr(union, name).values()):
+        return union
+    kept = {
+        name: {entry: v for entry, v in getattr(union, name).items() if v > reset_through}
+        for name in LISTS
+    }
+    return Union(**kept, through=union.through, holders=union.holders)
+
+
+def merge(
+    union: Union,
+    revocations: Revocations,
+    *,
+    version: int,
+    reset_through: int = 0,
+    holders: Set[str] | None = None,
+) -> Union:
+    """Return `union` after the resets, with the entries of one version of the revocations added.
+
+    An entry left out of a later version stays: one stolen on-call key cannot lift a denial. A
+    version up to `reset_through` is not taken again. A union that is full takes no more: every new
+    install is held already, and nothing is ever pushed out.
+    """
+    kept = after_reset(union, reset_through=reset_through, holders=holders)
+    signers = kept.holders if holders is None else tuple(sorted(holders))
+    if version <= reset_through or is_full(kept):
+        return Union(**_lists(kept), through=kept.through, holders=signers)
+    merged = {name: dict(entries) for name, entries in _lists(kept).items()}
+    for name in LISTS:
+        for entry in getattr(revocations, name):
+            merged[name][entry] = max(version, merged[name].get(entry, 0))
+    return Union(**merged, through=max(kept.through, version), holders=signers)
+
+
+def _lists(union: Union) -> dict[str, dict[str, int]]:
+    return {name: getattr(union, name) for name in LISTS}
 
 
 def is_full(union: Union) -> bool:

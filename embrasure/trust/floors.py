@@ -56,17 +56,23 @@ class AppFloor(Document, frozen=True, kw_only=True):
 
 
 class Union(Document, frozen=True, kw_only=True):
-    """Denials of every revocations version merged so far; `through` is the highest of them."""
+    """Denials of every revocations version since the last reset: entry -> newest version with it.
 
-    plans: tuple[Digest, ...] = ()
-    manifests: tuple[Digest, ...] = ()
-    keys: tuple[KeyId, ...] = ()
-    nodes: tuple[NodeId, ...] = ()
+    through: the highest version merged; holders: the keys that could sign revocations then.
+    """
+
+    plans: dict[Digest, Positive] = msgspec.field(default_factory=dict)
+    manifests: dict[Digest, Positive] = msgspec.field(default_factory=dict)
+    keys: dict[KeyId, Positive] = msgspec.field(default_factory=dict)
+    nodes: dict[NodeId, Positive] = msgspec.field(default_factory=dict)
+    gateway_certs: dict[Digest, Positive] = msgspec.field(default_factory=dict)
     through: Count = 0
+    holders: tuple[KeyId, ...] = ()
 
     def size(self) -> int:
         """Return how many entries are held, against `limits.DENIED_UNION`."""
-        return len(self.plans) + len(self.manifests) + len(self.keys) + len(self.nodes)
+        lists = (self.plans, self.manifests, self.keys, self.nodes, self.gateway_certs)
+        return sum(map(len, lists))
 
 
 class Floors(Document, frozen=True, kw_only=True):

@@ -172,7 +172,6 @@ def parse_policy(raw: bytes) -> Policy:
         freezes=policy.freezes,
         gateway_certs=policy.denied.gateway_certs,
         issuers=policy.denied.issuers,
-        denials_reset_through=policy.denials_reset_through,
     )
     return policy
 

@@ -170,7 +170,7 @@ def _app(**changes: object) -> State:
 
 def _denied(field: str, value: Callable[[Scene], str]) -> State:
     def change(scene: Scene) -> None:
-        _state(union=msgspec.structs.replace(NO_UNION, **{field: (value(scene),)}))(scene)
+        _state(union=msgspec.structs.replace(NO_UNION, **{field: {value(scene): 1}}))(scene)
 
     return change
 
@@ -182,7 +182,7 @@ def _drop_manifest(scene: Scene) -> None:
 
 def _deny_one_approver(scene: Scene) -> None:
     signer = min(scene.docs.view.roles["dev-shop"].signers)
-    _state(union=msgspec.structs.replace(NO_UNION, keys=(signer,)))(scene)
+    _state(union=msgspec.structs.replace(NO_UNION, keys={signer: 1}))(scene)
 
 
 def _committed(scene: Scene) -> None:
@@ -191,7 +191,7 @@ def _committed(scene: Scene) -> None:
     scene.app(committed=done)
 
 
-MANY = tuple(f"{number:064x}" for number in range(4097))
+MANY = {f"{number:064x}": 1 for number in range(4097)}
 # A plan of another scope also meets no policy and no evidence: three guards on purpose.
 OVERLAP = "_step_5_sequence _step_9_approval _step_14_evidence"
 CASES: list[tuple[str, str, str, State]] = [

@@ -19,7 +19,7 @@ def some(time: int = 1) -> Floors:
     app = AppFloor(seen_seq=4, seen_plan=A, committed=done, tries={A: 1}, gseq=9, gate_digest=B)
     floors = Floors.first(epoch=2, time=time).with_app("shop", app)
     return msgspec.structs.replace(
-        floors, tuf={"root": 3, "dev-shop": 4}, oseq={A: 7}, union=Union(plans=(B,), through=5)
+        floors, tuf={"root": 3, "dev-shop": 4}, oseq={A: 7}, union=Union(plans={B: 5}, through=5)
     )
 
 
