@@ -71,7 +71,6 @@ NOT_YET: tuple[str, ...] = (
     "tests/unit/test_canonical.py",
     "tests/unit/test_command.py",
     "tests/unit/test_config.py",
-    "tests/unit/test_decide.py",
     "tests/unit/test_fetcher.py",
     "tests/unit/test_floors.py",
     "tests/unit/test_folder.py",

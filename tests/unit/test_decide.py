@@ -17,6 +17,7 @@ from embrasure.trust.floors import AppFloor, Committed, Union
 from embrasure.trust.load import Docs, load, roles_for
 from embrasure.trust.plan import Plan
 from embrasure.trust.receipt import Kind, Outcome
+from tests.ablation import Ablation
 from tests.simulate.nodes import SimNode
 from tests.simulate.repository import SimRepository
 
@@ -260,26 +261,28 @@ CASES: list[tuple[str, str, str, State]] = [
     ("step", "said", "change"), [(a, b, d) for a, b, _, d in CASES], ids=[c for _, _, c, _ in CASES]
 )
 def test_each_step_decides_and_without_it_the_same_input_installs(
-    scene: Scene, step: str, said: str, change: State, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, step: str, said: str, change: State, ablation: Ablation
 ) -> None:
     assert scene.said() == "install"  # the honest twin
     change(scene)
     assert scene.said() == said
     rest = tuple(found for found in module._STEPS if found.__name__ not in step.split())
     assert len(rest) == len(module._STEPS) - len(step.split())
-    monkeypatch.setattr("embrasure.trust.decide._STEPS", rest)
-    assert scene.said() == "install"
+    with ablation(step) as attack:
+        attack.without("embrasure.trust.decide._STEPS", rest)
+        attack.succeeded(scene.said() == "install")
 
 
 @pytest.mark.misuse
 def test_an_expired_role_waits_and_without_the_rule_would_install(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, ablation: Ablation
 ) -> None:
     later = NOW + timedelta(hours=25)
     found = scene.verdict(later)
     assert (found.kind, found.reason) == ("wait", "stale:timestamp")
-    monkeypatch.setattr("embrasure.trust.decide._matters", lambda *_: False)
-    assert scene.verdict(later).kind == "install"
+    with ablation("the roles that must be fresh") as attack:
+        attack.without("embrasure.trust.decide._matters", lambda *_: False)
+        attack.succeeded(scene.verdict(later).kind == "install")
 
 
 @pytest.mark.parametrize("role", ["root", "snapshot", "targets", "revocations", "fleet-dev",
@@ -310,12 +313,13 @@ def test_a_clock_set_back_reopens_nothing(scene: Scene) -> None:
     ],
 )
 def test_only_the_enrolled_node_installs(
-    scene: Scene, said: str, change: State, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, said: str, change: State, ablation: Ablation
 ) -> None:
     change(scene)
     assert scene.said() == said
-    monkeypatch.setattr("embrasure.trust.decide._identity", lambda *_: scene.node.entry())
-    assert scene.said() == "install"
+    with ablation("the node's own entry, key and epoch") as attack:
+        attack.without("embrasure.trust.decide._identity", lambda *_: scene.node.entry())
+        attack.succeeded(scene.said() == "install")
 
 
 def test_a_retired_node_installs_nothing(scene: Scene) -> None:
@@ -401,12 +405,13 @@ def forged(kind: str) -> Callable[[SimRepository, Plan], None]:
     ],
 )
 def test_a_stolen_gate_key_cannot_skip_the_canary(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, ablation: Ablation
 ) -> None:
     scene = build(tmp_path / "a", forged(kind))
     assert scene.said() == "refuse evidence"
-    monkeypatch.setattr("embrasure.trust.decide.check_gate_evidence", lambda *_, **__: None)
-    assert scene.said() == "install"
+    with ablation("the check of the evidence") as attack:
+        attack.without("embrasure.trust.decide.check_gate_evidence")
+        attack.succeeded(scene.said() == "install")
 
 
 def test_done_opens_every_wave_only_with_evidence_of_every_wave(tmp_path: Path) -> None:
