@@ -31,7 +31,6 @@ NOT_YET: tuple[str, ...] = (
     "tests/integration/test_letterbox.py",
     "tests/integration/test_mirror.py",
     "tests/integration/test_mirror_nginx.py",
-    "tests/integration/test_net_grpc.py",
     "tests/integration/test_net_https.py",
     "tests/integration/test_node_power.py",
     "tests/integration/test_node_pull.py",
