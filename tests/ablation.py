@@ -31,7 +31,6 @@ NOT_YET: tuple[str, ...] = (
     "tests/integration/test_letterbox.py",
     "tests/integration/test_mirror.py",
     "tests/integration/test_mirror_nginx.py",
-    "tests/integration/test_net_https.py",
     "tests/integration/test_node_power.py",
     "tests/integration/test_node_pull.py",
     "tests/integration/test_node_push.py",
@@ -92,7 +91,6 @@ NOT_YET: tuple[str, ...] = (
     "tests/unit/test_manifest.py",
     "tests/unit/test_mirror_publish.py",
     "tests/unit/test_mirror_slots.py",
-    "tests/unit/test_net_identities.py",
     "tests/unit/test_statements.py",
     "tests/unit/test_trust_client.py",
 )

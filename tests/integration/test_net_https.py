@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import ssl
 import threading
 import time
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3.connection import HTTPSConnection
 
 from embrasure import limits
 from embrasure.errors import Misuse, NotFound, Refused, Unavailable
 from embrasure.net import dial
+from embrasure.net.dial import tls_context as dial_context
 from embrasure.net.https import LetterboxClient, MirrorSource
 from embrasure.net.pace import Deadline, MinimumSpeed, Seconds
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.badserver import Answer, bad_server, says
 from tests.simulate.listener import trust_from
@@ -86,20 +90,41 @@ def test_a_server_without_ranges_still_serves_a_resume(
 
 
 REFUSED: dict[str, tuple[str, bytes, str]] = {
-    "redirect": ("302 Found\nLocation: https://other/\nContent-Length: 0", b"", "redirect"),
+    "redirect": ("302 Found\nLocation: https://other/\nContent-Length: 1", b"x", "redirect"),
     "packed": ("200 OK\nContent-Encoding: gzip\nContent-Length: 5", b"hello", "encoding"),
     "in pieces": ("200 OK\nTransfer-Encoding: chunked", b"1\r\nx\r\n0\r\n\r\n", "encoding"),
     "too long": ("200 OK\nContent-Length: 101", b"x" * 101, "limit"),
-    "huge length": ("200 OK\nContent-Length: 999999999999999", b"x", "limit"),
+    "huge length": ("200 OK\nContent-Length: 999999999999999", b"x" * 101, "limit"),
     "no length": ("200 OK\nConnection: close", b"hello", "bad-schema"),
     "odd length": ("200 OK\nContent-Length: 0x5", b"hello", "bad-schema"),
-    "no such offset": ("416 No\nContent-Length: 0", b"", "bad-offset"),
+    "no such offset": ("416 No\nContent-Length: 1", b"x", "bad-offset"),
 }
+
+
+# Which check of an answer sees which lie.
+PLAIN, FOUND, EXTENT = (
+    "embrasure.net.dial.check_plain",
+    "embrasure.net.https.check_found",
+    "embrasure.net.https.check_extent",
+)
+LETS_PASS = {"redirect": (PLAIN, FOUND), "packed": (PLAIN,), "in pieces": (PLAIN, EXTENT),
+             "no such offset": (FOUND,)}  # fmt: skip
+
+
+def taken(source: MirrorSource, *, offset: int = 0) -> bytes:
+    """Return what came through, also when the end was missing."""
+    found = b""
+    with contextlib.suppress(Unavailable):
+        for piece in source.fetch(BLOB, offset=offset, limit=100):
+            found += piece
+    return found
 
 
 @pytest.mark.misuse
 @pytest.mark.parametrize("lie", REFUSED)
-def test_a_lying_answer_is_refused(authority: Authority, tmp_path: Path, lie: str) -> None:
+def test_a_lying_answer_is_refused(
+    authority: Authority, tmp_path: Path, lie: str, ablation: Ablation
+) -> None:
     head, body, reason = REFUSED[lie]
     with (
         mirror_that(says(head, body), authority, tmp_path) as source,
@@ -107,6 +132,14 @@ def test_a_lying_answer_is_refused(authority: Authority, tmp_path: Path, lie: st
     ):
         fetch(source)
     assert caught.value.reason == reason
+    guards = LETS_PASS.get(lie, (EXTENT,))
+    with (
+        ablation(" and ".join(guards)) as attack,
+        mirror_that(says(head, body), authority, tmp_path) as source,
+    ):
+        for guard in guards:
+            attack.without(guard, lambda *_, **__: 0)
+        attack.succeeded(taken(source) == (b"x" if lie == "in pieces" else body))
 
 
 @pytest.mark.misuse
@@ -114,7 +147,7 @@ def test_a_lying_answer_is_refused(authority: Authority, tmp_path: Path, lie: st
     "stated", ["bytes 0-4/5", "bytes 3-3/5", "bytes 4-4/5", "bytes 3-4/*", "3-4/5", ""]
 )
 def test_another_range_than_the_asked_one_is_refused(
-    authority: Authority, tmp_path: Path, stated: str
+    authority: Authority, tmp_path: Path, stated: str, ablation: Ablation
 ) -> None:
     head = f"206 Partial\nContent-Range: {stated}\nContent-Length: 2"
     with (
@@ -123,6 +156,12 @@ def test_another_range_than_the_asked_one_is_refused(
     ):
         fetch(source, offset=3)
     assert caught.value.reason == "bad-offset"
+    with (
+        ablation("the check of the range") as attack,
+        mirror_that(says(head, b"lo"), authority, tmp_path) as source,
+    ):
+        attack.without(EXTENT, lambda *_, **__: 0)
+        attack.succeeded(fetch(source, offset=3) == b"lo")  # from wherever the mirror liked
 
 
 @pytest.mark.parametrize("status", ["403 No", "404 No", "410 No"])
@@ -136,13 +175,15 @@ def test_no_such_file_is_not_found(authority: Authority, tmp_path: Path, status:
 
 @pytest.mark.misuse
 def test_a_body_that_ends_early_is_never_taken_for_the_file(
-    authority: Authority, tmp_path: Path
+    authority: Authority, tmp_path: Path, ablation: Ablation
 ) -> None:
-    with (
-        mirror_that(says("200 OK\nContent-Length: 9", b"hello"), authority, tmp_path) as source,
-        pytest.raises(Unavailable),
-    ):
-        fetch(source)
+    with mirror_that(says("200 OK\nContent-Length: 9", b"hello"), authority, tmp_path) as source:
+        with pytest.raises(Unavailable):
+            fetch(source)
+        with ablation("the count of the stated length") as attack:
+            with source._client.ask("GET", BLOB) as answer:
+                answer.enforce_content_length = False
+                attack.succeeded(answer.read() == b"hello")
 
 
 def test_a_failing_server_is_worth_another_try(authority: Authority, tmp_path: Path) -> None:
@@ -168,21 +209,41 @@ def test_an_address_is_a_host_and_a_port(authority: Authority, address: str) -> 
         MirrorSource(address, name="m1", trust=trust_from(authority))
 
 
+def any_server(server: dial.Server) -> ssl.SSLContext:
+    """Return a context that speaks with whoever answers."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 @pytest.mark.misuse
-def test_only_the_demanded_mirror_is_spoken_with(authority: Authority, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+@pytest.mark.parametrize(
+    "case", ["another name", "another role", "a stranger", "expired", "not yet valid"]
+)
+def test_only_the_demanded_mirror_is_spoken_with(
+    authority: Authority, tmp_path: Path, case: str, ablation: Ablation
+) -> None:
     answer = says("200 OK\nContent-Length: 5", b"hello")
-    cases: list[dict[str, Any]] = [
-        {"name": "m2"},
-        {"issuer": authority.issuers["node"]},
-        {"issuer": Authority().issuers["mirror"]},
-        {"starts": timedelta(days=-8)},
-        {"starts": timedelta(hours=1)},
-    ]
-    for case in cases:
-        with mirror_that(answer, authority, tmp_path, **case) as source:
-            with pytest.raises(Refused) as caught:
-                fetch(source)
-            assert caught.value.reason == "certificate"
+    cases: dict[str, dict[str, Any]] = {
+        "another name": {"name": "m2"},
+        "another role": {"issuer": authority.issuers["node"]},
+        "a stranger": {"issuer": Authority().issuers["mirror"]},
+        "expired": {"starts": timedelta(days=-8)},
+        "not yet valid": {"starts": timedelta(hours=1)},
+    }
+    with mirror_that(answer, authority, tmp_path, **cases[case]) as source:
+        with pytest.raises(Refused) as caught:
+            fetch(source)
+        assert caught.value.reason == "certificate"
+    with ablation("the demand for one identity, by TLS and by the profile") as attack:
+        attack.without("embrasure.net.dial.tls_context", any_server)
+        with mirror_that(answer, authority, tmp_path, **cases[case]) as source:
+            with pytest.raises(Refused):
+                fetch(source)  # the profile still stands
+            attack.without("embrasure.net.dial.Server.check")
+            attack.succeeded(fetch(source) == b"hello")
 
 
 PROFILE: list[dict[str, Any]] = [{"usages": []}, {"life": timedelta(days=30)}, {"uris": []}]
@@ -191,31 +252,34 @@ PROFILE: list[dict[str, Any]] = [{"usages": []}, {"life": timedelta(days=30)}, {
 @pytest.mark.misuse
 @pytest.mark.parametrize("forged", PROFILE)
 def test_a_server_outside_its_profile_is_refused_before_it_is_asked(
-    authority: Authority, tmp_path: Path, forged: dict[str, Any]
+    authority: Authority, tmp_path: Path, forged: dict[str, Any], ablation: Ablation
 ) -> None:
     asked: list[bytes] = []
 
     def answer(connection: ssl.SSLSocket, head: bytes) -> None:
         asked.append(head)
+        says("200 OK\nContent-Length: 5", b"hello")(connection, head)
 
-    with mirror_that(answer, authority, tmp_path, **forged) as source, pytest.raises(Refused):
-        fetch(source)
-    assert asked in ([], [b""])
-
-
-@pytest.mark.misuse
-@pytest.mark.parametrize("forged", PROFILE)
-def test_without_the_profile_openssl_would_take_such_a_server(
-    authority: Authority, tmp_path: Path, forged: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dial.Server, "check", lambda *args, **kwargs: None)
-    answer = says("200 OK\nContent-Length: 5", b"hello")
     with mirror_that(answer, authority, tmp_path, **forged) as source:
-        assert fetch(source) == b"hello"
+        with pytest.raises(Refused):
+            fetch(source)
+        assert asked in ([], [b""])
+        with ablation("the profile, of which OpenSSL knows nothing") as attack:
+            attack.without("embrasure.net.dial.Server.check")
+            attack.succeeded(fetch(source) == b"hello")
+
+
+def tls_1_2_too(server: dial.Server) -> ssl.SSLContext:
+    """Return our context with the older protocol let in again."""
+    context = dial_context(server)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
 
 
 @pytest.mark.misuse
-def test_a_server_of_tls_1_2_is_refused(authority: Authority, tmp_path: Path) -> None:
+def test_a_server_of_tls_1_2_is_refused(
+    authority: Authority, tmp_path: Path, ablation: Ablation
+) -> None:
     answer = says("200 OK\nContent-Length: 5", b"hello")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -224,6 +288,10 @@ def test_a_server_of_tls_1_2_is_refused(authority: Authority, tmp_path: Path) ->
             pytest.raises(Unavailable),
         ):
             fetch(source)
+        with ablation("TLS 1.3 at least") as attack:
+            attack.without("embrasure.net.dial.tls_context", tls_1_2_too)
+            with mirror_that(answer, authority, tmp_path, maximum=ssl.TLSVersion.TLSv1_2) as source:
+                attack.succeeded(fetch(source) == b"hello")
 
 
 class Steps:
@@ -248,7 +316,9 @@ def drip(count: int) -> Answer:
 
 @pytest.mark.misuse
 @pytest.mark.parametrize("path", [BLOB, FILE])
-def test_a_dripping_mirror_is_dropped(authority: Authority, tmp_path: Path, path: str) -> None:
+def test_a_dripping_mirror_is_dropped(
+    authority: Authority, tmp_path: Path, path: str, ablation: Ablation
+) -> None:
     # Every byte comes in time for a time-out of gaps; 11 s pass between two of them.
     with (
         mirror_that(drip(60), authority, tmp_path, steady=Steps(11.0)) as source,
@@ -256,36 +326,46 @@ def test_a_dripping_mirror_is_dropped(authority: Authority, tmp_path: Path, path
     ):
         fetch(source, path)
     assert caught.value.reason == "slow"
+    pace = "MinimumSpeed" if path == BLOB else "Deadline"
+    with (
+        ablation("the least speed of a file") as attack,
+        mirror_that(drip(60), authority, tmp_path, steady=Steps(11.0)) as source,
+    ):
+        attack.without(f"embrasure.net.pace.{pace}.add")
+        attack.succeeded(len(fetch(source, path)) == 60)  # after eleven minutes
 
 
 @pytest.mark.misuse
-def test_without_the_minimum_speed_the_drip_goes_on(
-    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_head_that_never_ends_is_cut(
+    authority: Authority, tmp_path: Path, ablation: Ablation
 ) -> None:
-    monkeypatch.setattr(MinimumSpeed, "add", lambda self, count: None)
-    with mirror_that(drip(60), authority, tmp_path, steady=Steps(11.0)) as source:
-        assert len(fetch(source)) == 60
-
-
-@pytest.mark.misuse
-def test_a_head_that_never_ends_is_cut(authority: Authority, tmp_path: Path) -> None:
     stop = threading.Event()
 
     def answer(connection: ssl.SSLSocket, head: bytes) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n")
         with contextlib.suppress(OSError):
-            for number in range(200):
+            for number in range(40):
                 if stop.wait(0.05):
                     return
                 connection.sendall(f"X-{number}: y\r\n".encode())
+            connection.sendall(b"Content-Length: 0\r\n\r\n")
 
     with mirror_that(answer, authority, tmp_path) as source:
         client = source._client
         started = time.monotonic()
         with pytest.raises(Unavailable), client.ask("GET", BLOB, seconds=0.3):
             pass
-        stop.set()
-    assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 1.5
+    stop.set()
+    stop.clear()
+    with (
+        ablation("the time for a whole head") as attack,
+        mirror_that(answer, authority, tmp_path) as source,
+    ):
+        client, started = source._client, time.monotonic()
+        client._pool.ConnectionCls = HTTPSConnection  # the class that ours is built on
+        with client.ask("GET", BLOB, seconds=0.3):
+            attack.succeeded(time.monotonic() - started > 1.5)
 
 
 def test_a_speed_above_the_floor_passes_for_ever() -> None:
@@ -328,8 +408,24 @@ def test_a_watch_may_say_nothing(authority: Authority, tmp_path: Path) -> None:
 
 
 @pytest.mark.misuse
-@pytest.mark.parametrize("body", [b"", b"x", b"-1", b"0", b"9" * 17, b"1\n", b"1" * 100_000])
-def test_a_watch_that_lies_is_refused(authority: Authority, tmp_path: Path, body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"-1", b"0", b"9" * 17, b"1\n", b"1" * 4000])
+def test_a_watch_that_lies_is_refused(
+    authority: Authority, tmp_path: Path, body: bytes, ablation: Ablation
+) -> None:
+    head = f"200 OK\nContent-Length: {len(body)}"
+    with mirror_that(says(head, body), authority, tmp_path) as source:
+        with pytest.raises(Refused):
+            source.watch(1)
+        with ablation("the form and the length of a version") as attack:
+            attack.without("embrasure.net.https._VERSION", re.compile(rb"(?s).*"))
+            attack.without(
+                "embrasure.net.dial.HttpsClient.read_small", lambda _, answer, limit: answer.read()
+            )
+            attack.succeeded(source.watch(1) == int(body))
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"1" * 100_000])
+def test_a_watch_tells_a_number(authority: Authority, tmp_path: Path, body: bytes) -> None:
     head = f"200 OK\nContent-Length: {len(body)}"
     with mirror_that(says(head, body), authority, tmp_path) as source, pytest.raises(Refused):
         source.watch(1)
@@ -358,10 +454,27 @@ def test_a_letterbox_that_does_not_take_a_post_says_whether_to_try_again(
 
 
 @pytest.mark.misuse
-def test_a_mirror_is_no_letterbox(authority: Authority, tmp_path: Path) -> None:
+def test_a_mirror_is_no_letterbox(authority: Authority, tmp_path: Path, ablation: Ablation) -> None:
     leaf = authority.leaf("mirror", "l1")
-    with bad_server(leaf, tmp_path, says("201 Yes\nContent-Length: 0")) as port:
+    asked: list[bytes] = []
+
+    def answer(connection: ssl.SSLSocket, head: bytes) -> None:
+        asked.append(head)
+        says("201 Yes\nContent-Length: 0")(connection, head)
+
+    with bad_server(leaf, tmp_path, answer) as port:
         client = LetterboxClient(f"127.0.0.1:{port}", name="l1", trust=trust_from(authority))
         with pytest.raises(Refused):
             client.post("v1/post/x/1", b"frame")
         client.close()
+        with ablation("the role in the demanded name") as attack:
+            attack.without("embrasure.net.https.Server", as_mirror)
+            client = LetterboxClient(f"127.0.0.1:{port}", name="l1", trust=trust_from(authority))
+            client.post("v1/post/x/1", b"frame")
+            client.close()
+            attack.succeeded(asked[-1].endswith(b"frame"))
+
+
+def as_mirror(address: str, role: str, *rest: Any) -> dial.Server:
+    """Demand a mirror, whichever role was meant."""
+    return dial.Server(address, "mirror", *rest)

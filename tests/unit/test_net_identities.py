@@ -6,6 +6,7 @@ import ipaddress
 from datetime import timedelta
 from typing import Any
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -21,6 +22,7 @@ from embrasure.net.profile import check_leaf
 from embrasure.net.status import MAX_DETAILS, status_of
 from embrasure.net.trustbundle import Trust, TrustHolder, first_trust, trust_of
 from embrasure.trust.directory import TlsBundle
+from tests.ablation import Ablation
 from tests.simulate.authority import KINDS, Authority, der_text
 
 DOMAIN = "fleet.example"
@@ -91,39 +93,77 @@ FORGED_SERVERS: dict[str, dict[str, Any]] = {
 }
 
 
+N1 = Identity("node", "n1")
+STEPS = "embrasure.net.profile."
+# Which steps of the profile see it; two steps see some, each for its own reason.
+SEEN_BY = {
+    "may issue": "_check_chain",
+    "usage of a client": "_check_chain",
+    "eight days": "check_life",
+    "not yet": "check_life _check_chain",
+    "over": "check_life _check_chain",
+    "P-384": "check_key",
+    "two dns names": "check_names",
+    "wildcard": "check_names",
+    "e-mail": "check_names",
+    "a subject": "check_names",
+}
+
+
 @pytest.mark.misuse
 @pytest.mark.parametrize("forgery", FORGED_SERVERS)
 def test_a_forged_server_leaf_of_the_right_issuer_is_refused(
-    authority: Authority, forgery: str
+    authority: Authority, forgery: str, ablation: Ablation
 ) -> None:
     leaf = authority.leaf("node", "n1", **FORGED_SERVERS[forgery]).certificate
-    with pytest.raises(Refused) as caught:
-        check_leaf(
+
+    def check() -> Identity:
+        return check_leaf(
             leaf,
             role="node",
             issuers=[authority.issuers["node"].certificate],
             domain=DOMAIN,
             at=now(),
         )
+
+    with pytest.raises(Refused) as caught:
+        check()
     assert caught.value.reason in ("certificate", "identity")
+    steps = SEEN_BY.get(forgery, "check_names _check_chain")
+    with ablation(steps) as attack:
+        for step in steps.split():
+            with pytest.raises(Refused):
+                check()  # the steps that are left still refuse
+            attack.without(f"{STEPS}{step}", lambda *_, **__: N1)
+        attack.succeeded(check() == N1)
 
 
 @pytest.mark.misuse
 @pytest.mark.parametrize("issuer", ["gateway", "operator", "mirror"])
-def test_an_issuer_cannot_sign_for_another_role(authority: Authority, issuer: str) -> None:
+def test_an_issuer_cannot_sign_for_another_role(
+    authority: Authority, issuer: str, ablation: Ablation
+) -> None:
     wrong = authority.issuers[issuer]
     leaf = authority.leaf("node", "n1", issuer=wrong).certificate
     right = [authority.issuers["node"].certificate]
     for issuers in (right, [*right, wrong.certificate] if issuer == "mirror" else right):
         with pytest.raises(Refused):
             check_leaf(leaf, role="node", issuers=issuers, domain=DOMAIN, at=now())
+    with ablation("the chain to the role's own issuer") as attack:
+        attack.without(f"{STEPS}_check_chain")
+        found = check_leaf(leaf, role="node", issuers=right, domain=DOMAIN, at=now())
+        attack.succeeded(found == N1)
 
 
 @pytest.mark.misuse
-def test_no_issuer_is_no_trust(authority: Authority) -> None:
-    leaf = authority.leaf("node", "n1").certificate
+def test_no_issuer_is_no_trust(authority: Authority, ablation: Ablation) -> None:
+    leaf = Authority().leaf("node", "n1").certificate
     with pytest.raises(Refused, match="an issuer to trust"):
         check_leaf(leaf, role="node", issuers=[], domain=DOMAIN, at=now())
+    with ablation("an issuer to trust, and the chain to it") as attack:
+        attack.without(f"{STEPS}_require")
+        attack.without(f"{STEPS}_check_chain")
+        attack.succeeded(check_leaf(leaf, role="node", issuers=[], domain=DOMAIN, at=now()) == N1)
 
 
 def test_both_issuers_of_an_overlap_are_taken(authority: Authority) -> None:
@@ -138,24 +178,32 @@ def test_both_issuers_of_an_overlap_are_taken(authority: Authority) -> None:
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda pem: b"",
         lambda pem: pem + b"garbage",
         lambda pem: b"garbage\n" + pem,
         lambda pem: pem + pem[:100],
         lambda pem: pem.replace(b"\n", b"\r\n"),
-        lambda pem: pem.replace(b"M", b"!", 1),
         lambda pem: pem * 200,
     ],
 )
-def test_a_certificate_file_is_read_whole_or_not_at_all(authority: Authority, spoil: Any) -> None:
+def test_a_certificate_file_is_read_whole_or_not_at_all(
+    authority: Authority, spoil: Any, ablation: Ablation
+) -> None:
     pem = authority.issuer_pem("gateway")
     assert len(load_certificates(pem + pem, what="issuer")) == 2
     with pytest.raises(Refused):
         load_certificates(spoil(pem), what="issuer")
+    with ablation("the form of the whole file") as attack:
+        attack.succeeded(x509.load_pem_x509_certificates(spoil(pem)))
+
+
+def test_a_file_without_a_certificate_is_refused(authority: Authority) -> None:
+    for raw in (b"", authority.issuer_pem("gateway").replace(b"M", b"!", 1)):
+        with pytest.raises(Refused):
+            load_certificates(raw, what="issuer")
 
 
 @pytest.mark.misuse
-def test_an_ed25519_key_is_refused_with_a_clear_sentence() -> None:
+def test_an_ed25519_key_is_refused_with_a_clear_sentence(ablation: Ablation) -> None:
     pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -163,17 +211,25 @@ def test_an_ed25519_key_is_refused_with_a_clear_sentence() -> None:
     )
     with pytest.raises(Refused, match="a P-256 key, got Ed25519PrivateKey"):
         load_key(pem, what="TLS key")
+    with ablation("the kind of key") as attack:
+        attack.succeeded(serialization.load_pem_private_key(pem, password=None))
 
 
 @pytest.mark.misuse
-def test_a_key_that_does_not_fit_its_certificate_is_named(authority: Authority) -> None:
+def test_a_key_that_does_not_fit_its_certificate_is_named(
+    authority: Authority, ablation: Ablation
+) -> None:
     one, other = authority.leaf("node", "n1"), authority.leaf("node", "n1")
     with pytest.raises(Refused, match="the key of its certificate"):
         check_pair(one.key_pem, other.chain_pem, what="TLS")
     assert "PRIVATE" not in repr(Pair(one.key_pem, one.chain_pem))
+    with ablation("the check of the pair") as attack:
+        # gRPC takes the two, and every handshake fails later.
+        attack.succeeded(
+            grpc.ssl_server_certificate_configuration([(one.key_pem, other.chain_pem)])
+        )
 
 
-@pytest.mark.misuse
 def test_the_refusal_of_a_key_never_quotes_it(authority: Authority) -> None:
     pem = authority.leaf("node", "n1").key_pem
     for spoiled in (pem[:-40], pem.replace(b"PRIVATE", b"PUBLIC"), b"hunter2", b"\xff" * 40):
@@ -204,16 +260,24 @@ def _spoiled_issuers(authority: Authority) -> dict[str, str]:
         "an issuer below an issuer": der_text(
             authority.new_issuer("gateway", by=authority.issuers["gateway"]).certificate
         ),
-        "no certificate": "AAAA",
     }
 
 
 @pytest.mark.misuse
 @pytest.mark.parametrize("kind", list(_spoiled_issuers(Authority())))
 def test_an_intermediate_that_the_root_did_not_make_is_refused(
-    authority: Authority, kind: str
+    authority: Authority, kind: str, ablation: Ablation
 ) -> None:
     issuers: Any = {"gateway": (_spoiled_issuers(authority)[kind],)}
+    with pytest.raises(Refused):
+        trust_of(bundle(authority, issuers=issuers))
+    with ablation("the check of each issuer") as attack:
+        attack.without("embrasure.net.trustbundle.check_issuer")
+        attack.succeeded(trust_of(bundle(authority, issuers=issuers)).issuers_of("gateway"))
+
+
+def test_an_issuer_that_is_no_certificate_is_refused(authority: Authority) -> None:
+    issuers: Any = {"gateway": ("AAAA",)}
     with pytest.raises(Refused):
         trust_of(bundle(authority, issuers=issuers))
 
@@ -244,7 +308,6 @@ def _blocking_handler(request: object, context: object) -> None:
 GATEWAY: frozenset[Role] = frozenset({"gateway"})
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize(
     ("table", "served"),
     [
@@ -261,20 +324,33 @@ def test_a_listener_that_differs_from_its_table_does_not_start(table: Any, serve
     assert caught.value.reason == "table"
 
 
+def naive(auth: dict[str, list[bytes]]) -> Identity:
+    """Read a name as gRPC's `peer_identities()` does: the first thing that could be one."""
+    keys = ("peer_uri", "peer_spiffe_id", "x509_common_name")
+    found = next(value for key in keys for value in auth.get(key, []))
+    return parse_uri(found.decode(), domain=DOMAIN)
+
+
 @pytest.mark.misuse
 @pytest.mark.parametrize(
     "auth",
     [
-        {},
         {"peer_uri": [b"spiffe://fleet.example/gateway/g1"] * 2},
         {"peer_uri": [b"spiffe://fleet.example/gateway/g1"], "peer_email": [b"a@b"]},
         {"peer_uri": [b"spiffe://fleet.example/gateway/g1"], "peer_ip": [b"127.0.0.1"]},
-        {"peer_uri": ["spiffe://fleet.example/gateway/gä".encode()]},
         {"peer_spiffe_id": [b"spiffe://fleet.example/gateway/g1"]},
         {"x509_common_name": [b"spiffe://fleet.example/gateway/g1"]},
     ],
 )
-def test_an_identity_is_exactly_one_uri(auth: Any) -> None:
+def test_an_identity_is_exactly_one_uri(auth: Any, ablation: Ablation) -> None:
+    with pytest.raises(Refused):
+        peer_identity(auth, domain=DOMAIN)
+    with ablation("one URI and no other name") as attack:
+        attack.succeeded(naive(auth) == Identity("gateway", "g1"))
+
+
+@pytest.mark.parametrize("auth", [{}, {"peer_uri": ["spiffe://fleet.example/gateway/gä".encode()]}])
+def test_no_name_is_no_identity(auth: Any) -> None:
     with pytest.raises(Refused):
         peer_identity(auth, domain=DOMAIN)
 
