@@ -45,13 +45,15 @@ app_floors = st.builds(
     gate_digest=digests | st.just(""),
     tries=st.dictionaries(digests, counts, max_size=4),
 )
+entries = st.dictionaries(digests, st.integers(1, limits.MAX_INTEGER), max_size=3)
 unions = st.builds(
     Union,
-    plans=st.lists(digests, max_size=3).map(tuple),
-    manifests=st.lists(digests, max_size=3).map(tuple),
-    keys=st.lists(digests, max_size=3).map(tuple),
-    nodes=st.just(()),
+    plans=entries,
+    manifests=entries,
+    keys=entries,
+    gateway_certs=entries,
     through=counts,
+    holders=st.lists(digests, max_size=2).map(tuple),
 )
 floors_of_nodes = st.builds(
     Floors,

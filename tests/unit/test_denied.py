@@ -83,7 +83,7 @@ def test_a_union_that_is_full_holds_and_pushes_nothing_out(
     store.save(msgspec.structs.replace(Floors.first(), union=union))
     with ablation("the end of a full union") as attack:
         # Two keys later the floors are larger than they may be, and no other floor can rise.
-        entries = dict.fromkeys(plans(*range(30_000)), 1)
+        entries = dict.fromkeys(plans(*range(40_000)), 1)
         with pytest.raises(Damaged):
             store.save(msgspec.structs.replace(Floors.first(), union=Union(plans=entries)))
         attack.succeeded(store.load().union == union)
