@@ -75,10 +75,28 @@ TRUST.table["env"] = (
 TRUST.table["app"] = (
     _verbs(
         "trust app",
-        {"pki.cli_trust": {"add": "Draft an app with its operators and threshold."}},
+        {
+            "pki.cli_apps": {
+                "add": "Draft an app with its operators and threshold.",
+                "set": "Draft another threshold, quotas, canary or soak of an app.",
+            }
+        },
         "Apps.",
     ),
-    "Apps: add.",
+    "Apps: add, set.",
+)
+TRUST.table["group"] = (
+    _verbs(
+        "trust group",
+        {
+            "pki.cli_apps": {
+                "add": "Draft persons into a group that quotas count.",
+                "remove": "Draft persons out of a group.",
+            }
+        },
+        "Groups of persons, for quotas.",
+    ),
+    "Groups of persons: add, remove.",
 )
 RELEASE = _verbs(
     "release",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -59,13 +60,30 @@ def approve(
         "state": found.get("state", ""),
         "approved_by": found.get("approved_by", []),
         "threshold": review.grounds.threshold,
+        "quotas": review.grounds.quotas(),
+        "lacks": review.grounds.lacking(_names(found.get("approved_by"))),
         "shown": f"sha256:{review.sha256}",
     }
     text = f"signed: {review.release.role} seq {review.release.plan.seq}, {body['state']}"
-    text += f"\napproved by {words(body['approved_by'])} of {review.grounds.threshold} needed"
+    text += f"\napproved by {words(body['approved_by'])} of {review.grounds.needs()}"
+    if body["lacks"]:
+        text += f"; still needs {body['lacks']}"
     if body["state"] == "approved":
         text += f"\nnext: embrasure rollout start --plan sha256:{digest}"
     common.emit("embrasure.approve/1", body, text)
+
+
+def _names(found: object) -> list[str]:
+    return [str(name) for name in found] if isinstance(found, list) else []
+
+
+def _quotas(row: Mapping[str, object]) -> str:
+    """Return the quotas of a waiting plan, and what is still missing of anything."""
+    quotas = row.get("quotas")
+    if not isinstance(quotas, dict) or not quotas:
+        return ""
+    asked = ", ".join(f"{count} of {group}" for group, count in quotas.items())
+    return f" with {asked} (needs {row.get('lacks') or 'nothing more'})"
 
 
 def _ask(common: Common, digest: str) -> str:
@@ -152,7 +170,8 @@ def approvals(common: Common, env: str, mine: bool) -> None:
     rows = [row for row in rows_of(found, "approvals") if row.get("mine") or not mine]
     lines = [
         f"{row.get('id')}  {row.get('role')} seq {row.get('seq')}  by {row.get('proposer')}  "
-        f"{len(words(row.get('approved_by')).split())} of {row.get('threshold')}  "
+        f"{len(words(row.get('approved_by')).split())} of {row.get('threshold')}"
+        f"{_quotas(row)}  "
         f"can sign: {words(row.get('missing'))}  until {row.get('approve_by')}"
         f"{'  <- you' if row.get('mine') else ''}"
         for row in rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,10 +92,27 @@ class Grounds:
             )
         return person
 
+    def quotas(self) -> dict[str, int]:
+        """Return group -> how many of its persons must approve."""
+        rules = self.policy.rules_of(self.app)
+        return {quota.group: quota.min for quota in rules.quotas} if rules is not None else {}
+
+    def lacking(self, persons: Collection[str]) -> str:
+        """Return what an approval by these persons still lacks, in words; empty for nothing."""
+        more = self.threshold - len(set(persons))
+        unmet = self.policy.quotas_unmet(self.app, persons)
+        parts = [f"{more} more"] if more > 0 else []
+        return ", ".join([*parts, *(f"{count} of {group}" for group, count in unmet.items())])
+
     def people(self) -> list[str]:
         """Return the persons who may approve, sorted."""
         found = {self.policy.person_of(key) for key in self.keys if key not in self.denied.keys}
         return sorted(person for person in found if person is not None)
+
+    def needs(self) -> str:
+        """Return what it takes, as an approver reads it."""
+        quotas = ", ".join(f"{count} of {group}" for group, count in self.quotas().items())
+        return f"{self.threshold} persons" + (f" ({quotas} among them)" if quotas else "")
 
 
 def check_operator(person: str, grounds: Grounds) -> None:

@@ -22,11 +22,11 @@ from embrasure.clock import Clock, now, read_time
 from embrasure.errors import Denied, Refused, shown
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
-from embrasure.trust.decide import is_within_policy
 from embrasure.trust.directory import ApprovalStatement
 from embrasure.trust.plan import parse_plan
 from embrasure.trust.view import View
 from gateway import tables
+from gateway.approval_rules import check_enough, check_policy, is_enough
 from gateway.audit import Journal
 from gateway.database import Database
 from gateway.grounds import (
@@ -181,8 +181,7 @@ class Proposals:
                 raise wrong_state(found, states)
             grounds, release = self._release(found)
             signatures = self._counted(found, grounds, release)
-            if len(signatures) < grounds.threshold:
-                raise _too_few(release, grounds, len(signatures))
+            check_enough(signatures, release, grounds)
             role = complete(release, signatures)
             check_complete(role, release.role, grounds.targets)
             check_blobs(release.manifest, self._blobs)
@@ -298,32 +297,11 @@ class Proposals:
     def _decide(self, found: Row[Any], grounds: Grounds, release: Release) -> str:
         """Return the state after counting; enough signatures make one complete, checked role."""
         signatures = self._counted(found, grounds, release)
-        if len(signatures) < grounds.threshold:
+        if not is_enough(signatures, grounds):
             return tables.PENDING
         check_complete(complete(release, signatures), release.role, grounds.targets)
         self.rows.approve(found.id)
         return tables.APPROVED
-
-
-def check_policy(release: Release, grounds: Grounds) -> None:
-    """Return only when the plan respects the policy, as nodes will ask; raises Denied."""
-    plan, policy, denied = release.plan, grounds.policy, grounds.denied
-
-    def require(holds: bool, expected: str, got: object) -> None:
-        if not holds:
-            raise Denied(f"plan for {grounds.role}", expected=expected, got=got, reason="policy")
-
-    require(is_within_policy(plan, policy), "group, canary, soak, percent, times within policy",
-            f"the plan {release.plan_digest[:16]}")  # fmt: skip
-    require(release.plan_digest not in denied.plans, "a plan that is not denied", "a denied one")
-    require(plan.manifest.sha256 not in denied.manifests, "a manifest that is not denied",
-            plan.manifest.sha256)  # fmt: skip
-    low, high = policy.min_seq.get(plan.app, 0), policy.seq_ceiling.get(plan.app)
-    require(low <= plan.seq and (high is None or plan.seq <= high), f"seq {low} to {high}",
-            plan.seq)  # fmt: skip
-    others = [person for person in grounds.people() if person != plan.proposer]
-    require(len(others) >= grounds.threshold,
-            f"{grounds.threshold} persons beside the proposer", len(others))  # fmt: skip
 
 
 def check_blobs(manifest: Manifest, blobs: BlobStore) -> None:
@@ -337,13 +315,3 @@ def check_blobs(manifest: Manifest, blobs: BlobStore) -> None:
             hint="propose again: the upload goes on where it stopped",
             reason="missing-blobs",
         )
-
-
-def _too_few(release: Release, grounds: Grounds, got: int) -> Denied:
-    return Denied(
-        f"role {release.role} v{release.version}",
-        expected=f"{grounds.threshold} persons without the proposer",
-        got=got,
-        hint="a key was denied or removed since: propose it again",
-        reason="threshold",
-    )

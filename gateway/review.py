@@ -133,10 +133,21 @@ def _deciders(release: Release, grounds: Grounds, said: Sequence[ApprovalStateme
     words = [f"{word.decision} by {word.person} at {word.at}" for word in said]
     people = ", ".join(person for person in grounds.people() if person != release.plan.proposer)
     return [
-        f"{grounds.threshold} persons of: {people} (never {release.plan.proposer}, who proposed)",
+        f"{grounds.needs()} of: {people} (never {release.plan.proposer}, who proposed)",
+        *_groups(release, grounds),
         f"role {release.role} v{release.version} holds until {write_time(signed.expires)}{was}",
         *words,
     ]
+
+
+def _groups(release: Release, grounds: Grounds) -> list[str]:
+    """Say who can fill each quota; one who is in two groups fills one place."""
+    persons, found = grounds.people(), []
+    for group, count in grounds.quotas().items():
+        held = [p.id for p in grounds.policy.people if group in p.groups and p.id in persons]
+        able = ", ".join(name for name in held if name != release.plan.proposer) or "nobody"
+        found.append(f"quota {group}: {count} of {able}")
+    return found
 
 
 def _digests(release: Release, grounds: Grounds) -> list[str]:

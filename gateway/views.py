@@ -220,4 +220,10 @@ def _summary(parts: Parts, row: Row[Any]) -> dict[str, object]:
     except EmbrasureError as problem:
         return {**found, "problem": str(problem)}
     missing = [p for p in grounds.people() if p not in signed and p != row.proposer]
-    return {**found, "threshold": grounds.threshold, "missing": missing}
+    return {
+        **found,
+        "threshold": grounds.threshold,
+        "quotas": grounds.quotas(),
+        "missing": missing,
+        "lacks": grounds.lacking(signed) if row.state == tables.PENDING else "",
+    }

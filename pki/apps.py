@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -13,7 +13,8 @@ from embrasure import limits
 from embrasure.clock import Clock
 from embrasure.errors import Misuse
 from embrasure.trust import documents, layout, policy
-from pki import people, roles
+from pki import people, quotas, roles
+from pki.apprules import check_operators
 from pki.desk import Desk
 from pki.folder import TrustFolder
 from pki.keyfile import Cost
@@ -23,12 +24,17 @@ from pki.people import PublicFile
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a plan of the app must at least respect. group: labels of its nodes."""
+    """What a plan of the app must at least respect. group: labels of its nodes.
+
+    quotas: group of persons -> how many of it must approve; members: group -> persons who join it
+    """
 
     group: Mapping[str, str]
     min_canary: int
     min_soak_s: int
     max_second_percent: int
+    quotas: Mapping[str, int] = field(default_factory=dict)
+    members: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +94,7 @@ def add_app(
     """
     layout.check_env(env)
     role = layout.app_role(env, layout.check_app(app))
-    if threshold >= len(who.keys):
-        raise Misuse(
-            role,
-            expected=f"at least {threshold + 1} operators, since who proposes does not count",
-            got=len(who.keys),
-        )
+    check_operators(role, len(who.keys), threshold)
     work = Desk(trust, clock)
     roles.delegate(work.targets(), role, who.keys, threshold=threshold)
     fleet = layout.fleet_role(env)
@@ -103,7 +104,11 @@ def add_app(
         )
     path = layout.policy_path(env)
     found = policy.parse_policy(work.document(fleet, path))
-    work.put(fleet, path, documents.write(with_app(found, app, who.keys, rules)))
+    changed = with_app(found, app, who.keys, rules)
+    quotas.check_reachable(changed, app, [people.owner_of(key) for key in who.keys])
+    raw = documents.write(changed)
+    policy.parse_policy(raw)
+    work.put(fleet, path, raw)
     return work
 
 
@@ -129,7 +134,7 @@ def with_app(
         persons[name] = policy.Person(id=name, keys=held, groups=groups)
     entry = {
         "group": dict(rules.group),
-        "quotas": [],
+        "quotas": quotas.listed(rules.quotas),
         "min_canary": rules.min_canary,
         "min_soak_s": rules.min_soak_s,
         "max_second_percent": rules.max_second_percent,
@@ -138,9 +143,10 @@ def with_app(
         "execution_expiry_s": limits.START_SECONDS,
     }
     made = documents.convert(entry, policy.AppPolicy, f"rules of {app}")
-    return msgspec.structs.replace(
+    changed = msgspec.structs.replace(
         found,
         people=tuple(persons[name] for name in sorted(persons)),
         apps={**found.apps, app: made},
         seq_ceiling={**found.seq_ceiling, app: limits.SEQ_AHEAD},
     )
+    return quotas.with_members(changed, rules.members)

@@ -221,10 +221,11 @@ def _step_6_done(case: _Case) -> Verdict | None:
 
 
 def _step_9_approval(case: _Case) -> Verdict | None:
-    """Enough distinct persons signed, and the plan respects the policy of its app."""
+    """Enough distinct persons signed, quotas are met, and the plan respects the app's policy."""
     signers = case.role.signers - case.denied.keys
-    people = {case.policy.person_of(key) for key in signers} - {None}
-    if len(people) < case.role.threshold:
+    found = (case.policy.person_of(key) for key in signers)
+    people = {person for person in found if person is not None}
+    if len(people) < case.role.threshold or case.policy.quotas_unmet(case.docs.app, people):
         return Verdict("hold", "approval")
     return None if is_within_policy(case.plan, case.policy) else Verdict("hold", "policy")
 

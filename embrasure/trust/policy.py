@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -25,6 +26,7 @@ from embrasure.trust.documents import (
     check_unused,
     read,
 )
+from embrasure.trust.quota import unmet
 
 
 class Person(Document, frozen=True, kw_only=True):
@@ -39,7 +41,7 @@ class Quota(Document, frozen=True, kw_only=True):
     """At least `min` approvers of a group."""
 
     group: Name
-    min: Positive
+    min: Annotated[int, Meta(ge=1, le=limits.KEYS_PER_ROLE)]
 
 
 class WeeklyWindow(Document, frozen=True, kw_only=True):
@@ -130,6 +132,12 @@ class Policy(Document, frozen=True, kw_only=True):
         """Return whose key this is, else None: a key of nobody never counts."""
         return next((person.id for person in self.people if key in person.keys), None)
 
+    def quotas_unmet(self, app: str, persons: Iterable[str]) -> dict[str, int]:
+        """Return group -> how many of it an approval of `app` by these persons still lacks."""
+        rules = self.rules_of(app)
+        groups = {person.id: person.groups for person in self.people}
+        return unmet(rules.quotas, persons, groups) if rules is not None else {}
+
 
 class Stop(Document, frozen=True, kw_only=True):
     """A freeze by the on-call."""
@@ -165,15 +173,29 @@ def parse_policy(raw: bytes) -> Policy:
         raise Refused(
             "policy", expected="a key to have one person", got="a key twice", reason="bad-schema"
         )
+    for app, rules in policy.apps.items():
+        _check_quotas(app, rules.quotas)
     check_unused(
         "policy",
-        quotas=[rules.quotas for rules in policy.apps.values() if rules.quotas],
         windows=[rules.windows for rules in policy.apps.values() if rules.windows],
         freezes=policy.freezes,
         gateway_certs=policy.denied.gateway_certs,
         issuers=policy.denied.issuers,
     )
     return policy
+
+
+def _check_quotas(app: str, quotas: tuple[Quota, ...]) -> None:
+    """Return only when each group is named once, and no more persons are asked for than can be."""
+    groups = [quota.group for quota in quotas]
+    places = sum(quota.min for quota in quotas)
+    if len(set(groups)) != len(groups) or places > limits.KEYS_PER_ROLE:
+        raise Refused(
+            f"quotas of {app}",
+            expected=f"each group once, {limits.KEYS_PER_ROLE} persons at most",
+            got=", ".join(f"{quota.group}={quota.min}" for quota in quotas),
+            reason="bad-schema",
+        )
 
 
 def parse_revocations(raw: bytes) -> Revocations:
