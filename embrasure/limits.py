@@ -18,7 +18,8 @@ STATEMENT_BYTES = 16 * KIB  # enrolment statement with its boot certificate; app
 ENROLMENT_BYTES = 64 * KIB  # first floors, TLS chain and trust bundle
 POLICY_BYTES = 256 * KIB  # 100 people, 500 apps
 REVOCATIONS_BYTES = 256 * KIB  # 1,000 entries a list
-SHARD_BYTES = 128 * KIB  # one directory shard
+SHARD_BYTES = 768 * KIB  # one directory shard: 256 nodes of 3 KB (hybrid keys), in one message
+RECOVERY_BYTES = 4 * KIB  # the recovery recipient: one hybrid public key
 TLS_BUNDLE_BYTES = 64 * KIB  # CA root and two intermediates for each of five roles
 FLOORS_BYTES = 2 * MIB  # a node's floors: 4,096 denials and one file more are 650 KiB
 JSON_DEPTH = 8  # nesting; scanned before the parser runs
@@ -74,6 +75,11 @@ DENIED_UNION = 4_096  # entries kept by a node; one more holds every new install
 LABELS = 16
 SEQ_AHEAD = 1_000_000  # seq_ceiling above the newest seq
 MANIFESTS_PER_ROLE = 6
+
+# Sealed secrets
+SECRET_PLAIN_BYTES = 64 * KIB  # one secret: keys, certificates, passwords; never content
+SECRET_RECIPIENTS = 256  # nodes of one file; 1.7 KB each
+SECRET_BYTES = 640 * KIB  # one sealed file: 257 stanzas are 440 KiB, the payload 88 KiB
 
 # Receipts and the letterbox
 RECEIPT_RECORD_BYTES = 256

@@ -13,7 +13,7 @@ from embrasure.errors import Refused
 from embrasure.net.trustbundle import trust_of
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
-from embrasure.trust.directory import parse_shard, parse_tls_bundle
+from embrasure.trust.directory import parse_recovery, parse_shard, parse_tls_bundle
 from embrasure.trust.policy import parse_policy, parse_revocations
 from gateway import metadata as form
 from gateway.repository import Repository
@@ -103,6 +103,8 @@ def check_document(path: str, raw: bytes) -> None:
         parse_policy(raw)
     elif folder.startswith("fleet/") and name == "tls.json":
         trust_of(parse_tls_bundle(raw))
+    elif folder.startswith("fleet/") and name == "recovery.json":
+        parse_recovery(raw)
     else:
         raise _refused("a document of fleet or revocations", path)
 

@@ -1,7 +1,8 @@
 """The node's own keys: made here, never leave here, and sign for nobody else.
 
-TLS P-256 (push listener), receipt Ed25519, seal X25519 (secrets). The statement carries the public
-halves to the security team.
+TLS P-256 (push listener), receipt Ed25519, seal ML-KEM-768 and X25519 (secrets). The statement
+carries the public halves to the security team. The seal key is no part of an `Identity`: only
+`load_seal_key` reads it, and only the apply process calls that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from nacl.exceptions import CryptoError
-from nacl.public import PrivateKey
 from nacl.signing import SigningKey
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
@@ -27,6 +27,7 @@ from embrasure.clock import Clock, write_time
 from embrasure.errors import Damaged, Misuse
 from embrasure.fs import Folder, read_file
 from embrasure.net.identity import dns_name, uri
+from embrasure.secret.keys import OpeningKey
 from embrasure.trust import dsse
 from embrasure.trust.directory import ReceiptKey, SealKey, Statement
 from embrasure.trust.documents import Digest, Document, EnvName, NodeId, Positive, read, write
@@ -51,11 +52,10 @@ class Card(Document, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A node with its private keys. tls_key_pem and boot_cert_pem: empty for pull."""
+    """A node with its keys for receipts and TLS. tls_key_pem and boot_cert_pem: empty for pull."""
 
     card: Card
     receipt_key: SigningKey
-    seal_key: PrivateKey
     tls_key_pem: bytes
     boot_cert_pem: bytes
 
@@ -142,15 +142,16 @@ def create_identity(
             folder.create(paths.tls_key.name, _pem(key))
             certificate = _boot_certificate(key, node=node, domain=domain, at=clock())
             folder.create(paths.boot_cert.name, certificate)
-        folder.create(paths.seal_key.name, bytes(PrivateKey.generate()).hex().encode())
+        seal = OpeningKey.generate()
+        folder.create(paths.seal_key.name, seal.raw.hex().encode())
         folder.create(paths.receipt_key.name, bytes(SigningKey.generate()).hex().encode())
         # Last: a node that was cut off here has no identity and can be made again by hand.
         folder.create(paths.identity.name, write(card))
-    return statement(load_identity(paths), clock=clock)
+    return statement(load_identity(paths), seal.public(epoch=card.epoch), clock=clock)
 
 
-def statement(identity: Identity, *, clock: Clock) -> bytes:
-    """Return what the node says of itself, signed by its receipt key."""
+def statement(identity: Identity, hpke: SealKey, *, clock: Clock) -> bytes:
+    """Return what the node says of itself, signed by its receipt key. hpke: its seal key."""
     der = None
     if identity.boot_cert_pem:
         certificate = x509.load_pem_x509_certificate(identity.boot_cert_pem)
@@ -164,9 +165,7 @@ def statement(identity: Identity, *, clock: Clock) -> bytes:
         mode=identity.mode,
         epoch=identity.epoch,
         receipt=ReceiptKey(key=identity.receipt_public, epoch=identity.epoch),
-        hpke=SealKey(
-            suite="x25519", key=bytes(identity.seal_key.public_key).hex(), epoch=identity.epoch
-        ),
+        hpke=hpke,
         boot_cert=der,
         at=write_time(clock()),
     )
@@ -183,16 +182,29 @@ def load_identity(paths: Paths) -> Identity:
     is_push = card.mode == "push"
     try:
         receipt = SigningKey(bytes.fromhex(_private(paths, paths.receipt_key.name).decode()))
-        seal = PrivateKey(bytes.fromhex(_private(paths, paths.seal_key.name).decode()))
     except (ValueError, CryptoError) as problem:
         raise Damaged(str(paths.keys), expected="keys as they were made", got=problem) from None
     return Identity(
         card,
         receipt,
-        seal,
         _private(paths, paths.tls_key.name) if is_push else b"",
         _private(paths, paths.boot_cert.name) if is_push else b"",
     )
+
+
+def load_seal_key(paths: Paths) -> OpeningKey:
+    """Return the key that secrets for this node are sealed to; raises Damaged, Denied.
+
+    Read when it is needed and held no longer. Nodes made before the hybrid suite have an X25519
+    key, and keep it until they are made anew.
+    """
+    raw = _private(paths, paths.seal_key.name)
+    try:
+        return OpeningKey.from_hex(raw.decode("ascii"))
+    except ValueError:
+        raise Damaged(
+            str(paths.seal_key), expected="the key as it was made", got="other bytes"
+        ) from None
 
 
 def _private(paths: Paths, name: str) -> bytes:

@@ -119,7 +119,7 @@ class Paths:
 
     @property
     def seal_key(self) -> Path:
-        """The X25519 key that secrets are sealed to, 64 hex digits."""
+        """The private key that secrets are sealed to, 192 hex digits (X25519 alone: 64)."""
         return self.keys / "seal.key"
 
     @property

@@ -23,6 +23,7 @@ from embrasure import limits
 from embrasure.clock import Clock, write_time
 from embrasure.errors import Denied, Misuse, Refused
 from embrasure.net.identity import dns_name, uri
+from embrasure.secret.keys import check_sound
 from embrasure.trust import directory, documents, dsse, layout, policy
 from embrasure.trust.directory import Enrolled, Entry, Statement
 from pki import ca, store, verify
@@ -49,7 +50,8 @@ def check_statement(raw: bytes, trust: TrustFolder) -> Checked:
     """Return the statement in an envelope; raises Refused.
 
     Steps: 1 form, 2 the receipt key that it names signed it, 3 this fleet and an environment of
-    it, 4 a push node's boot certificate is its own and for exactly its names.
+    it, 4 a push node's boot certificate is its own and for exactly its names, 5 secrets can be
+    sealed to its key.
     """
     # 1. The key to verify with is inside; it is used for nothing but the signature.
     claimed = directory.parse_statement(_payload(raw))
@@ -67,7 +69,10 @@ def check_statement(raw: bytes, trust: TrustFolder) -> Checked:
         raise Refused(
             statement.node, expected="a boot certificate for a push node only", got=statement.mode
         )
-    return Checked(statement, check_boot(statement, domain=trust.domain))
+    boot = check_boot(statement, domain=trust.domain)
+    # 5.
+    check_sound(statement.hpke)
+    return Checked(statement, boot)
 
 
 def receipt_key(statement: Statement) -> SSlibKey:

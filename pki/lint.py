@@ -12,6 +12,7 @@ from tuf.api.metadata import DelegatedRole, Key, Role, Root, Targets
 
 from embrasure import limits
 from embrasure.errors import Refused
+from embrasure.secret.keys import check_sound
 from embrasure.trust import directory, layout, policy
 from pki import people, roles, store
 from pki.drafts import Draft
@@ -107,6 +108,7 @@ def _check_fleet(env: str, documents: Mapping[str, bytes], *, root_id: str) -> N
     try:
         rules = policy.parse_policy(known.pop(layout.policy_path(env)))
         tls = directory.parse_tls_bundle(known.pop(layout.tls_path(env)))
+        spare = known.pop(layout.recovery_path(env), None)
         names = directory.shard_names(rules.shards)
         shards = {
             name: directory.parse_shard(known.pop(layout.shard_path(env, name))) for name in names
@@ -116,6 +118,10 @@ def _check_fleet(env: str, documents: Mapping[str, bytes], *, root_id: str) -> N
     if known:
         raise Refused(f"fleet-{env}", expected="policy, tls and directory", got=sorted(known))
     fleets = {(rules.root, rules.env), (tls.root, tls.env)}
+    if spare is not None:
+        recovery = directory.parse_recovery(spare)
+        check_sound(recovery.hpke)
+        fleets.add((recovery.root, recovery.env))
     if fleets | {(shard.root, shard.env) for shard in shards.values()} != {(root_id, env)}:
         raise Refused(f"fleet-{env}", expected="documents of this fleet", got="others")
     for name, shard in shards.items():

@@ -18,7 +18,7 @@ from embrasure.trust import layout
 from embrasure.trust.canonical import check_depth, sha256_hex
 
 AnyMetadata = Metadata[Root] | Metadata[Targets]
-DOCUMENT_BYTES = limits.POLICY_BYTES  # the largest target file of a security role
+DOCUMENT_BYTES = limits.SHARD_BYTES  # the largest target file of a security role
 
 
 def make_folder(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -36,12 +38,27 @@ class ReceiptKey(Document, frozen=True, kw_only=True):
     epoch: Positive
 
 
-class SealKey(Document, frozen=True, kw_only=True):
-    """The key that secrets for this node are sealed to (RFC 9180)."""
+SealSuite = Literal["x25519", "mlkem768x25519"]
+# Raw bytes of a public key. The hybrid one is ML-KEM's encapsulation key, then X25519's.
+SEAL_KEY_BYTES: Mapping[str, int] = MappingProxyType({"x25519": 32, "mlkem768x25519": 1184 + 32})
 
-    suite: Literal["x25519"]
-    key: Hex32
+
+class SealKey(Document, frozen=True, kw_only=True):
+    """The key that secrets for one recipient are sealed to (RFC 9180), in hex digits."""
+
+    suite: SealSuite
+    key: Annotated[str, Meta(pattern=r"^[0-9a-f]+$", max_length=2 * 1216)]
     epoch: Positive
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which a reader turns into Refused, for a key of another length."""
+        if len(self.key) != 2 * SEAL_KEY_BYTES[self.suite]:
+            raise ValueError(f"a key of {SEAL_KEY_BYTES[self.suite]} bytes for {self.suite}")
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the raw key, by which people compare it."""
+        return hashlib.sha256(bytes.fromhex(self.key)).hexdigest()
 
 
 class Entry(Document, frozen=True, kw_only=True):
@@ -89,6 +106,16 @@ class TlsBundle(Document, frozen=True, kw_only=True):
         Annotated[tuple[Der, ...], Meta(min_length=1, max_length=2)],
     ]
     gateways: Annotated[tuple[PersonId, ...], Meta(max_length=16)]
+
+
+class Recovery(Document, frozen=True, kw_only=True):
+    """The offline recipient of every secret of an environment, named by the security team."""
+
+    v: Literal[1]
+    type: Literal["recovery"]
+    root: Digest
+    env: EnvName
+    hpke: SealKey
 
 
 class Statement(Document, frozen=True, kw_only=True):
@@ -186,6 +213,11 @@ def parse_shard(raw: bytes) -> Shard:
 def parse_tls_bundle(raw: bytes) -> TlsBundle:
     """Return the TLS trust bundle in `raw`; its certificates are checked by `embrasure.net`."""
     return read(raw, TlsBundle, limit=limits.TLS_BUNDLE_BYTES, document="tls bundle")
+
+
+def parse_recovery(raw: bytes) -> Recovery:
+    """Return the recovery recipient in `raw`; raises Refused."""
+    return read(raw, Recovery, limit=limits.RECOVERY_BYTES, document="recovery recipient")
 
 
 def parse_statement(raw: bytes) -> Statement:

@@ -75,6 +75,11 @@ def tls_path(env: str) -> str:
     return f"fleet/{env}/tls.json"
 
 
+def recovery_path(env: str) -> str:
+    """Return the target path of the offline recipient of every secret."""
+    return f"fleet/{env}/recovery.json"
+
+
 def shard_path(env: str, shard: str) -> str:
     """Return the target path of one directory shard."""
     return f"fleet/{env}/dir/{shard}.json"
@@ -93,6 +98,16 @@ def plan_path(env: str, app: str) -> str:
 def manifest_path(env: str, app: str, digest: str) -> str:
     """Return the target path of a manifest."""
     return f"{env}/{app}/m-{digest}.json"
+
+
+def secret_path(env: str, app: str, digest: str) -> str:
+    """Return the target path of a sealed secret."""
+    return f"{env}/{app}/s-{digest}.json"
+
+
+def is_secret(path: str) -> bool:
+    """Return whether a target path of an approval role is a sealed secret's."""
+    return path.rpartition("/")[2].startswith("s-")
 
 
 def gate_path(env: str, app: str) -> str:

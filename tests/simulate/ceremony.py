@@ -18,9 +18,10 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from embrasure.clock import Clock, write_time
 from embrasure.net.identity import dns_name, uri
+from embrasure.secret.keys import OpeningKey
 from embrasure.trust import dsse
 from embrasure.trust.canonical import sha256_hex
-from embrasure.trust.directory import ReceiptKey, SealKey, Statement
+from embrasure.trust.directory import ReceiptKey, Statement
 from embrasure.trust.documents import write
 from pki import ceremony, environment, keyfile, signers, signing
 from pki.drafts import Draft
@@ -98,6 +99,7 @@ class NewNode:
     tls: ec.EllipticCurvePrivateKey = field(
         default_factory=lambda: ec.generate_private_key(ec.SECP256R1())
     )
+    seal: OpeningKey = field(default_factory=lambda: OpeningKey.generate())
     domain: str = DOMAIN
     made: list[x509.Certificate] = field(default_factory=list)
 
@@ -126,7 +128,7 @@ class NewNode:
             mode=self.mode,
             epoch=self.epoch,
             receipt=ReceiptKey(key=self.receipt_public, epoch=self.epoch),
-            hpke=SealKey(suite="x25519", key=f"{self.number:064x}", epoch=self.epoch),
+            hpke=self.seal.public(epoch=self.epoch),
             boot_cert=None if boot is None else base64.b64encode(boot).decode(),
             at=write_time(at),
         )

@@ -15,7 +15,6 @@ from typing import Literal
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from nacl.public import PrivateKey
 from nacl.signing import SigningKey
 
 from embrasure import limits
@@ -27,7 +26,7 @@ from embrasure.trust.gate import Gate
 from embrasure.trust.order import Order
 from embrasure.trust.plan import Plan
 from node.config import Server
-from node.identity import load_identity
+from node.identity import load_identity, load_seal_key
 from node.paths import Paths
 from node.setup import Wish, enrol, make_node
 from tests.simulate.authority import Authority, der_text
@@ -190,5 +189,5 @@ def listed(paths: Paths) -> SimNode:
         env=identity.env,
         mode=identity.mode,
         signing=SigningKey(bytes(identity.receipt_key)),
-        seal=PrivateKey(bytes(identity.seal_key)),
+        seal=load_seal_key(paths),
     )

@@ -35,7 +35,7 @@ from embrasure.trust.receipt import Receipt, parse_receipt
 from embrasure.trust.source import Source
 from node.accept import Acceptor
 from node.config import load_config
-from node.identity import create_identity, load_identity, new_node_id
+from node.identity import create_identity, load_identity, load_seal_key, new_node_id
 from node.paths import Paths
 from node.supervisor import Supervisor
 from tests.simulate.nodes import SimNode
@@ -125,7 +125,7 @@ def make_node(root: Path, repo: SimRepository, *, mode: str = "pull", name: str 
     repo.add_node(
         SimNode(
             id=node, env=repo.env, mode=identity.mode, signing=identity.receipt_key,
-            seal=identity.seal_key,
+            seal=load_seal_key(paths),
         )
     )  # fmt: skip
     enrol(paths, repo)

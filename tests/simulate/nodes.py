@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from nacl.public import PrivateKey
 from nacl.signing import SigningKey
 from securesystemslib.signer import CryptoSigner
 
-from embrasure.trust.directory import Entry, ReceiptKey, SealKey
+from embrasure.secret.keys import OpeningKey
+from embrasure.trust.directory import Entry, ReceiptKey
 from embrasure.trust.documents import digest
 from embrasure.trust.plan import NamedNode, Plan
 from embrasure.trust.receipt import (
@@ -60,7 +60,7 @@ class SimNode:
     tls_name: str | None = None
     boot_cert: str | None = None
     signing: SigningKey = field(default_factory=SigningKey.generate)
-    seal: PrivateKey = field(default_factory=PrivateKey.generate)
+    seal: OpeningKey = field(default_factory=lambda: OpeningKey.generate())
     rseq: int = 0
 
     @property
@@ -89,7 +89,7 @@ class SimNode:
             tls_name=self.tls_name,
             boot_cert=self.boot_cert,
             receipt=ReceiptKey(key=self.receipt_public.hex(), epoch=self.epoch),
-            hpke=SealKey(suite="x25519", key=bytes(self.seal.public_key).hex(), epoch=self.epoch),
+            hpke=self.seal.public(epoch=self.epoch),
         )
 
     def receipt(self, plan: Plan, wave: int, *, at: datetime, **changes: Any) -> bytes:

@@ -12,14 +12,14 @@ from embrasure.trust import dsse
 from embrasure.trust.directory import parse_statement
 from embrasure.trust.documents import read
 from embrasure.trust.dsse import Envelope
-from node.identity import create_identity, load_identity, statement
+from node.identity import create_identity, load_identity, load_seal_key, statement
 from node.paths import Paths
 from tests.simulate.installer import SimInstaller, enrol
 
 
 def test_a_statement_is_signed_by_the_receipt_key_it_names(bench: SimInstaller) -> None:
     identity = bench.identity
-    raw = statement(identity, clock=bench.clock)
+    raw = statement(identity, load_seal_key(bench.paths).public(epoch=1), clock=bench.clock)
     keyid = read(raw, Envelope, limit=10_000, document="x").signatures[0].keyid
     keys = {keyid: identity.signer().public_key}
     payload, _ = dsse.unseal("enrolment", raw, keys, limit=20_000)

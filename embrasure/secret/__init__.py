@@ -1,0 +1,1 @@
+"""Secrets sealed to nodes: keys, the sealed file, opening; nothing here seals."""
