@@ -21,6 +21,7 @@ from embrasure.wire import mirror_pb2 as wire
 from embrasure.wire import mirror_pb2_grpc
 from gateway.mirrors import publish
 from gateway.published import TIMESTAMP_FILE, Contents
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.listener import trust_from
 
@@ -120,15 +121,16 @@ def test_a_mirror_that_asks_for_other_files_gets_none(source: FolderSource, path
 
 @pytest.mark.misuse
 def test_without_the_question_before_it_the_answer_names_our_files(
-    source: FolderSource, monkeypatch: pytest.MonkeyPatch
+    source: FolderSource, ablation: Ablation
 ) -> None:
     async def believed(stub: Any, paths: Any) -> list[wire.Lacking]:
         return list((await stub.Missing(wire.MissingRequest(paths=paths))).lacking)
 
-    monkeypatch.setattr("gateway.mirrors._lacking", believed)
-    mirror = LyingMirror([(SECRET, 0)])
-    asyncio.run(run(source, mirror))
-    assert mirror.got == {SECRET: b"secret"}
+    with ablation("lacking") as attack:
+        attack.without("gateway.mirrors._lacking", believed)
+        mirror = LyingMirror([(SECRET, 0)])
+        asyncio.run(run(source, mirror))
+        attack.succeeded(mirror.got == {SECRET: b"secret"})
 
 
 def test_a_refusal_of_the_mirror_keeps_its_word(source: FolderSource) -> None:

@@ -18,6 +18,7 @@ from embrasure.wire import node_pb2 as wire
 from gateway.feed import Feed
 from gateway.published import Contents
 from gateway.push import RECEIPTS, Ended, push
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority, Leaf
 from tests.simulate.liars import Requests, Script, lying
 
@@ -130,9 +131,7 @@ def test_a_want_beyond_the_table_is_answered_and_gives_nothing(
 
 
 @pytest.mark.misuse
-def test_without_the_table_the_same_want_gives_the_file(
-    feed: Feed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_table_the_same_want_gives_the_file(feed: Feed, ablation: Ablation) -> None:
     got: list[tuple[bytes, str]] = []
 
     async def script(requests: Requests) -> AsyncIterator[wire.FromNode]:
@@ -140,9 +139,10 @@ def test_without_the_table_the_same_want_gives_the_file(
         yield ask(SECRET)
         got.append(await file_of(requests))
 
-    monkeypatch.setattr("gateway.feed.Feed.check", lambda *a, **k: None)
-    asyncio.run(dial(feed, script, Heard()))
-    assert got == [(b"secret", "ok")]
+    with ablation("check") as attack:
+        attack.without("gateway.feed.Feed.check", lambda *a, **k: None)
+        asyncio.run(dial(feed, script, Heard()))
+        attack.succeeded(got == [(b"secret", "ok")])
 
 
 @pytest.mark.parametrize("limit", [0, 10, 2**63])
@@ -267,7 +267,7 @@ def test_a_closed_port_is_unreachable(feed: Feed) -> None:
 @pytest.mark.misuse
 @pytest.mark.parametrize("kind", ["receipts", "words", "drops"])
 def test_a_node_that_never_ends_holds_its_stream_for_a_bounded_time(
-    feed: Feed, kind: str, monkeypatch: pytest.MonkeyPatch
+    feed: Feed, kind: str, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     receipt = wire.FromNode(receipt=wire.Receipt(signed=b"x" * 320))
 
@@ -288,11 +288,12 @@ def test_a_node_that_never_ends_holds_its_stream_for_a_bounded_time(
     # reached, then what one stream may make us do
     most = {"receipts": RECEIPTS, "words": 400, "drops": 100}[kind]
     assert 0 < len(heard.words) <= most + 1
-    monkeypatch.setattr("gateway.push.Bounds.count", uncounted)
-    monkeypatch.setattr("gateway.push.STREAM_FACTOR", 7)
-    more = Heard()
-    asyncio.run(dial(feed, script, more, idle_s=0.2))
-    assert len(more.words) > len(heard.words)
+    with ablation("the bounds of one stream") as attack:
+        attack.without("gateway.push.Bounds.count", uncounted)
+        attack.without("gateway.push.STREAM_FACTOR", 7)
+        more = Heard()
+        asyncio.run(dial(feed, script, more, idle_s=0.2))
+        attack.succeeded(len(more.words) > len(heard.words))
 
 
 async def uncounted(*_: object) -> None:

@@ -180,11 +180,13 @@ def test_a_body_that_ends_early_is_never_taken_for_the_file(
     with mirror_that(says("200 OK\nContent-Length: 9", b"hello"), authority, tmp_path) as source:
         with pytest.raises(Unavailable):
             fetch(source)
-        with ablation("the count of the stated length") as attack:
-            with source._client.ask("GET", BLOB) as answer:
-                answer.enforce_content_length = False
-                pieces = iter(lambda: answer.read1(100, decode_content=False), b"")
-                attack.succeeded(b"".join(pieces) == b"hello")
+        with (
+            ablation("the count of the stated length") as attack,
+            source._client.ask("GET", BLOB) as answer,
+        ):
+            answer.enforce_content_length = False
+            pieces = iter(lambda: answer.read1(100, decode_content=False), b"")
+            attack.succeeded(b"".join(pieces) == b"hello")
 
 
 def test_a_failing_server_is_worth_another_try(authority: Authority, tmp_path: Path) -> None:

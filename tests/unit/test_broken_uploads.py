@@ -21,6 +21,7 @@ from embrasure.wire import admin_pb2, mirror_pb2
 from gateway import uploads
 from mirror.inbox import Inbox, Upload
 from mirror.receive import Ingest, take
+from tests.ablation import Ablation
 
 if TYPE_CHECKING:
     from embrasure.net.authorize import Context
@@ -106,10 +107,11 @@ def test_a_blob_is_not_closed_under_the_thread_that_writes_it(
 
 @pytest.mark.misuse
 def test_without_the_wait_its_number_would_be_free_for_another_file(
-    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+    blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
-    monkeypatch.setattr("gateway.uploads.unbroken", asyncio.to_thread)
-    assert cut_blob(blobs, monkeypatch) == [False]
+    with ablation("unbroken") as attack:
+        attack.without("gateway.uploads.unbroken", asyncio.to_thread)
+        attack.succeeded(cut_blob(blobs, monkeypatch) == [False])
 
 
 @pytest.mark.misuse

@@ -15,6 +15,7 @@ from embrasure.bundle.build import Built, build, write_bundle
 from embrasure.bundle.folder import open_bundle, verify_bundle
 from embrasure.bundle.manifest import Entry, Hook, HttpProbe, TcpProbe
 from embrasure.errors import EmbrasureError, Misuse, NotSupported, Refused
+from tests.ablation import Ablation
 from tests.simulate.apps import APP_TOML, FILES, make_app
 
 # Committed once: a build on any machine, under any umask and at any time, gives this digest.
@@ -214,11 +215,12 @@ def test_what_a_node_would_refuse_is_refused_when_it_is_built(
 
 @pytest.mark.misuse
 def test_without_the_check_of_modes_a_set_user_id_bit_is_dropped_in_silence(
-    app: Path, monkeypatch: pytest.MonkeyPatch
+    app: Path, ablation: Ablation
 ) -> None:
     make_setuid(app)
-    monkeypatch.setattr("embrasure.bundle.tree._SPECIAL_BITS", 0)
-    assert entries(build(app))["code/main.py"].mode == "0555"
+    with ablation("SPECIAL_BITS") as attack:
+        attack.without("embrasure.bundle.tree._SPECIAL_BITS", 0)
+        attack.succeeded(entries(build(app))["code/main.py"].mode == "0555")
 
 
 @pytest.mark.misuse

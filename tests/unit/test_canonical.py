@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from embrasure import limits
 from embrasure.errors import Refused
 from embrasure.trust.canonical import canonical, check_depth, parse
+from tests.ablation import Ablation
 
 LETTERS = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
 VALUES = st.recursive(
@@ -97,21 +98,23 @@ def test_the_length_is_checked_before_anything_else() -> None:
 
 @pytest.mark.misuse
 def test_nesting_of_nine_is_refused_before_the_parser_recurses(
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     deep = b'{"a":' * 9 + b"1" + b"}" * 9
     assert refused(deep) == "limit"
     assert refused(b"[" * 100_000, limit=200_000) == "limit"
-    monkeypatch.setattr("embrasure.trust.canonical.check_depth", lambda *_: None)
-    assert parse(deep, limit=1000, document="test") == json.loads(deep)
+    with ablation("check_depth") as attack:
+        attack.without("embrasure.trust.canonical.check_depth")
+        attack.succeeded(parse(deep, limit=1000, document="test") == json.loads(deep))
 
 
 @pytest.mark.misuse
-def test_hidden_characters_are_refused_by_the_text_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hidden_characters_are_refused_by_the_text_rule(ablation: Ablation) -> None:
     raw = '{"a":"pay\u202egnp"}'.encode()
     assert refused(raw) == "bad-schema"
-    monkeypatch.setattr("embrasure.trust.canonical.check_text", lambda *_: None)
-    assert parse(raw, limit=1000, document="test") == {"a": "pay\u202egnp"}
+    with ablation("check_text") as attack:
+        attack.without("embrasure.trust.canonical.check_text")
+        attack.succeeded(parse(raw, limit=1000, document="test") == {"a": "pay\u202egnp"})
 
 
 def test_brackets_inside_text_do_not_count_as_depth() -> None:
@@ -142,7 +145,7 @@ def test_brackets_behind_a_string_count_and_those_in_it_do_not(raw: bytes) -> No
 
 @pytest.mark.misuse
 def test_a_scanner_that_starts_again_at_each_quote_is_what_it_would_cost(
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     def cost() -> float:
         began = time.process_time()
@@ -151,5 +154,6 @@ def test_a_scanner_that_starts_again_at_each_quote_is_what_it_would_cost(
 
     now = cost()
     again = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
-    monkeypatch.setattr("embrasure.trust.canonical._MARK", again)
-    assert cost() > 20 * now
+    with ablation("MARK") as attack:
+        attack.without("embrasure.trust.canonical._MARK", again)
+        attack.succeeded(cost() > 20 * now)

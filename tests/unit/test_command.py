@@ -26,6 +26,7 @@ from embrasure.errors import (
     Refused,
     Unavailable,
 )
+from tests.ablation import Ablation
 
 SEEN: list[Common] = []
 OUTCOME: list[Exception | int | None] = [None]
@@ -216,7 +217,7 @@ def test_a_package_that_is_not_installed_is_told(capsys: pytest.CaptureFixture[s
 @pytest.mark.misuse
 @pytest.mark.parametrize("evil", ["\x1bc", "\x07", "\r", "\u202e", "\u200b", "\x9b31m"])
 def test_what_comes_from_outside_cannot_act_on_the_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, evil: str
+    capsys: pytest.CaptureFixture[str], ablation: Ablation, evil: str
 ) -> None:
     assert cli.main(["act", f"a{evil}b"]) == 0
     assert evil not in capsys.readouterr().out
@@ -226,9 +227,10 @@ def test_what_comes_from_outside_cannot_act_on_the_terminal(
     assert cli.main(["act", "--verbose"]) == 1
     assert evil not in capsys.readouterr().err
     OUTCOME[0] = None
-    monkeypatch.setattr("embrasure.command.screen", lambda text: text)
-    assert cli.main(["act", f"a{evil}b"]) == 0
-    assert evil in capsys.readouterr().out, "without the guard it reaches the terminal"
+    with ablation("screen") as attack:
+        attack.without("embrasure.command.screen", lambda text: text)
+        assert cli.main(["act", f"a{evil}b"]) == 0
+        attack.succeeded(evil in capsys.readouterr().out)
 
 
 def test_lines_stay_lines() -> None:

@@ -12,6 +12,7 @@ import pytest
 from embrasure import kernel
 from embrasure.errors import Denied, EmbrasureError, NotFound, Refused
 from embrasure.fs import Folder
+from tests.ablation import Ablation
 
 
 @pytest.fixture
@@ -46,6 +47,7 @@ def test_a_link_on_the_way_is_never_followed(
     folder: Folder,
     outside: Path,
     monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
     opener: object,
     path: str,
 ) -> None:
@@ -57,8 +59,9 @@ def test_a_link_on_the_way_is_never_followed(
     with pytest.raises(Refused) as problem:
         folder.read(path, limit=100)
     assert problem.value.reason == "bad-link"
-    monkeypatch.setattr("embrasure.kernel.open_inside", follows_links)
-    assert folder.read(path, limit=100) == b"secret", "without the guard it is read"
+    with ablation("a path that follows no link") as attack:
+        attack.without("embrasure.kernel.open_inside", follows_links)
+        attack.succeeded(folder.read(path, limit=100) == b"secret")
 
 
 @pytest.mark.misuse
@@ -81,13 +84,14 @@ def test_a_name_is_one_part_of_a_path(folder: Folder, name: str) -> None:
 
 @pytest.mark.misuse
 def test_without_the_check_of_names_a_folder_outside_is_emptied(
-    folder: Folder, outside: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, outside: Path, ablation: Ablation
 ) -> None:
     with pytest.raises(Refused):
         folder.unlink("../outside/secret")
-    monkeypatch.setattr("embrasure.folder.check_name", lambda name: name)
-    folder.unlink("../outside/secret")
-    assert list(outside.iterdir()) == []
+    with ablation("check_name") as attack:
+        attack.without("embrasure.folder.check_name", lambda name: name)
+        folder.unlink("../outside/secret")
+        attack.succeeded(list(outside.iterdir()) == [])
 
 
 @pytest.mark.misuse

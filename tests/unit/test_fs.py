@@ -16,6 +16,7 @@ import pytest
 from embrasure import fs, limits
 from embrasure.descriptor import explained
 from embrasure.errors import Denied, EmbrasureError, Failed, NotFound, Refused, Unavailable
+from tests.ablation import Ablation
 
 
 def test_a_file_is_read_up_to_its_limit_and_not_one_byte_more(tmp_path: Path) -> None:
@@ -54,12 +55,11 @@ def test_only_a_regular_file_is_read_and_nothing_blocks(
 
 
 @pytest.mark.misuse
-def test_without_nofollow_the_link_would_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_nofollow_the_link_would_be_read(tmp_path: Path, ablation: Ablation) -> None:
     make_link(tmp_path / "f")
-    monkeypatch.setattr("embrasure.fs._READ", os.O_RDONLY | os.O_CLOEXEC)
-    assert fs.read_file(tmp_path / "f", limit=100) == b"secret"
+    with ablation("READ") as attack:
+        attack.without("embrasure.fs._READ", os.O_RDONLY | os.O_CLOEXEC)
+        attack.succeeded(fs.read_file(tmp_path / "f", limit=100) == b"secret")
 
 
 def test_a_missing_file_is_told_as_not_found(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
 from gateway import adopt as adopting
 from gateway.adopt import adopt
+from tests.ablation import Ablation
 from tests.simulate.gateway import SimGateway, trust_files
 from tests.simulate.metadata import sign_metadata
 from tests.simulate.repository import SimRepository
@@ -117,7 +118,7 @@ def test_a_fleet_role_that_a_node_would_refuse_is_not_published(
 
 @pytest.mark.misuse
 def test_an_older_version_is_no_news_and_other_bytes_of_one_version_are_an_attack(
-    gateway: SimGateway, monkeypatch: pytest.MonkeyPatch
+    gateway: SimGateway, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     sim = gateway.sim
     old = trust_files(sim)
@@ -137,9 +138,10 @@ def test_an_older_version_is_no_news_and_other_bytes_of_one_version_are_an_attac
     with pytest.raises(Refused) as caught:
         adopt(gateway.repository, {path: forked}, force=False)
     assert caught.value.reason == "equivocation"
-    monkeypatch.setattr("gateway.repository.check_numbers", lambda *_: None)
-    adopt(gateway.repository, {path: forked}, force=False)
-    assert (gateway.repository.folder / path).read_bytes() == forked
+    with ablation("check_numbers") as attack:
+        attack.without("gateway.repository.check_numbers")
+        adopt(gateway.repository, {path: forked}, force=False)
+        attack.succeeded((gateway.repository.folder / path).read_bytes() == forked)
 
 
 @pytest.mark.misuse

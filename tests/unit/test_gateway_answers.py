@@ -13,6 +13,7 @@ from embrasure.trust.folder import FolderSource
 from embrasure.wire import admin_pb2 as wire
 from gateway import admin
 from gateway.client import read_json
+from tests.ablation import Ablation
 
 EVIL = "approved\n\nplan sha256:00\x1b[2J\u202e\x9b"
 
@@ -22,15 +23,16 @@ def answer(value: object) -> dict[str, object]:
 
 
 @pytest.mark.misuse
-def test_no_word_of_the_gateway_is_more_than_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_word_of_the_gateway_is_more_than_one_line(ablation: Ablation) -> None:
     for value in (EVIL, [EVIL], {"x": {EVIL: [EVIL]}}):
         assert str(answer(value)).isprintable()
         assert "\n" not in repr(answer(value)).replace("\\n", "")
     assert answer("dépôt, 3 nodes") == {"state": "dépôt, 3 nodes"}
     assert answer([1, None, True, {"n": 2.5}]) == {"state": [1, None, True, {"n": 2.5}]}
-    # Without it one status line could carry a second, false proposal above the true one.
-    monkeypatch.setattr("gateway.client.plain", lambda value: value)
-    assert "\n" in str(answer(EVIL)["state"])
+    with ablation("plain") as attack:
+        # Without it one status line could carry a second, false proposal above the true one.
+        attack.without("gateway.client.plain", lambda value: value)
+        attack.succeeded("\n" in str(answer(EVIL)["state"]))
 
 
 @pytest.mark.misuse

@@ -28,6 +28,7 @@ from gateway.carriers import Carriers, Place
 from gateway.collect import open_post
 from gateway.database import Database
 from gateway.receipts import check_receipt, keep, last_number, read_log
+from tests.ablation import Ablation
 from tests.simulate.nodes import SimNode
 from tests.simulate.rollouts import make_nodes, plan_for
 
@@ -118,7 +119,7 @@ def test_a_body_moved_under_another_header_is_refused() -> None:
 
 @pytest.mark.misuse
 def test_without_the_headers_signature_anybody_posts_in_a_nodes_name(
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     # The forger has no key of the node; he re-posts a true receipt under a header of his own.
     forged = post_of(NODES[0], header_by=NODES[1])
@@ -132,20 +133,22 @@ def test_without_the_headers_signature_anybody_posts_in_a_nodes_name(
         payload = base64.b64decode(envelope["payload"])
         return msgspec.json.decode(payload, type=PostHeader), ""
 
-    monkeypatch.setattr("gateway.collect.parse_post_header", unverified)
-    assert open_post(forged, ENTRIES, COLLECT).receipt.node == NODES[0].id
+    with ablation("parse_post_header") as attack:
+        attack.without("gateway.collect.parse_post_header", unverified)
+        attack.succeeded(open_post(forged, ENTRIES, COLLECT).receipt.node == NODES[0].id)
 
 
 @pytest.mark.misuse
 def test_without_the_receipts_signature_a_thief_of_nothing_makes_evidence(
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     true = parse_receipt(signed_by(NODES[0]), NODES[0].receipt_public)
     forged = sign_receipt(replace(true, rseq=77), NODES[1].signing)
     with pytest.raises(Refused):
         check_receipt(forged, BODY, NODES[0].entry())
-    monkeypatch.setattr("gateway.receipts.parse_receipt", lambda s, _: read_record(s[:256]))
-    assert check_receipt(forged, BODY, NODES[0].entry()).receipt.rseq == 77
+    with ablation("parse_receipt") as attack:
+        attack.without("gateway.receipts.parse_receipt", lambda s, _: read_record(s[:256]))
+        attack.succeeded(check_receipt(forged, BODY, NODES[0].entry()).receipt.rseq == 77)
 
 
 @given(st.binary(max_size=400), st.binary(max_size=400), st.binary(max_size=64))

@@ -13,6 +13,7 @@ from embrasure.wire import admin_pb2 as wire
 from gateway import uploads
 from gateway.addresses import addresses_of, set_address
 from gateway.grounds import RESERVED_NUMBERS
+from tests.ablation import Ablation
 from tests.simulate.gateway import SimGateway
 from tests.simulate.repository import SimRepository
 
@@ -55,7 +56,7 @@ def test_an_address_of_another_environment_stays(
 
 @pytest.mark.misuse
 def test_one_operator_cannot_use_up_the_numbers_of_an_app(
-    gateway: SimGateway, monkeypatch: pytest.MonkeyPatch
+    gateway: SimGateway, ablation: Ablation
 ) -> None:
     reserve = gateway.proposals.reserve
     for number in range(1, RESERVED_NUMBERS + 1):
@@ -65,18 +66,20 @@ def test_one_operator_cannot_use_up_the_numbers_of_an_app(
     assert caught.value.reason == "limit"
     # Others still propose, and what anna has taken is no number of theirs.
     assert reserve("dev", "shop", person="ben") == RESERVED_NUMBERS + 1
-    monkeypatch.setattr("gateway.proposals.check_reserved", lambda *_: None)
-    assert reserve("dev", "shop", person="anna") == RESERVED_NUMBERS + 2
+    with ablation("check_reserved") as attack:
+        attack.without("gateway.proposals.check_reserved")
+        attack.succeeded(reserve("dev", "shop", person="anna") == RESERVED_NUMBERS + 2)
 
 
 @pytest.mark.misuse
 def test_only_who_may_sign_for_an_app_takes_its_numbers(
-    gateway: SimGateway, monkeypatch: pytest.MonkeyPatch
+    gateway: SimGateway, ablation: Ablation
 ) -> None:
     with pytest.raises(Denied):
         gateway.proposals.reserve("dev", "shop", person="mallory")
-    monkeypatch.setattr("gateway.proposals.check_operator", lambda *_: None)
-    assert gateway.proposals.reserve("dev", "shop", person="mallory") == 1
+    with ablation("check_operator") as attack:
+        attack.without("gateway.proposals.check_operator")
+        attack.succeeded(gateway.proposals.reserve("dev", "shop", person="mallory") == 1)
 
 
 # --- trust files ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from gateway import tables
 from gateway.adopt import adopt
 from gateway.proposal_rows import begin, close
 from gateway.records import parse_event
+from tests.ablation import Ablation
 from tests.simulate.gateway import Draft, SimGateway, trust_files
 from tests.simulate.releases import make_release
 from tests.simulate.repository import SimRepository
@@ -83,16 +84,17 @@ def test_two_others_approve_and_the_role_is_complete(gateway: SimGateway, draft:
 
 @pytest.mark.misuse
 def test_the_proposers_own_approval_is_refused(
-    gateway: SimGateway, draft: Draft, monkeypatch: pytest.MonkeyPatch
+    gateway: SimGateway, draft: Draft, ablation: Ablation
 ) -> None:
     with pytest.raises(Denied) as caught:
         gateway.approve(draft, "anna")
     assert caught.value.reason == "own-proposal"
     gateway.approve(draft, "ben")
     assert state_of(gateway, draft) == tables.PENDING
-    # Without the guard he would be the second of two.
-    monkeypatch.setattr("gateway.proposals.check_not_proposer", lambda *_: None)
-    assert gateway.approve(draft, "anna") == tables.APPROVED
+    with ablation("check_not_proposer") as attack:
+        # Without the guard he would be the second of two.
+        attack.without("gateway.proposals.check_not_proposer")
+        attack.succeeded(gateway.approve(draft, "anna") == tables.APPROVED)
 
 
 @pytest.mark.misuse

@@ -15,6 +15,7 @@ from gateway.rollout import breach, cap, counts, wave_state
 from gateway.rollout_text import end_text
 from gateway.states import NODE, ROLLOUT, WAVE, check_move
 from gateway.verdict import ending, is_settled
+from tests.ablation import Ablation
 from tests.simulate.rollouts import SimRollout, make_nodes, plan_for
 
 LENIENT: dict[str, Any] = {"max_failed_pct": 50, "min_reached_pct": 50}
@@ -249,16 +250,19 @@ def test_pause_and_resume_return_to_where_it_was_and_repeat_harmlessly() -> None
 
 @pytest.mark.misuse
 def test_a_halted_roll_out_resumes_only_when_the_policy_holds_again(
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     run = start()
     fail(run, canary(run))
     with pytest.raises(Denied):
         controls.resume(run.rollout, run.plan, run.all(), run.facts)
-    # Ablation: without the failure policy the same wish opens the gate again.
-    monkeypatch.setattr("gateway.controls.breach", lambda *a, **k: None)
-    found = controls.resume(run.rollout, run.plan, run.all(), run.facts)
-    assert found is not None and found.publish is not None and found.publish.state == "open"
+    with ablation("breach") as attack:
+        # Ablation: without the failure policy the same wish opens the gate again.
+        attack.without("gateway.controls.breach", lambda *a, **k: None)
+        found = controls.resume(run.rollout, run.plan, run.all(), run.facts)
+        attack.succeeded(
+            found is not None and found.publish is not None and found.publish.state == "open"
+        )
 
 
 def test_retry_raises_the_attempt_for_failed_nodes_up_to_the_plans_limit() -> None:
@@ -518,20 +522,21 @@ def test_wave_states_follow_the_roll_out() -> None:
 
 @pytest.mark.misuse
 def test_without_the_barrier_the_next_wave_would_open_over_a_node_in_flight(
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     run = start()
     run.soak_wave(0)
     *most, _ = run.of(1)
-    monkeypatch.setattr("gateway.rollout.MOVING", frozenset())
-    for member in most:
-        run.receipt(member.node)
-    assert run.rollout.open_wave == 2
+    with ablation("MOVING") as attack:
+        attack.without("gateway.rollout.MOVING", frozenset())
+        for member in most:
+            run.receipt(member.node)
+        attack.succeeded(run.rollout.open_wave == 2)
 
 
 @pytest.mark.misuse
 def test_without_the_evidence_rule_a_wave_would_pass_on_silence(
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     def course(run: SimRollout) -> None:
         for member in run.of(0):
@@ -539,14 +544,15 @@ def test_without_the_evidence_rule_a_wave_would_pass_on_silence(
         run.now += 600
         run.settle()
 
-    monkeypatch.setattr("gateway.rollout.breach", lambda *a, **k: None)
-    run = start()
-    course(run)
-    assert run.rollout.state == "blocked"
-    monkeypatch.setattr("gateway.rollout._missing_evidence", lambda *a, **k: "")
-    run = start()
-    course(run)
-    assert run.rollout.open_wave >= 1
+    with ablation("breach, missing_evidence") as attack:
+        attack.without("gateway.rollout.breach", lambda *a, **k: None)
+        run = start()
+        course(run)
+        assert run.rollout.state == "blocked"
+        attack.without("gateway.rollout._missing_evidence", lambda *a, **k: "")
+        run = start()
+        course(run)
+        attack.succeeded(run.rollout.open_wave >= 1)
 
 
 def test_breach_is_none_while_everything_is_well() -> None:

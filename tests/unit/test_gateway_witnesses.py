@@ -17,6 +17,7 @@ from gateway.approving import approve, check_words
 from gateway.client import AdminClient
 from gateway.preview import preview
 from gateway.review import Review
+from tests.ablation import Ablation
 from tests.simulate.gateway import Draft, SimGateway
 from tests.simulate.nodes import SimNode
 from tests.simulate.releases import make_release
@@ -105,30 +106,32 @@ def as_person(gateway: SimGateway, draft: Draft, folder: Path, by: str) -> dict[
 
 
 @pytest.mark.misuse
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("lie", ATTACKS)
 def test_no_approver_signs_a_plan_that_its_own_nodes_cannot_prove(
-    attack: str, gateway: SimGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lie: str, gateway: SimGateway, tmp_path: Path, ablation: Ablation
 ) -> None:
-    honest, evil = draft_of(gateway, ""), draft_of(gateway, attack)
+    honest, evil = draft_of(gateway, ""), draft_of(gateway, lie)
     assert as_person(gateway, honest, tmp_path / "ben", "ben") == {"method": "Approve"}
     with pytest.raises(Denied) as caught:
         as_person(gateway, evil, tmp_path / "ben", "ben")
     assert caught.value.reason == "witness"
-    monkeypatch.setattr("gateway.approving.check_evidence", lambda *_: None)
-    assert as_person(gateway, evil, tmp_path / "ben", "ben") == {"method": "Approve"}
+    with ablation("check_evidence") as attack:
+        attack.without("gateway.approving.check_evidence")
+        attack.succeeded(as_person(gateway, evil, tmp_path / "ben", "ben") == {"method": "Approve"})
 
 
 @pytest.mark.misuse
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("lie", ATTACKS)
 def test_the_gateway_takes_no_such_proposal(
-    attack: str, gateway: SimGateway, monkeypatch: pytest.MonkeyPatch
+    lie: str, gateway: SimGateway, ablation: Ablation
 ) -> None:
-    evil = draft_of(gateway, attack)
+    evil = draft_of(gateway, lie)
     with pytest.raises(Denied) as caught:
         gateway.propose(evil)
     assert caught.value.reason == "witness"
-    monkeypatch.setattr("gateway.proposals.check_evidence", lambda *_: None)
-    assert gateway.propose(evil) == evil.release.plan_digest[:16]
+    with ablation("check_evidence") as attack:
+        attack.without("gateway.proposals.check_evidence")
+        attack.succeeded(gateway.propose(evil) == evil.release.plan_digest[:16])
 
 
 def test_a_retired_canary_is_named_and_an_honest_plan_has_no_fault(gateway: SimGateway) -> None:

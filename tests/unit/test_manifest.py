@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from embrasure.bundle.manifest import Entry, check_path, check_tree, parse_manifest
 from embrasure.errors import EmbrasureError, NotSupported, Refused
 from embrasure.trust.canonical import canonical, sha256_hex
+from tests.ablation import Ablation
 
 
 class Vector(TypedDict):
@@ -59,12 +60,13 @@ def test_each_tree_comes_out_as_its_vector_says(vector: Vector) -> None:
 
 @pytest.mark.misuse
 def test_without_the_tree_rule_every_bad_tree_of_good_form_passes(
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     bad = [v for v in VECTORS["vectors"] if v["outcome"] not in ("ok", "bad-schema")]
     assert len(bad) > 25
-    monkeypatch.setattr("embrasure.bundle.manifest.check_tree", lambda *_: None)
-    assert {outcome(files=v["files"]) for v in bad} == {"ok"}
+    with ablation("check_tree") as attack:
+        attack.without("embrasure.bundle.manifest.check_tree")
+        attack.succeeded({outcome(files=v["files"]) for v in bad} == {"ok"})
 
 
 @pytest.mark.parametrize(
@@ -94,13 +96,14 @@ def test_what_no_rule_covers_is_refused_never_ignored(
 
 @pytest.mark.misuse
 def test_a_field_without_a_rule_would_be_ignored_without_its_check(
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     raw = canonical(manifest(irreversible=True))
     with pytest.raises(NotSupported):
         parse_manifest(raw)
-    monkeypatch.setattr("embrasure.bundle.manifest.check_unused", lambda *_, **__: None)
-    assert parse_manifest(raw).irreversible
+    with ablation("check_unused") as attack:
+        attack.without("embrasure.bundle.manifest.check_unused")
+        attack.succeeded(parse_manifest(raw).irreversible)
 
 
 @given(st.text(max_size=40))

@@ -21,6 +21,7 @@ from mirror.inbox import TIMESTAMP, Inbox, Upload, bytes_allowed
 from mirror.letterbox import accept_trust
 from mirror.publish import Publisher, Scope, held_documents
 from mirror.verify import Checked, check_repository
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.repository import SimRepository
 from tests.simulate.uploader import make_service
@@ -270,13 +271,14 @@ def test_a_blob_of_other_bytes_is_refused_and_dropped(box: Box, repo: SimReposit
 
 @pytest.mark.misuse
 def test_without_the_hash_another_blob_would_be_shown(
-    box: Box, repo: SimRepository, monkeypatch: pytest.MonkeyPatch
+    box: Box, repo: SimRepository, ablation: Ablation
 ) -> None:
     path = next(path for path, body in repo.files.items() if path.startswith("blobs/") and body)
-    monkeypatch.setattr("mirror.inbox.digest_in", lambda path: None)
-    box.put(path, b"x" * len(repo.files[path]))
-    box.publish(repo)
-    assert box.public()[path] != repo.files[path]
+    with ablation("digest_in") as attack:
+        attack.without("mirror.inbox.digest_in", lambda path: None)
+        box.put(path, b"x" * len(repo.files[path]))
+        box.publish(repo)
+        attack.succeeded(box.public()[path] != repo.files[path])
 
 
 @pytest.mark.misuse
@@ -321,15 +323,16 @@ def test_a_file_swapped_after_it_was_verified_is_refused(box: Box, repo: SimRepo
 
 @pytest.mark.misuse
 def test_with_a_client_that_remembers_the_swapped_file_would_be_shown(
-    box: Box, repo: SimRepository, monkeypatch: pytest.MonkeyPatch
+    box: Box, repo: SimRepository, ablation: Ablation
 ) -> None:
     path = poison(box, repo)
-    monkeypatch.setattr(
-        "mirror.verify.tempfile.TemporaryDirectory",
-        lambda prefix: contextlib.nullcontext(str(box.folder / "tuf")),
-    )
-    box.publish(repo)
-    assert box.public()[path] == b"garbage"
+    with ablation("TemporaryDirectory") as attack:
+        attack.without(
+            "mirror.verify.tempfile.TemporaryDirectory",
+            lambda prefix: contextlib.nullcontext(str(box.folder / "tuf")),
+        )
+        box.publish(repo)
+        attack.succeeded(box.public()[path] == b"garbage")
 
 
 @pytest.mark.misuse
@@ -423,17 +426,16 @@ def test_an_endless_file_ends_at_its_bound(box: Box) -> None:
 
 
 @pytest.mark.misuse
-def test_a_full_disk_takes_nothing_more(
-    box: Box, repo: SimRepository, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_takes_nothing_more(box: Box, repo: SimRepository, ablation: Ablation) -> None:
     box.publish(repo)
     shown = box.public()
     grow(repo)
-    monkeypatch.setattr("mirror.inbox.free", lambda folder: Space(1000, 1000))
-    with pytest.raises(Failed) as caught:
-        box.publish(repo)
-    assert caught.value.reason == "no-space"
-    assert box.public() == shown
+    with ablation("free") as attack:
+        attack.without("mirror.inbox.free", lambda folder: Space(1000, 1000))
+        with pytest.raises(Failed) as caught:
+            box.publish(repo)
+        assert caught.value.reason == "no-space"
+        attack.succeeded(box.public() == shown)
 
 
 def test_a_broken_upload_goes_on_at_its_byte(box: Box, repo: SimRepository) -> None:

@@ -17,6 +17,7 @@ from embrasure.trust import layout
 from embrasure.trust.receipt import key_id
 from mirror.post import Box, Directory
 from mirror.slots import Bucket, Slot, Slots
+from tests.ablation import Ablation
 from tests.simulate.nodes import SimNode
 from tests.simulate.repository import SimRepository
 
@@ -87,12 +88,13 @@ def test_a_filled_slot_is_final(slots: Slots) -> None:
 
 @pytest.mark.misuse
 def test_without_the_check_a_second_post_would_be_taken_for_the_first(
-    slots: Slots, monkeypatch: pytest.MonkeyPatch
+    slots: Slots, ablation: Ablation
 ) -> None:
-    monkeypatch.setattr("mirror.slots.check_same_body", lambda held, offered: None)
-    slots.put(Slot(KEY, 1), frame(b"first"))
-    # The node would believe that its second post arrived.
-    assert not slots.put(Slot(KEY, 1), frame(b"second"))
+    with ablation("check_same_body") as attack:
+        attack.without("mirror.slots.check_same_body", lambda held, offered: None)
+        slots.put(Slot(KEY, 1), frame(b"first"))
+        # The node would believe that its second post arrived.
+        attack.succeeded(not slots.put(Slot(KEY, 1), frame(b"second")))
 
 
 @pytest.mark.misuse

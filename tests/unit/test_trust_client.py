@@ -18,6 +18,7 @@ from embrasure.trust.client import TrustClient
 from embrasure.trust.floors import TufFloors
 from embrasure.trust.plan import parse_plan
 from embrasure.trust.view import View
+from tests.ablation import Ablation
 from tests.simulate.repository import SimRepository
 from tests.simulate.sources import BrokenSource, DeadSource, EndlessSource, MemorySource
 
@@ -186,9 +187,7 @@ def test_a_mirror_cannot_go_back_to_what_it_showed_before(bench: Bench) -> None:
 
 
 @pytest.mark.misuse
-def test_emptied_cache_files_do_not_open_the_way_back(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_emptied_cache_files_do_not_open_the_way_back(bench: Bench, ablation: Ablation) -> None:
     old = bench.repo.frozen_source()
     bench.gate()
     bench.refresh()
@@ -197,9 +196,10 @@ def test_emptied_cache_files_do_not_open_the_way_back(
     assert bench.refused(old).reason == "rollback"
     before = bench.client().workflow.floors()
     assert before.versions["timestamp"] == 3
-    # Without our floors python-tuf alone accepts the old repository.
-    monkeypatch.setattr("embrasure.trust.workflow.session.check_versions", lambda *a: None)
-    assert bench.refresh(old).roles["timestamp"].version == 2
+    with ablation("check_versions") as attack:
+        # Without our floors python-tuf alone accepts the old repository.
+        attack.without("embrasure.trust.workflow.session.check_versions", lambda *a: None)
+        attack.succeeded(bench.refresh(old).roles["timestamp"].version == 2)
 
 
 def test_a_lost_metadata_folder_is_fetched_again_but_never_older(bench: Bench) -> None:
@@ -282,7 +282,7 @@ def test_a_frozen_mirror_is_refused_when_its_timestamp_expires(bench: Bench) -> 
 
 @pytest.mark.misuse
 def test_a_clock_set_back_does_not_bring_old_metadata_to_life(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, ablation: Ablation
 ) -> None:
     bench.refresh()
     frozen = bench.repo.frozen_source()
@@ -295,11 +295,12 @@ def test_a_clock_set_back_does_not_bring_old_metadata_to_life(
     bench.gate()  # signed for 24 h from the false clock on: long expired
     assert bench.refused().reason == "expired"
     assert bench.client().workflow.floors().time == floor
-    monkeypatch.setattr(
-        "embrasure.trust.workflow.session.Workflow.now", lambda self, floors: self.clock()
-    )
-    bench.refresh()
-    assert frozen.files
+    with ablation("now") as attack:
+        attack.without(
+            "embrasure.trust.workflow.session.Workflow.now", lambda self, floors: self.clock()
+        )
+        bench.refresh()
+        attack.succeeded(frozen.files)
 
 
 def test_a_signer_whose_clock_jumped_does_not_brick_a_node(bench: Bench) -> None:
@@ -385,7 +386,7 @@ def test_fewer_signatures_than_the_threshold_are_refused(bench: Bench) -> None:
 
 
 @pytest.mark.misuse
-def test_one_key_under_two_ids_is_one_signer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_key_under_two_ids_is_one_signer(bench: Bench, ablation: Ablation) -> None:
     repo = bench.repo
     repo.touch("targets")
     anna = repo.people["anna"].signer
@@ -393,8 +394,9 @@ def test_one_key_under_two_ids_is_one_signer(bench: Bench, monkeypatch: pytest.M
     repo.replace_keys("dev-shop", [anna, twin], threshold=2)
     repo.publish()
     assert bench.refused().reason == "threshold"
-    monkeypatch.setattr("embrasure.trust.workflow.updater.check_keys", lambda *a: None)
-    assert len(bench.refresh().roles["dev-shop"].signers) == 2
+    with ablation("check_keys") as attack:
+        attack.without("embrasure.trust.workflow.updater.check_keys", lambda *a: None)
+        attack.succeeded(len(bench.refresh().roles["dev-shop"].signers) == 2)
 
 
 def alias(signer: CryptoSigner) -> SSlibKey:
@@ -451,7 +453,7 @@ def test_a_root_step_that_the_old_keys_did_not_sign_is_refused(bench: Bench) -> 
 
 
 @pytest.mark.misuse
-def test_a_hidden_root_step_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hidden_root_step_is_noticed(bench: Bench, ablation: Ablation) -> None:
     bench.repo.touch("root")
     bench.repo.publish()
     bench.refresh()
@@ -459,8 +461,9 @@ def test_a_hidden_root_step_is_noticed(bench: Bench, monkeypatch: pytest.MonkeyP
     files = {k: v for k, v in bench.repo.files.items() if k != "metadata/2.root.json"}
     found = bench.refused(MemorySource(files))
     assert (found.reason, found.thing) == ("rollback", "root version")
-    monkeypatch.setattr("embrasure.trust.workflow.session.check_versions", lambda *a: None)
-    assert bench.refresh(MemorySource(files)).roles["root"].version == 1
+    with ablation("check_versions") as attack:
+        attack.without("embrasure.trust.workflow.session.check_versions", lambda *a: None)
+        attack.succeeded(bench.refresh(MemorySource(files)).roles["root"].version == 1)
 
 
 def test_root_steps_survive_a_refresh_that_fails_later(bench: Bench) -> None:
@@ -561,9 +564,7 @@ def test_a_cut_line_is_an_error_and_not_a_short_file(bench: Bench) -> None:
 
 
 @pytest.mark.misuse
-def test_a_target_with_other_bytes_is_refused(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_target_with_other_bytes_is_refused(bench: Bench, ablation: Ablation) -> None:
     client = bench.client()
     view = client.refresh(bench.source, roles=ROLES)
     path = layout.plan_path("dev", "shop")
@@ -578,8 +579,9 @@ def test_a_target_with_other_bytes_is_refused(
             client.target(view, "dev-shop", path, forged, limit=limits.PLAN_BYTES)
         assert refused.value.reason == reason
     forged = MemorySource({**bench.repo.files, where: cases[0][0]})
-    monkeypatch.setattr("embrasure.trust.client.check_target", lambda *a, **k: None)
-    assert client.target(view, "dev-shop", path, forged, limit=99_999) == cases[0][0]
+    with ablation("check_target") as attack:
+        attack.without("embrasure.trust.client.check_target", lambda *a, **k: None)
+        attack.succeeded(client.target(view, "dev-shop", path, forged, limit=99_999) == cases[0][0])
 
 
 def test_a_target_over_its_limit_is_refused_before_a_byte_is_fetched(bench: Bench) -> None:

@@ -21,6 +21,7 @@ from embrasure.fs import Space
 from embrasure.trust import canonical
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, chain_hash
 from node.states import State
+from tests.ablation import Ablation
 from tests.simulate.installer import SimInstaller, Told
 from tests.simulate.sources import BrokenSource, DeadSource, MemorySource
 
@@ -166,7 +167,7 @@ def test_a_bad_release_goes_back_to_the_last_committed_one(running: SimInstaller
 @pytest.mark.misuse
 @pytest.mark.parametrize("by", ["policy", "min_seq", "revocations"])
 def test_a_denied_release_is_never_gone_back_to(
-    running: SimInstaller, monkeypatch: pytest.MonkeyPatch, by: str
+    running: SimInstaller, ablation: Ablation, by: str
 ) -> None:
     assert running.release is not None
     digest = running.release.digest
@@ -187,9 +188,10 @@ def test_a_denied_release_is_never_gone_back_to(
     assert running.supervisor.running(running.app) is None
     # Without the guard the denied content would run again.
     running.publish("3.0", "bad")
-    monkeypatch.setattr("node.rollback.check_target", lambda tx, back: None)
-    assert running.poll() == "rolled_back probe"
-    assert running.ask() == "1.0"
+    with ablation("check_target") as attack:
+        attack.without("node.rollback.check_target", lambda tx, back: None)
+        assert running.poll() == "rolled_back probe"
+        attack.succeeded(running.ask() == "1.0")
 
 
 def test_a_first_release_that_fails_leaves_nothing_behind(bench: SimInstaller) -> None:

@@ -14,6 +14,7 @@ from embrasure.trust.documents import read
 from embrasure.trust.dsse import Envelope
 from node.identity import create_identity, load_identity, load_seal_key, statement
 from node.paths import Paths
+from tests.ablation import Ablation
 from tests.simulate.installer import SimInstaller, enrol
 
 
@@ -75,9 +76,7 @@ def test_a_node_without_an_answer_installs_nothing(
 
 
 @pytest.mark.misuse
-def test_an_answer_by_a_key_of_nobody_is_refused(
-    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_by_a_key_of_nobody_is_refused(bench: SimInstaller, ablation: Ablation) -> None:
     bench.publish("1.0")
     stranger = CryptoSigner.generate_ed25519()
     enrol(bench.paths, bench.repo, signer=stranger)
@@ -85,8 +84,9 @@ def test_an_answer_by_a_key_of_nobody_is_refused(
         bench.poll()
     assert caught.value.reason == "bad-signature"
     keys = {stranger.public_key.keyid: stranger.public_key}
-    monkeypatch.setattr("embrasure.trust.client.TrustClient.keys", lambda self, view, role: keys)
-    assert bench.poll() == "committed"
+    with ablation("keys") as attack:
+        attack.without("embrasure.trust.client.TrustClient.keys", lambda self, view, role: keys)
+        attack.succeeded(bench.poll() == "committed")
 
 
 @pytest.mark.misuse
@@ -94,7 +94,7 @@ def test_an_answer_by_a_key_of_nobody_is_refused(
     "changes", [{"node": "n-" + "a" * 26}, {"epoch": 2}, {"env": "prod"}, {"root": "0" * 64}]
 )
 def test_an_answer_for_another_node_is_refused(
-    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+    bench: SimInstaller, ablation: Ablation, changes: dict[str, object]
 ) -> None:
     bench.publish("1.0")
     enrol(bench.paths, bench.repo, changes=changes)
@@ -102,8 +102,9 @@ def test_an_answer_for_another_node_is_refused(
         bench.poll()
     assert caught.value.reason == "identity"
     assert bench.supervisor.running(bench.app) is None
-    monkeypatch.setattr("node.enrolment.check_answer", lambda *a: None)
-    assert bench.poll() == "committed"
+    with ablation("check_answer") as attack:
+        attack.without("node.enrolment.check_answer", lambda *a: None)
+        attack.succeeded(bench.poll() == "committed")
 
 
 @pytest.mark.misuse

@@ -14,6 +14,7 @@ from embrasure.fs import Folder
 from node.journal import Journal, parse_line, write_line
 from node.paths import Paths
 from node.states import State
+from tests.ablation import Ablation
 from tests.unit.node.records import make_record
 
 
@@ -46,15 +47,16 @@ def test_half_a_record_is_never_taken_for_a_state(paths: Paths) -> None:
 
 @pytest.mark.misuse
 def test_a_flipped_bit_is_seen_and_without_the_sum_it_would_not_be(
-    paths: Paths, monkeypatch: pytest.MonkeyPatch
+    paths: Paths, ablation: Ablation
 ) -> None:
     raw = write_line(make_record(State.PROBING, starts=2))
     flipped = raw.replace(b'"starts":2', b'"starts":3')
     with pytest.raises(Refused):
         parse_line(flipped)
     sums = {parse_line(raw).starts: raw.split(b'"sum":"')[1][:64].decode()}
-    monkeypatch.setattr("node.journal.digest", lambda record: sums[2])
-    assert parse_line(flipped).starts == 3
+    with ablation("digest") as attack:
+        attack.without("node.journal.digest", lambda record: sums[2])
+        attack.succeeded(parse_line(flipped).starts == 3)
 
 
 def test_a_record_under_another_apps_name_is_no_record(paths: Paths) -> None:

@@ -11,6 +11,7 @@ from embrasure.clock import write_time
 from embrasure.errors import Refused
 from embrasure.trust.receipt import Kind
 from node.accept import Answer
+from tests.ablation import Ablation
 from tests.simulate.installer import SimInstaller, Told
 from tests.simulate.sources import DeadSource
 
@@ -46,7 +47,7 @@ def test_the_same_order_again_is_answered_with_its_receipts_and_switches_nothing
 
 @pytest.mark.misuse
 def test_a_lower_number_is_refused_and_the_floor_is_named(
-    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch
+    bench: SimInstaller, ablation: Ablation
 ) -> None:
     bench.publish("1.0")
     give(bench, bench.order(oseq=7))
@@ -57,8 +58,9 @@ def test_a_lower_number_is_refused_and_the_floor_is_named(
     assert bench.ask() == "1.0"
     bench.restart()
     assert give(bench, bench.order(oseq=7)).reason == "replay"
-    monkeypatch.setattr("node.accept.check_order", lambda *a, **k: None)
-    assert give(bench, bench.order(oseq=6)).kind == "committed"
+    with ablation("check_order") as attack:
+        attack.without("node.accept.check_order", lambda *a, **k: None)
+        attack.succeeded(give(bench, bench.order(oseq=6)).kind == "committed")
 
 
 @pytest.mark.misuse
@@ -76,7 +78,7 @@ def test_a_lower_number_is_refused_and_the_floor_is_named(
 )
 def test_an_order_for_another_or_of_another_time_is_refused(
     bench: SimInstaller,
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
     changes: dict[str, object],
     reason: str,
 ) -> None:
@@ -89,14 +91,13 @@ def test_an_order_for_another_or_of_another_time_is_refused(
     answer = give(bench, envelope)
     assert (answer.kind, answer.reason) == ("refuse", reason)
     assert bench.supervisor.running(bench.app) is None
-    monkeypatch.setattr("node.accept.check_order", lambda *a, **k: None)
-    assert give(bench, envelope).kind == "committed"
+    with ablation("check_order") as attack:
+        attack.without("node.accept.check_order", lambda *a, **k: None)
+        attack.succeeded(give(bench, envelope).kind == "committed")
 
 
 @pytest.mark.misuse
-def test_an_order_of_a_strange_key_is_refused(
-    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_order_of_a_strange_key_is_refused(bench: SimInstaller, ablation: Ablation) -> None:
     bench.publish("1.0")
     stranger = CryptoSigner.generate_ed25519()
     bench.repo.sign_with["gates-dev"], honest = [stranger], bench.repo.sign_with["gates-dev"]
@@ -106,8 +107,9 @@ def test_an_order_of_a_strange_key_is_refused(
         give(bench, envelope)
     assert caught.value.reason == "bad-signature"
     key = {stranger.public_key.keyid: stranger.public_key}
-    monkeypatch.setattr("node.judge.Judge.gate_keys", lambda self, view: key)
-    assert give(bench, envelope).kind == "committed"
+    with ablation("gate_keys") as attack:
+        attack.without("node.judge.Judge.gate_keys", lambda self, view: key)
+        attack.succeeded(give(bench, envelope).kind == "committed")
 
 
 def test_an_order_by_a_key_that_is_new_is_obeyed_after_one_refresh(bench: SimInstaller) -> None:

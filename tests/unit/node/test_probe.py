@@ -16,6 +16,7 @@ from embrasure.bundle.manifest import ExecProbe, HttpProbe, Probe, TcpProbe
 from embrasure.errors import Failed, Unavailable
 from node import probe
 from node.probe import Died, Target, Watch
+from tests.ablation import Ablation
 
 HTTP = HttpProbe(
     port="web", path="/", status=200, interval_ms=10, timeout_ms=500, start_s=1, passes=3
@@ -110,16 +111,17 @@ def test_an_app_that_never_gets_well_fails_after_its_start_time(serve: Serve) ->
 @pytest.mark.misuse
 def test_a_stranger_on_the_port_does_not_pass_for_the_new_release(
     serve: Serve,
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     server = serve(lambda count: OK)
     aimed = replace(target(server.port), members=frozenset)
     for one in (HTTP, TCP):
         assert "another process" in probe.ask(one, aimed)
-    # Without the proof the old release, still on the port, would pass the new one's test.
-    monkeypatch.setattr("node.listening.is_held_by", lambda port, pids: True)
-    assert probe.ask(HTTP, aimed) == ""
-    assert probe.ask(TCP, aimed) == ""
+    with ablation("is_held_by") as attack:
+        # Without the proof the old release, still on the port, would pass the new one's test.
+        attack.without("node.listening.is_held_by", lambda port, pids: True)
+        assert probe.ask(HTTP, aimed) == ""
+        attack.succeeded(probe.ask(TCP, aimed) == "")
 
 
 @pytest.mark.misuse
@@ -237,13 +239,14 @@ def test_a_stopping_node_ends_its_watch_without_blame(serve: Serve) -> None:
 
 @pytest.mark.misuse
 def test_another_user_who_was_first_at_the_port_proves_nothing_with_the_name(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, ablation: Ablation
 ) -> None:
     line = f"Embrasure-Release: {RELEASE}"
     server = serve(lambda count: f"HTTP/1.1 200 OK\r\n{line}\r\n\r\n".encode())
     aimed = replace(target(server.port), members=frozenset)
     assert probe.ask(HTTP, aimed) == ""
-    monkeypatch.setattr("node.listening.owners", lambda port: frozenset({os.geteuid() + 1}))
-    assert "another process" in probe.ask(HTTP, aimed)
-    monkeypatch.setattr("node.listening.is_of_stranger", lambda port: False)
-    assert probe.ask(HTTP, aimed) == ""
+    with ablation("owners, is_of_stranger") as attack:
+        attack.without("node.listening.owners", lambda port: frozenset({os.geteuid() + 1}))
+        assert "another process" in probe.ask(HTTP, aimed)
+        attack.without("node.listening.is_of_stranger", lambda port: False)
+        attack.succeeded(probe.ask(HTTP, aimed) == "")

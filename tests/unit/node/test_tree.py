@@ -13,6 +13,7 @@ from embrasure.bundle.store import BlobStore
 from embrasure.errors import Damaged, EmbrasureError, Refused
 from embrasure.fs import Folder
 from node import switch, tree
+from tests.ablation import Ablation
 from tests.simulate.releases import make_release
 
 FILES = {"code/main": b"#!/bin/sh\n", "code/lib/a.py": b"a = 1\n", "config/app.ini": b"x=1\n"}
@@ -133,7 +134,7 @@ def test_a_quick_look_sees_lengths_and_a_deep_one_bytes(releases: Folder, blobs:
 
 @pytest.mark.misuse
 def test_a_blob_swapped_after_its_check_is_seen_while_it_is_copied(
-    releases: Folder, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch
+    releases: Folder, blobs: BlobStore, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     path = blobs.path(hashlib.sha256(FILES["code/main"]).hexdigest())
     path.chmod(0o644)
@@ -146,12 +147,15 @@ def test_a_blob_swapped_after_its_check_is_seen_while_it_is_copied(
         return [self.path(digest).read_bytes()]
 
     monkeypatch.setattr(BlobStore, "read", unchecked)
-    monkeypatch.setattr("node.tree._copy", copy_unchecked)
-    with pytest.raises(Damaged):
+    with ablation("copy, check_built") as attack:
+        attack.without("node.tree._copy", copy_unchecked)
+        with pytest.raises(Damaged):
+            build(releases, blobs)
+        attack.without("node.tree.check_built", lambda *a: None)
         build(releases, blobs)
-    monkeypatch.setattr("node.tree.check_built", lambda *a: None)
-    build(releases, blobs)
-    assert (releases.path / tree.staging_name(TX) / "code/main").read_bytes() == b"#!/bin/bb\n"
+        attack.succeeded(
+            (releases.path / tree.staging_name(TX) / "code/main").read_bytes() == b"#!/bin/bb\n"
+        )
 
 
 def copy_unchecked(staging: Folder, entry: Entry, blobs: BlobStore) -> None:

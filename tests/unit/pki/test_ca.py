@@ -22,6 +22,7 @@ from embrasure.net.identity import PROFILES, Role
 from embrasure.net.profile import check_leaf
 from pki import ca, leaf, profiles
 from pki.ca import Issuer
+from tests.ablation import Ablation
 from tests.unit.pki.conftest import AT, clock
 
 DOMAIN = "example.org"
@@ -87,12 +88,13 @@ def test_a_leaf_never_outlives_its_issuer() -> None:
 
 
 @pytest.mark.misuse
-def test_an_ed25519_leaf_is_refused_at_issuance(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ed25519_leaf_is_refused_at_issuance(ablation: Ablation) -> None:
     key = Ed25519PrivateKey.generate().public_key()
     with pytest.raises(Refused, match="P-256"):
         ca.issue_leaf("node/n1", key, ISSUERS["node"], clock)
-    monkeypatch.setattr("pki.ca.check_leaf_key", lambda found: found)
-    assert ca.issue_leaf("node/n1", key, ISSUERS["node"], clock).public_key() == key
+    with ablation("check_leaf_key") as attack:
+        attack.without("pki.ca.check_leaf_key", lambda found: found)
+        attack.succeeded(ca.issue_leaf("node/n1", key, ISSUERS["node"], clock).public_key() == key)
 
 
 @pytest.mark.misuse
@@ -187,16 +189,17 @@ def test_a_chain_verifies_to_the_root_and_to_the_one_issuer() -> None:
 
 
 @pytest.mark.misuse
-def test_a_stolen_node_issuer_cannot_name_a_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stolen_node_issuer_cannot_name_a_mirror(ablation: Ablation) -> None:
     name = "m1.mirror.example.org.internal"
     public = ec.generate_private_key(ec.SECP256R1()).public_key()
     names = x509.SubjectAlternativeName([x509.DNSName(name)])
-    monkeypatch.setattr("pki.profiles.names_of", lambda *_: names)
-    thief = ca.issue_leaf("node/n1", public, ISSUERS["node"], clock)
-    with pytest.raises(verification.VerificationError):
-        verifier(ROOT, name).verify(thief, [ISSUERS["node"].certificate])
-    honest = ca.issue_leaf("mirror/m1", public, ISSUERS["mirror"], clock)
-    assert verifier(ROOT, name).verify(honest, [ISSUERS["mirror"].certificate])
+    with ablation("names_of") as attack:
+        attack.without("pki.profiles.names_of", lambda *_: names)
+        thief = ca.issue_leaf("node/n1", public, ISSUERS["node"], clock)
+        with pytest.raises(verification.VerificationError):
+            verifier(ROOT, name).verify(thief, [ISSUERS["node"].certificate])
+        honest = ca.issue_leaf("mirror/m1", public, ISSUERS["mirror"], clock)
+        attack.succeeded(verifier(ROOT, name).verify(honest, [ISSUERS["mirror"].certificate]))
 
 
 def test_a_fresh_leaf_comes_with_its_key_and_its_issuer() -> None:

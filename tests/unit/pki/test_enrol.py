@@ -21,6 +21,7 @@ from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.directory import Enrolled, Entry
 from pki import ca, enrol, enrolment
 from pki.folder import TrustFolder
+from tests.ablation import Ablation
 from tests.simulate.ceremony import NewNode, opened, sign_and_merge, source
 
 KEYS = ("alice", "bob")
@@ -118,25 +119,27 @@ def test_labels_come_from_the_security_team_and_can_change(
 
 @pytest.mark.misuse
 def test_there_is_no_answer_before_the_entry_is_in_force(
-    shop: TrustFolder, push: NewNode, ticking: Clock, at: datetime, monkeypatch: pytest.MonkeyPatch
+    shop: TrustFolder, push: NewNode, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     one = enrol.check_statement(push.envelope(at), shop)
     enrol.add_nodes(shop, [one], labels=None, clock=ticking)
     with pytest.raises(Denied):
         answer(shop, one, ticking)
-    monkeypatch.setattr("pki.enrol._is_listed", lambda *_: True)
-    assert answer(shop, one, ticking)
+    with ablation("is_listed") as attack:
+        attack.without("pki.enrol._is_listed", lambda *_: True)
+        attack.succeeded(answer(shop, one, ticking))
 
 
 @pytest.mark.misuse
 def test_an_answer_is_signed_by_a_fleet_key_only(
-    shop: TrustFolder, push: NewNode, ticking: Clock, monkeypatch: pytest.MonkeyPatch
+    shop: TrustFolder, push: NewNode, ticking: Clock, ablation: Ablation
 ) -> None:
     (one,) = add(shop, ticking, push)
     with pytest.raises(Denied):
         answer(shop, one, ticking, signer="anna")
-    monkeypatch.setattr("pki.enrol.check_fleet_key", lambda *_: None)
-    assert answer(shop, one, ticking, signer="anna")
+    with ablation("check_fleet_key") as attack:
+        attack.without("pki.enrol.check_fleet_key")
+        attack.succeeded(answer(shop, one, ticking, signer="anna"))
 
 
 @pytest.mark.misuse
@@ -202,15 +205,16 @@ def test_a_boot_certificate_with_other_names_is_refused(
     shop: TrustFolder,
     push: NewNode,
     at: datetime,
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     der = ca.der(push.boot(at, names=names(push)))
     said = msgspec.structs.replace(push.statement(at), boot_cert=base64.b64encode(der).decode())
     raw = push.envelope(at, said=said)
     with pytest.raises(Refused):
         enrol.check_statement(raw, shop)
-    monkeypatch.setattr("pki.enrol.check_boot", lambda *_, **__: None)
-    assert enrol.check_statement(raw, shop).statement.node == push.id
+    with ablation("check_boot") as attack:
+        attack.without("pki.enrol.check_boot")
+        attack.succeeded(enrol.check_statement(raw, shop).statement.node == push.id)
 
 
 @pytest.mark.misuse
@@ -241,16 +245,17 @@ def test_a_push_node_without_and_a_pull_node_with_a_certificate_are_refused(
 
 @pytest.mark.misuse
 def test_new_keys_under_the_old_epoch_are_somebody_else(
-    shop: TrustFolder, push: NewNode, ticking: Clock, monkeypatch: pytest.MonkeyPatch
+    shop: TrustFolder, push: NewNode, ticking: Clock, ablation: Ablation
 ) -> None:
     add(shop, ticking, push)
     thief = NewNode(shop.root_id, 1)
     with pytest.raises(Refused) as told:
         add(shop, ticking, thief)
     assert told.value.reason == "identity"
-    monkeypatch.setattr("pki.enrol.check_successor", lambda *_: None)
-    add(shop, ticking, thief)
-    assert listed(shop)[push.id].receipt.key == thief.receipt_public
+    with ablation("check_successor") as attack:
+        attack.without("pki.enrol.check_successor")
+        add(shop, ticking, thief)
+        attack.succeeded(listed(shop)[push.id].receipt.key == thief.receipt_public)
 
 
 def test_a_node_made_anew_comes_back_under_the_next_epoch(

@@ -16,6 +16,7 @@ from embrasure.trust.canonical import canonical
 from pki import lint, people
 from pki.desk import Desk
 from pki.folder import TrustFolder
+from tests.ablation import Ablation
 
 
 def a_key(owner: str) -> SSlibKey:
@@ -69,15 +70,16 @@ def test_an_unsound_root_is_never_drafted(
     change: Callable[[Root], None],
     trust: TrustFolder,
     ticking: Clock,
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     work = Desk(trust, ticking)
     change(work.root())
     with pytest.raises(Refused):
         work.write()
     assert not trust.drafts()
-    monkeypatch.setattr("pki.lint.check_root", lambda _: None)
-    assert work.write()
+    with ablation("check_root") as attack:
+        attack.without("pki.lint.check_root")
+        attack.succeeded(work.write())
 
 
 def longer_path(targets: Targets) -> None:
@@ -128,15 +130,16 @@ def test_an_unsound_delegation_is_never_drafted(
     change: Callable[[Targets], None],
     shop: TrustFolder,
     ticking: Clock,
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     work = Desk(shop, ticking)
     change(work.targets())
     with pytest.raises(Refused):
         work.write()
     assert not shop.drafts()
-    monkeypatch.setattr("pki.lint.check_targets", lambda _: None)
-    assert work.write()
+    with ablation("check_targets") as attack:
+        attack.without("pki.lint.check_targets")
+        attack.succeeded(work.write())
 
 
 @pytest.mark.parametrize("change", [own_file, no_threshold])

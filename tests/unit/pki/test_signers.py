@@ -15,6 +15,7 @@ from embrasure.errors import Denied, Misuse, NotFound, NotSupported, Refused
 from pki import keyfile, signers
 from pki.passphrase import PassphraseSource
 from pki.signers import SignerKey
+from tests.ablation import Ablation
 
 PASSPHRASE = b"correct horse battery"
 FLEET, OTHER = "a" * 64, "b" * 64
@@ -68,25 +69,27 @@ def test_a_plain_path_means_a_key_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.misuse
-def test_a_key_of_another_fleet_does_not_sign_here(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_of_another_fleet_does_not_sign_here(uri: str, ablation: Ablation) -> None:
     with pytest.raises(Denied) as told:
         signers.open_signer(uri, lambda _: PASSPHRASE, root=OTHER)
     assert told.value.reason == "key-root"
-    monkeypatch.setattr("pki.signers.check_use", lambda *_, **__: None)
-    assert signers.open_signer(uri, lambda _: PASSPHRASE, root=OTHER).sign(b"x").signature
+    with ablation("check_use") as attack:
+        attack.without("pki.signers.check_use")
+        attack.succeeded(
+            signers.open_signer(uri, lambda _: PASSPHRASE, root=OTHER).sign(b"x").signature
+        )
 
 
 @pytest.mark.misuse
-def test_a_security_key_does_not_sign_as_an_operator(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_security_key_does_not_sign_as_an_operator(uri: str, ablation: Ablation) -> None:
     with pytest.raises(Denied) as told:
         signers.open_signer(uri, lambda _: PASSPHRASE, purpose="operator")
     assert told.value.reason == "key-purpose"
-    monkeypatch.setattr("pki.signers.check_use", lambda *_, **__: None)
-    assert signers.open_signer(uri, lambda _: PASSPHRASE, purpose="operator").sign(b"x").signature
+    with ablation("check_use") as attack:
+        attack.without("pki.signers.check_use")
+        attack.succeeded(
+            signers.open_signer(uri, lambda _: PASSPHRASE, purpose="operator").sign(b"x").signature
+        )
 
 
 def test_a_person_has_three_tries(uri: str) -> None:

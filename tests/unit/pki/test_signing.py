@@ -19,6 +19,7 @@ from pki.base import read_base
 from pki.desk import Desk
 from pki.drafts import Draft
 from pki.folder import TrustFolder
+from tests.ablation import Ablation
 from tests.simulate import ceremony
 from tests.simulate.ceremony import opened, sign, sign_and_merge
 
@@ -82,7 +83,7 @@ def test_the_same_keyholder_twice_counts_once(
 
 @pytest.mark.misuse
 def test_a_signature_over_other_bytes_does_not_count(
-    shop: TrustFolder, ticking: Clock, at: datetime, monkeypatch: pytest.MonkeyPatch
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     draft = deny(shop, ticking)
     sign(shop, "alice", at=at)
@@ -90,13 +91,14 @@ def test_a_signature_over_other_bytes_does_not_count(
     drafts.add_signature(draft, forged)
     with pytest.raises(Denied):
         signing.merge(shop, shop.drafts()[0], at=at)
-    # Counting files instead of verifying them would put it in force.
-    monkeypatch.setattr("pki.signing.missing", lambda *_: (0, [], []))
-    with pytest.raises(Refused):
+    with ablation("missing, check_signed") as attack:
+        # Counting files instead of verifying them would put it in force.
+        attack.without("pki.signing.missing", lambda *_: (0, [], []))
+        with pytest.raises(Refused):
+            signing.merge(shop, shop.drafts()[0], at=at)
+        attack.without("pki.verify.check_signed")
         signing.merge(shop, shop.drafts()[0], at=at)
-    monkeypatch.setattr("pki.verify.check_signed", lambda *_: None)
-    signing.merge(shop, shop.drafts()[0], at=at)
-    assert shop.roles()["fleet-prod"] == draft.version
+        attack.succeeded(shop.roles()["fleet-prod"] == draft.version)
 
 
 @pytest.mark.misuse
@@ -204,7 +206,7 @@ def test_nothing_is_signed_that_was_not_confirmed_by_its_whole_digest(
 
 @pytest.mark.misuse
 def test_a_draft_of_another_fleet_is_refused_by_the_key(
-    shop: TrustFolder, ticking: Clock, at: datetime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: TrustFolder, ticking: Clock, at: datetime, tmp_path: Path, ablation: Ablation
 ) -> None:
     other = ceremony.hold(tmp_path / "other", ticking)
     ceremony.add_environment(other, "prod", ticking)
@@ -213,8 +215,9 @@ def test_a_draft_of_another_fleet_is_refused_by_the_key(
     with pytest.raises(Refused) as told:
         signing.review(draft, pinned=alice.header.root, at=at)
     assert told.value.reason == "identity"
-    monkeypatch.setattr("pki.base.check_pinned", lambda *_: None)
-    assert signing.review(draft, pinned=alice.header.root, at=at).text
+    with ablation("check_pinned") as attack:
+        attack.without("pki.base.check_pinned")
+        attack.succeeded(signing.review(draft, pinned=alice.header.root, at=at).text)
 
 
 def test_the_first_signature_binds_a_key_to_its_fleet(tmp_path: Path, ticking: Clock) -> None:
@@ -253,16 +256,17 @@ def test_the_first_signature_binds_a_key_to_its_fleet(tmp_path: Path, ticking: C
 
 @pytest.mark.misuse
 def test_a_signed_draft_is_not_edited_under_its_signers(
-    shop: TrustFolder, ticking: Clock, at: datetime, monkeypatch: pytest.MonkeyPatch
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     deny(shop, ticking)
     sign(shop, "alice", at=at)
     with pytest.raises(Denied) as told:
         deny(shop, ticking, "e" * 64)
     assert told.value.reason == "draft-open"
-    monkeypatch.setattr("pki.drafts.check_unsigned", lambda *_: None)
-    changed = deny(shop, ticking, "e" * 64)
-    assert not changed.metadata.signatures  # at least nobody's signature is on it
+    with ablation("check_unsigned") as attack:
+        attack.without("pki.drafts.check_unsigned")
+        changed = deny(shop, ticking, "e" * 64)
+        attack.succeeded(not changed.metadata.signatures)
 
 
 def test_an_unsigned_draft_is_edited_further(shop: TrustFolder, ticking: Clock) -> None:
@@ -383,7 +387,7 @@ def test_an_expired_draft_is_not_put_in_force(
 
 @pytest.mark.misuse
 def test_a_base_that_does_not_verify_hides_no_change(
-    shop: TrustFolder, ticking: Clock, at: datetime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: TrustFolder, ticking: Clock, at: datetime, tmp_path: Path, ablation: Ablation
 ) -> None:
     # The carrier plants the denial in the base, so that lifting nothing seems to happen.
     draft = deny(shop, ticking)
@@ -397,8 +401,9 @@ def test_a_base_that_does_not_verify_hides_no_change(
     text = signing.review(draft, pinned=shop.root_id, at=at).text
     assert "all is shown as new" in text
     assert f'denied.plans = ["{DIGEST}"]' in text
-    monkeypatch.setattr("pki.verify.check_signed", lambda *_: None)
-    assert DIGEST not in signing.review(draft, pinned=shop.root_id, at=at).text
+    with ablation("check_signed") as attack:
+        attack.without("pki.verify.check_signed")
+        attack.succeeded(DIGEST not in signing.review(draft, pinned=shop.root_id, at=at).text)
 
 
 @pytest.mark.misuse
