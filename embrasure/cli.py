@@ -47,7 +47,10 @@ PKI = _verbs(
             "init": "Hold the root ceremony: root of trust, CAs, online keys.",
             "enrol": "Check a node's statement and propose its directory entry.",
             "issue": "Issue a certificate for a gateway, mirror, letterbox or operator.",
-        }
+        },
+        "embrasure.cli_care": {
+            "inventory": "List who holds what, what ends when, and what to run.",
+        },
     },
     "The root of trust and the certificates.",
 )
@@ -216,12 +219,13 @@ TABLE: dict[str, tuple[str | click.Group, str]] = {
     "rollout": (ROLLOUT, "Take an approved plan to the fleet, wave by wave."),
     "fleet": (FLEET, "The nodes: status, list, addresses."),
     "status": ("gateway.cli_fleet:overview", "One screen: roll-outs, approvals, fleet."),
-    "whoami": ("gateway.cli_fleet:whoami", "Who the gateway takes this operator for."),
+    "whoami": ("gateway.cli_login:whoami", "Who the gateway takes this operator for."),
     "audit": (AUDIT, "Show and verify the journal."),
     "gateway": (GATEWAY, "Run the gateway."),
     "mirror": (MIRROR, "Run a mirror."),
     "letterbox": (LETTERBOX, "Run a letterbox."),
     "node": (NODE, "Run a node."),
+    "doctor": ("embrasure.cli_care:doctor", "Look for what is wrong here, with one fix each."),
     "demo": ("demo.cli:demo", "See it all work on this machine, in a minute."),
 }
 

@@ -178,9 +178,18 @@ def load(where: str) -> click.Command:
 
     Raises Failed when this installation lacks the package or one that it needs.
     """
-    module, _, attribute = where.partition(":")
+    command = attribute(where)
+    if not isinstance(command, click.Command):
+        raise Failed(where, expected="a command", got=type(command).__name__)
+    command.epilog = command.epilog or EXIT_CODES
+    return command
+
+
+def attribute(where: str) -> object:
+    """Return what stands at `module:attribute`, imported now; raises Failed (`not-installed`)."""
+    module, _, name = where.partition(":")
     try:
-        command = getattr(importlib.import_module(module), attribute)
+        found: object = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as problem:
         raise Failed(
             where,
@@ -189,7 +198,4 @@ def load(where: str) -> click.Command:
             hint="this verb belongs to a role whose packages are not installed here",
             reason="not-installed",
         ) from problem
-    if not isinstance(command, click.Command):
-        raise Failed(where, expected="a command", got=type(command).__name__)
-    command.epilog = command.epilog or EXIT_CODES
-    return command
+    return found

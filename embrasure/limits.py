@@ -164,6 +164,23 @@ BOOT_LEAF_SECONDS = 10 * 365 * 86400
 BACKDATE_SECONDS = 300
 RECHECK_SECONDS = 5  # a running call's peer is checked again this often
 
+# Warnings: this long before its end a thing is told by inventory, doctor, log and metric
+WARN_CA_ROOT_SECONDS = 180 * 86400  # every host must have the next one before
+WARN_ISSUER_SECONDS = 90 * 86400  # both issuers overlap this long
+WARN_ROOT_SECONDS = 60 * 86400  # root and targets: people must meet
+WARN_FLEET_SECONDS = 30 * 86400  # directory and policy
+WARN_APPROVAL_SECONDS = 14 * 86400  # an approval role needs its operators
+WARN_REVOCATIONS_SECONDS = 7 * 86400  # of 30 days; one signature renews it
+WARN_NODE_LEAF_SECONDS = 72 * 3600  # of 7 days; renewal begins long before
+WARN_SERVICE_LEAF_SECONDS = 72 * 3600  # mirror, letterbox, gateway-admin
+WARN_GATEWAY_LEAF_SECONDS = 8 * 3600  # of 24 hours; renewed after 12
+WARN_OPERATOR_LEAF_SECONDS = 3600  # of 10 hours
+WARN_TIMESTAMP_SECONDS = 12 * 3600  # of 24 hours; signed again after 6
+WARN_SNAPSHOT_SECONDS = 2 * 86400  # snapshot and gates; signed again long before
+WARN_TOKEN_SECONDS = 600  # of a join token's hour
+WARN_LOG_SECONDS = 3600  # between two log lines about the same thing
+METRICS_SECONDS = 60  # between two writings of the metrics file
+
 # gRPC servers
 HANDSHAKE_MILLISECONDS = 3_000
 CONNECTION_AGE_MILLISECONDS = 600_000

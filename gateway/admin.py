@@ -22,6 +22,9 @@ from gateway.database import Database
 from gateway.people import People
 from gateway.proposals import Proposals
 from gateway.repository import Repository
+from gateway.rights import METHODS
+from gateway.watch import Watch
+from gateway.whoami import certificate_of, whoami
 
 T = TypeVar("T")
 Context = Any  # grpc.aio.ServicerContext, which cannot be made in a type check without a server
@@ -80,6 +83,7 @@ class Parts:
     people: People
     rollouts: Rollouts
     on_change: Callable[[], None]
+    watch: Watch
 
 
 def answer(schema: str, body: Mapping[str, object]) -> wire.Json:
@@ -93,70 +97,76 @@ class Admin:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def _caller(self, context: Context, env: str = "") -> str:
-        person = peer(context).name
-        return await asyncio.to_thread(self._parts.people.check, person, env)
+    async def _caller(self, method: str, context: Context, env: str = "") -> str:
+        person, right = peer(context).name, METHODS[method]
+        return await asyncio.to_thread(self._parts.people.check, person, env, right=right)
 
-    async def _owner(self, context: Context, name: str) -> str:
+    async def _owner(self, method: str, context: Context, name: str) -> str:
         """The caller, when the policy of the roll-out's own environment lists him."""
         env = await asyncio.to_thread(views.rollout_env, self._parts.database, name)
-        return await self._caller(context, env)
+        return await self._caller(method, context, env)
 
     # --- reading -----------------------------------------------------------------------------
 
     async def Whoami(self, request: wire.Empty, context: Context) -> wire.Json:
         """Answer with whom the gateway takes the caller for."""
-        identity = peer(context)
-        found = await asyncio.to_thread(views.whoami, self._parts, identity)
+        shown = certificate_of(context)
+        found = await asyncio.to_thread(whoami, self._parts, peer(context), shown)
         return answer("embrasure.whoami/1", found)
 
     async def Overview(self, request: wire.Empty, context: Context) -> wire.Json:
         """Answer with one screen."""
-        person = await self._caller(context)
+        person = await self._caller("Overview", context)
         found = await asyncio.to_thread(views.overview, self._parts, person)
         return answer("embrasure.status/1", found)
 
+    async def Inventory(self, request: wire.Empty, context: Context) -> wire.Json:
+        """Answer with what ends when."""
+        await self._caller("Inventory", context)
+        found = await asyncio.to_thread(views.inventory, self._parts)
+        return answer("embrasure.inventory/1", found)
+
     async def ListReleases(self, request: wire.Query, context: Context) -> wire.Json:
         """Answer with proposals, newest first."""
-        await self._caller(context)
+        await self._caller("ListReleases", context)
         found = await asyncio.to_thread(views.releases, self._parts, _page(request))
         return answer("embrasure.release.list/1", found)
 
     async def ListApprovals(self, request: wire.Query, context: Context) -> wire.Json:
         """Answer with what waits, and who has signed."""
-        person = await self._caller(context)
+        person = await self._caller("ListApprovals", context)
         found = await asyncio.to_thread(views.approvals, self._parts, _page(request), person)
         return answer("embrasure.approvals/1", found)
 
     async def ListRollouts(self, request: wire.Query, context: Context) -> wire.Json:
         """Answer with roll-outs, newest first."""
-        await self._caller(context)
+        await self._caller("ListRollouts", context)
         page = _page(request)
         found = self._parts.rollouts.listing(page.env, page.app, page.limit)
         return answer("embrasure.rollout.list/1", found)
 
     async def RolloutStatus(self, request: wire.RolloutQuery, context: Context) -> wire.Json:
         """Answer with where one roll-out stands."""
-        await self._caller(context)
+        await self._caller("RolloutStatus", context)
         return answer("embrasure.rollout.status/1", self._parts.rollouts.status(request.id))
 
     async def WatchRollout(
         self, request: wire.RolloutQuery, context: Context
     ) -> AsyncIterator[wire.Json]:
         """Stream a roll-out's events."""
-        await self._caller(context)
+        await self._caller("WatchRollout", context)
         async for event in self._parts.rollouts.watch(request.id, number_of(request.after_event)):
             yield answer("embrasure.rollout.event/1", event)
 
     async def Fleet(self, request: wire.Query, context: Context) -> wire.Json:
         """Answer with the nodes of an environment."""
-        await self._caller(context)
+        await self._caller("Fleet", context)
         found = await asyncio.to_thread(views.fleet, self._parts, _page(request))
         return answer("embrasure.fleet.list/1", found)
 
     async def Audit(self, request: wire.AuditQuery, context: Context) -> AsyncIterator[wire.Json]:
         """Stream the journal's records as they are chained."""
-        await self._caller(context)
+        await self._caller("Audit", context)
         cursor = number_of(request.since)
         while True:
             lines = await asyncio.to_thread(self._parts.journal.lines, cursor)
@@ -172,7 +182,7 @@ class Admin:
         self, request: wire.FetchRequest, context: Context
     ) -> AsyncIterator[wire.Chunk]:
         """Stream a file of the repository; whoever fetches it verifies it."""
-        await self._caller(context)
+        await self._caller("Fetch", context)
         layout.parse_file(request.path)
         pieces = self._parts.repository.source().fetch(
             request.path, offset=request.offset, limit=min(request.limit, limits.FILE_BYTES)
@@ -182,12 +192,12 @@ class Admin:
 
     async def Proposal(self, request: wire.ProposalQuery, context: Context) -> wire.ProposalReply:
         """Answer with everything an approver works out again."""
-        await self._caller(context)
+        await self._caller("Proposal", context)
         return await asyncio.to_thread(views.proposal, self._parts, request.id)
 
     async def Reserve(self, request: wire.ReserveRequest, context: Context) -> wire.Json:
         """Answer with the number of the next plan of an app."""
-        person = await self._caller(context, request.env)
+        person = await self._caller("Reserve", context, request.env)
         number = await asyncio.to_thread(
             self._parts.proposals.reserve, request.env, request.app, person=person
         )
@@ -197,18 +207,18 @@ class Admin:
 
     async def MissingBlobs(self, request: wire.BlobList, context: Context) -> wire.BlobList:
         """Answer with the blobs that are not here whole."""
-        await self._caller(context)
+        await self._caller("MissingBlobs", context)
         return await asyncio.to_thread(uploads.missing, self._parts.blobs, request)
 
     async def PutBlob(self, requests: AsyncIterator[wire.Upload], context: Context) -> wire.Json:
         """Store one blob; a broken upload goes on at its byte."""
-        await self._caller(context)
+        await self._caller("PutBlob", context)
         held = await uploads.receive(self._parts.blobs, requests)
         return answer("embrasure.blob/1", {"held": held})
 
     async def Propose(self, request: wire.ProposeRequest, context: Context) -> wire.Json:
         """Open a proposal."""
-        person = await self._caller(context, request.env)
+        person = await self._caller("Propose", context, request.env)
         name = await asyncio.to_thread(
             self._parts.proposals.propose,
             request.env,
@@ -223,7 +233,7 @@ class Admin:
 
     async def Approve(self, request: wire.ApproveRequest, context: Context) -> wire.Json:
         """Count one signature."""
-        person = await self._caller(context)
+        person = await self._caller("Approve", context)
         await asyncio.to_thread(
             self._parts.proposals.approve,
             request.id,
@@ -235,7 +245,7 @@ class Admin:
 
     async def Reject(self, request: wire.StatementRequest, context: Context) -> wire.Json:
         """End a proposal by one signed no."""
-        person = await self._caller(context)
+        person = await self._caller("Reject", context)
         await asyncio.to_thread(
             self._parts.proposals.reject, request.id, request.statement, person=person
         )
@@ -243,7 +253,7 @@ class Admin:
 
     async def Withdraw(self, request: wire.StatementRequest, context: Context) -> wire.Json:
         """Take back one's own proposal."""
-        person = await self._caller(context)
+        person = await self._caller("Withdraw", context)
         await asyncio.to_thread(
             self._parts.proposals.withdraw, request.id, request.statement, person=person
         )
@@ -257,7 +267,7 @@ class Admin:
         self, requests: AsyncIterator[wire.TrustFile], context: Context
     ) -> wire.Json:
         """Publish trust files that verify themselves."""
-        person = await self._caller(context)
+        person = await self._caller("SubmitTrust", context)
         files, force = await uploads.receive_trust(requests)
         with self._parts.journal.act(
             "submit-trust", f"{len(files)} files", actor=f"operator/{person}",
@@ -271,31 +281,31 @@ class Admin:
 
     async def StartRollout(self, request: wire.StartRequest, context: Context) -> wire.Json:
         """Publish an approved plan and open its first wave."""
-        person = await self._caller(context, request.env)
+        person = await self._caller("StartRollout", context, request.env)
         name = await self._parts.rollouts.start(request.env, request.app, request.plan, by=person)
         return self._rollout(name)
 
     async def PauseRollout(self, request: wire.ActRequest, context: Context) -> wire.Json:
         """Hand out nothing new."""
-        person = await self._owner(context, request.id)
+        person = await self._owner("PauseRollout", context, request.id)
         await self._parts.rollouts.pause(request.id, request.reason, by=person)
         return self._rollout(request.id)
 
     async def ResumeRollout(self, request: wire.ActRequest, context: Context) -> wire.Json:
         """Go on."""
-        person = await self._owner(context, request.id)
+        person = await self._owner("ResumeRollout", context, request.id)
         await self._parts.rollouts.resume(request.id, request.reason, by=person)
         return self._rollout(request.id)
 
     async def AbortRollout(self, request: wire.ActRequest, context: Context) -> wire.Json:
         """End a roll-out."""
-        person = await self._owner(context, request.id)
+        person = await self._owner("AbortRollout", context, request.id)
         await self._parts.rollouts.abort(request.id, request.reason, by=person)
         return self._rollout(request.id)
 
     async def RetryRollout(self, request: wire.ActRequest, context: Context) -> wire.Json:
         """Try again on nodes that are not done."""
-        person = await self._owner(context, request.id)
+        person = await self._owner("RetryRollout", context, request.id)
         await self._parts.rollouts.retry(
             request.id,
             nodes=list(request.nodes),
@@ -310,7 +320,7 @@ class Admin:
 
     async def SetAddress(self, request: wire.AddressRequest, context: Context) -> wire.Json:
         """Remember where a node, mirror or letterbox is dialled."""
-        person = await self._caller(context, request.env)
+        person = await self._caller("SetAddress", context, request.env)
         found = await asyncio.to_thread(
             set_address, self._parts.database, self._parts.journal, request, person=person
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from datetime import datetime, timedelta
 
+from cryptography import x509
+
 from embrasure import limits
 from embrasure.clock import Clock
 from embrasure.net.credentials import Pair
@@ -35,6 +37,12 @@ class Certificates:
     def admin(self) -> Pair:
         """Return key and chain by which operators know this gateway."""
         return self._current("gateway-admin")
+
+    def leaves(self) -> list[x509.Certificate]:
+        """Return the leaves that are held now; none is made for this."""
+        with self._lock:
+            pairs = [pair for _, pair in self._held.values()]
+        return [x509.load_pem_x509_certificates(pair.chain_pem)[0] for pair in pairs]
 
     def _current(self, role: Role) -> Pair:
         with self._lock:

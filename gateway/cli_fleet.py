@@ -1,4 +1,4 @@
-"""`embrasure fleet ...`, `status`, `whoami`: what the gateway says of nodes and of the caller."""
+"""`embrasure fleet ...`, `status`: what the gateway says of the nodes."""
 
 from __future__ import annotations
 
@@ -92,28 +92,6 @@ def fleet_address(common: Common, kind: str, name: str, address: str, env: str) 
         found = client.json("SetAddress", request)
     text = f"{kind} {name}: {address}" if address else f"{kind} {name}: forgotten"
     common.emit("embrasure.address/1", body_of(found), text)
-
-
-@click.command()
-@common
-def whoami(common: Common) -> None:
-    """Show whom the gateway takes you for, and where you are a person of the policy.
-
-    \b
-    Examples:
-      embrasure whoami
-      embrasure whoami --json
-    """
-    from embrasure.wire import admin_pb2 as wire
-    from gateway.client import AdminClient
-    from gateway.shown import body_of, words
-
-    with AdminClient.open(common.context, timeout_s=common.timeout_s) as client:
-        found = client.json("Whoami", wire.Empty())
-        root = client.trust.root_id
-    envs = words(found.get("environments")) or "no environment"
-    text = f"{found.get('person')} ({found.get('id')}), in: {envs}\ngateway {found.get('gateway')}"
-    common.emit("embrasure.whoami/1", {**body_of(found), "pinned_root": root}, text)
 
 
 @click.command()

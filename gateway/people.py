@@ -9,6 +9,7 @@ from embrasure.trust.policy import Policy
 from embrasure.trust.view import View
 from gateway.grounds import load_policy
 from gateway.repository import Repository
+from gateway.rights import Right, rights_of
 
 
 class People:
@@ -51,12 +52,22 @@ class People:
             if any(listed.id == person for listed in policy.people)
         )
 
-    def check(self, person: str, env: str = "") -> str:
-        """Return `person` when `env` (empty: any environment) lists it; raises Denied.
+    def rights(self, person: str) -> dict[str, frozenset[Right]]:
+        """Return environment -> what `person` may do there."""
+        return {
+            env: rights_of(listed.groups)
+            for env, policy in self.policies().items()
+            for listed in policy.people
+            if listed.id == person
+        }
+
+    def check(self, person: str, env: str = "", *, right: Right = "view") -> str:
+        """Return `person` when `env` (empty: any environment) gives him `right`; raises Denied.
 
         A certificate says who calls; that alone gives nobody a right.
         """
-        allowed = self.environments(person)
+        held = self.rights(person)
+        allowed = sorted(held)
         if not allowed or (env and env not in allowed):
             raise Denied(
                 f"operator {person}",
@@ -64,5 +75,13 @@ class People:
                 got="a name that it does not list",
                 hint="the security team adds people: embrasure trust app add",
                 reason="not-a-person",
+            )
+        if not any(right in rights for where, rights in held.items() if env in ("", where)):
+            raise Denied(
+                f"operator {person}",
+                expected=f"the right to {right} in {env or 'an environment'}",
+                got="groups that do not give it",
+                hint="embrasure whoami shows your rights; the policy's groups give them",
+                reason="no-right",
             )
         return person

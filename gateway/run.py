@@ -38,6 +38,7 @@ from gateway.people import People
 from gateway.proposals import Proposals
 from gateway.repository import Online, Repository
 from gateway.service_table import ADMIN_TABLE
+from gateway.watch import Watch
 from pki.ca import Issuer, load_issuer
 from pki.signers import open_signer, within
 
@@ -223,6 +224,16 @@ async def serve(
         holder.swap(operator_trust(held.repository, held.config.domain))
         engine.wake()
 
+    people = People(held.repository)
+    watch = Watch(
+        held.paths.folder,
+        held.config,
+        certificates=held.certificates,
+        repository=held.repository,
+        people=people,
+        clock=clock,
+        counts=lambda: {"tls_configuration_failed": keys.failures},
+    )
     parts = Parts(
         name=held.config.name,
         domain=held.config.domain,
@@ -231,9 +242,10 @@ async def serve(
         repository=held.repository,
         proposals=proposals,
         blobs=held.blobs,
-        people=People(held.repository),
+        people=people,
         rollouts=engine,
         on_change=changed,
+        watch=watch,
     )
     server = build_server(
         [
@@ -252,7 +264,7 @@ async def serve(
     try:
         fs.replace_file(held.paths.folder, PORTS, json.dumps({"admin": port}).encode())
         ready(port)
-        await _until_stopped(stop, engine.run(), _renew(keys, held.certificates))
+        await _until_stopped(stop, engine.run(), _renew(keys, held.certificates), watch.run())
     finally:
         await server.stop(DRAIN_SECONDS)
         with Folder.open(held.paths.folder) as top:

@@ -9,6 +9,7 @@ _OPERATOR: frozenset[Role] = frozenset({"operator"})
 _METHODS = (
     "Whoami",
     "Overview",
+    "Inventory",
     "ListReleases",
     "ListApprovals",
     "ListRollouts",

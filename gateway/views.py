@@ -12,7 +12,6 @@ from sqlalchemy import Row, Select, func, select
 
 from embrasure.clock import write_time
 from embrasure.errors import EmbrasureError, Misuse
-from embrasure.net.identity import Identity, uri
 from embrasure.trust import layout
 from embrasure.trust.plan import parse_plan
 from embrasure.trust.receipt import Kind, Outcome
@@ -38,15 +37,10 @@ class Page:
     cursor: str
 
 
-def whoami(parts: Parts, identity: Identity) -> dict[str, object]:
-    """Return whom the gateway takes the caller for."""
-    return {
-        "person": identity.name,
-        "id": uri(identity.role, identity.name, parts.domain),
-        "environments": parts.people.environments(identity.name),
-        "gateway": parts.name,
-        "root": parts.repository.client.root_id,
-    }
+def inventory(parts: Parts) -> dict[str, object]:
+    """Return what ends when."""
+    at = parts.watch.clock()
+    return {"gateway": parts.name, "items": [item.as_json(at) for item in parts.watch.items()]}
 
 
 def releases(parts: Parts, page: Page) -> dict[str, object]:

@@ -14,7 +14,7 @@ from embrasure import fs
 from embrasure.clock import Clock, write_time
 from embrasure.errors import Misuse
 from embrasure.net.identity import PROFILES
-from pki import ca, leaf, profiles, signers, store
+from pki import ca, issued, leaf, profiles, signers, store
 from pki.folder import TrustFolder
 from pki.passphrase import PassphraseSource
 
@@ -69,19 +69,20 @@ def issue(
         chain = leaf.chain_of(ca.issue_leaf(identity, public, issuer, clock), issuer)
     fs.replace_file(out, "tls.crt", chain, mode=0o644)
     made = x509.load_pem_x509_certificates(chain)[0]
+    issued.record(trust.path, identity, made, at=clock())
     return Issued(who.role, who.name, out, made.serial_number, made.not_valid_after_utc)
 
 
 def write_context(
-    trust: TrustFolder, issued: Issued, *, gateway: str | None, key: str | None
+    trust: TrustFolder, made: Issued, *, gateway: str | None, key: str | None
 ) -> None:
     """The operator's folder has anchor, admin issuer and, when asked for, `context.toml`."""
-    out = issued.folder
+    out = made.folder
     fs.replace_file(out, "anchor.json", trust.anchor, mode=0o644)
     fs.replace_file(out, "admin-ca.pem", ca.pem(trust.certificate("admin")), mode=0o644)
     if gateway is None and key is None:
         return
-    own = trust.path / "keys" / f"{issued.name}.key"
+    own = trust.path / "keys" / f"{made.name}.key"
     if key is None and own.exists():
         key = f"keyfile:{own}"
     if gateway is None or key is None:
@@ -89,7 +90,7 @@ def write_context(
     values = {
         "gateway": gateway,
         "domain": trust.domain,
-        "person": issued.name,
+        "person": made.name,
         "anchor": "anchor.json",
         "admin_issuer": "admin-ca.pem",
         "tls_cert": "tls.crt",

@@ -44,6 +44,11 @@ class AdminStub(object):
                 request_serializer=embrasure_dot_wire_dot_admin__pb2.Empty.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
                 _registered_method=True)
+        self.Inventory = channel.unary_unary(
+                '/embrasure.v1.Admin/Inventory',
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.Empty.SerializeToString,
+                response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
+                _registered_method=True)
         self.ListReleases = channel.unary_unary(
                 '/embrasure.v1.Admin/ListReleases',
                 request_serializer=embrasure_dot_wire_dot_admin__pb2.Query.SerializeToString,
@@ -173,6 +178,13 @@ class AdminServicer(object):
 
     def Overview(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Inventory(self, request, context):
+        """What ends when: the gateway's own certificates, its nodes', the published roles.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -333,6 +345,11 @@ def add_AdminServicer_to_server(servicer, server):
             ),
             'Overview': grpc.unary_unary_rpc_method_handler(
                     servicer.Overview,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.Empty.FromString,
+                    response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
+            ),
+            'Inventory': grpc.unary_unary_rpc_method_handler(
+                    servicer.Inventory,
                     request_deserializer=embrasure_dot_wire_dot_admin__pb2.Empty.FromString,
                     response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
             ),
@@ -504,6 +521,33 @@ class Admin(object):
             request,
             target,
             '/embrasure.v1.Admin/Overview',
+            embrasure_dot_wire_dot_admin__pb2.Empty.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.Json.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Inventory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embrasure.v1.Admin/Inventory',
             embrasure_dot_wire_dot_admin__pb2.Empty.SerializeToString,
             embrasure_dot_wire_dot_admin__pb2.Json.FromString,
             options,

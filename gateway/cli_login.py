@@ -1,0 +1,60 @@
+"""`embrasure login` and `whoami`: who an operator is to the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from embrasure.command import Common, common
+
+
+@click.command()
+@common
+def whoami(common: Common) -> None:
+    """Show whom the gateway takes you for: certificate, groups, rights, keys, what ends soon.
+
+    \b
+    Examples:
+      embrasure whoami
+      embrasure whoami --json
+    """
+    from embrasure.wire import admin_pb2 as wire
+    from gateway.client import AdminClient
+    from gateway.shown import body_of
+
+    with AdminClient.open(common.context, timeout_s=common.timeout_s) as client:
+        found = client.json("Whoami", wire.Empty())
+        root = client.trust.root_id
+    body = {**body_of(found), "pinned_root": root}
+    common.emit("embrasure.whoami/1", body, "\n".join(_lines(found)))
+
+
+def _lines(found: Mapping[str, object]) -> list[str]:
+    from gateway.shown import part_of, rows_of, words
+
+    until = part_of(found, "certificate").get("not_after")
+    lines = [f"{found.get('person')} ({found.get('id')}), certificate until {until}"]
+    for row in rows_of(found, "roles"):
+        groups = words(row.get("groups")) or "no group"
+        apps = part_of(row, "approves").items()
+        signs = ", ".join(f"{app} ({count})" for app, count in apps) or "nothing"
+        lines.append(f"{row.get('env')}: {groups}; may {words(row.get('rights'))}")
+        lines.append(f"  approves: {signs}")
+        for key in rows_of(row, "keys"):
+            lines.append(f"  key {str(key.get('id'))[:16]}{' DENIED' if key.get('denied') else ''}")
+    if not rows_of(found, "roles"):
+        lines.append("a person of no environment")
+    lines.append(f"gateway {found.get('gateway')}")
+    return [*lines, *soon(found)]
+
+
+def soon(found: Mapping[str, object]) -> list[str]:
+    """Return what the gateway says ends soon, a line each."""
+    from gateway.shown import rows_of
+
+    return [
+        f"{row.get('state')}: {row.get('what')} of {row.get('holder')}, {row.get('not_after')}; "
+        f"{row.get('action')}: {row.get('command')}"
+        for row in rows_of(found, "expiring")
+    ]

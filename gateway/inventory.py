@@ -1,0 +1,149 @@
+"""What a gateway holds that ends: its issuers, its own leaves, the roles it publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from tuf.api.metadata import Root
+
+from embrasure import fs, limits
+from embrasure.clock import now, read_time
+from embrasure.errors import EmbrasureError, NotFound
+from embrasure.expiry import Item, certificate_item, role_item, role_kind
+from embrasure.net.certificates import load_certificates
+from embrasure.trust import layout
+from embrasure.trust.policy import Policy
+from embrasure.trust.view import Role, View
+from gateway import metadata as form
+from gateway.config import Config, Paths, read_config
+from gateway.local_status import local_status
+from pki import people
+
+LEAVES = "leaves.pem"  # public: what a running gateway shows now
+_ONLINE = (layout.SNAPSHOT, layout.TIMESTAMP)
+
+
+def items(folder: Path) -> list[Item]:
+    """Return the rows of a gateway's folder, from its files alone; raises Misuse, Refused.
+
+    The leaves of a gateway are those that it wrote down when it last ran.
+    """
+    config, paths = read_config(folder), Paths(folder)
+    found = [*issuers(folder, config), *leaves(_written(folder), folder), *_root(paths)]
+    for role in local_status(folder, at=now()).roles:
+        found.append(
+            role_item(
+                role.name,
+                version=role.version,
+                until=read_time(role.until),
+                holder=f"gateway/{config.name}",
+                command=command_of(role.name, folder),
+                place=paths.repository,
+            )
+        )
+    return found
+
+
+def issuers(folder: Path, config: Config) -> Iterator[Item]:
+    """Yield the intermediates whose keys this gateway uses."""
+    for name in config.issuers.__struct_fields__:
+        files = getattr(config.issuers, name)
+        if files is None:
+            continue
+        file = folder / files.certificate
+        cert = load_certificates(fs.read_file(file, limit=16384), what=f"{name} issuer")[0]
+        command = f"embrasure pki --help  # {name}-ca"
+        yield certificate_item(cert, command=command, place=file, action="replace")
+
+
+def _written(folder: Path) -> list[x509.Certificate]:
+    """A gateway that is off makes new leaves at its start: ended ones say nothing."""
+    try:
+        raw = fs.read_file(folder / LEAVES, limit=limits.TLS_BUNDLE_BYTES)
+    except NotFound:
+        return []
+    certs = load_certificates(raw, what=LEAVES)
+    return [cert for cert in certs if cert.not_valid_after_utc > now()]
+
+
+def _root(paths: Paths) -> Iterator[Item]:
+    numbers = [
+        int(file.name.partition(".")[0])
+        for file in (paths.repository / "metadata").glob("*.root.json")
+        if file.name.partition(".")[0].isdigit()
+    ]
+    if not numbers:
+        return
+    raw = fs.read_file(
+        paths.repository / layout.metadata_file(layout.ROOT, max(numbers)), limit=limits.ROOT_BYTES
+    )
+    signed = form.read_metadata(raw, Root, layout.ROOT).signed
+    yield role_item(
+        layout.ROOT,
+        version=signed.version,
+        until=signed.expires,
+        holder=", ".join(_owners(signed)),
+        command=command_of(layout.ROOT, paths.folder),
+        place=paths.repository,
+    )
+
+
+def _owners(root: Root) -> list[str]:
+    role = root.roles[layout.ROOT]
+    found = []
+    for keyid in role.keyids:
+        try:
+            found.append(people.owner_of(root.keys[keyid]))
+        except (EmbrasureError, KeyError):
+            found.append(keyid[:16])
+    return [f"{role.threshold} of {', '.join(sorted(found))}"]
+
+
+def leaves(certs: list[x509.Certificate], folder: Path) -> Iterator[Item]:
+    """Yield the gateway's own leaves, which it renews by itself while it runs."""
+    for cert in certs:
+        yield certificate_item(cert, command=f"embrasure gateway run {folder}", place="memory")
+
+
+def roles(view: View, policies: dict[str, Policy], folder: Path, name: str) -> Iterator[Item]:
+    """Yield every role of a verified view, with the persons who sign it where policy knows them."""
+    for role, found in sorted(view.roles.items()):
+        yield role_item(
+            role,
+            version=found.version,
+            until=found.expires,
+            holder=_holder(found, policies) or f"gateway/{name}",
+            command=command_of(role, folder),
+            place="published",
+        )
+
+
+def _holder(role: Role, policies: dict[str, Policy]) -> str:
+    if role_kind(role.name) in ("gates", *_ONLINE):
+        return ""
+    known = {policy.person_of(key) for policy in policies.values() for key in role.keys}
+    persons = sorted(person for person in known if person is not None)
+    return f"{role.threshold} of {', '.join(persons) or f'{len(role.keys)} keys'}"
+
+
+def command_of(role: str, folder: Path) -> str:
+    """Return what renews a role: people sign, or the gateway runs."""
+    kind = role_kind(role)
+    if kind in ("gates", *_ONLINE):
+        return f"embrasure gateway run {folder}"
+    if kind == "approval":
+        return "embrasure release propose BUNDLE --plan PLAN"
+    return f"embrasure trust renew TRUST --role {role}"
+
+
+def newest_signature(items_found: list[Item]) -> Iterator[tuple[str, datetime]]:
+    """Yield when the online roles were signed, for a look at the clock."""
+    for item in items_found:
+        if item.kind in ("gates", *_ONLINE) and item.until is not None:
+            yield (
+                item.what,
+                datetime.fromtimestamp(item.until.timestamp() - item.life_s, tz=item.until.tzinfo),
+            )

@@ -1,0 +1,67 @@
+"""Whom the gateway takes a caller for: certificate, groups, rights, keys, what ends soon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from embrasure.clock import write_time
+from embrasure.net.identity import Identity, uri
+from embrasure.trust import layout
+from embrasure.trust.policy import Policy
+from embrasure.trust.view import View
+from gateway.rights import rights_of
+
+if TYPE_CHECKING:
+    from gateway.admin import Parts
+
+
+def whoami(parts: Parts, identity: Identity, cert: x509.Certificate) -> dict[str, object]:
+    """Return what `embrasure whoami` shows; for a caller that `Authorize` has let in."""
+    person, view = identity.name, parts.repository.view()
+    policies = parts.people.policies()
+    listed = parts.people.environments(person)
+    return {
+        "person": person,
+        "id": uri(identity.role, person, parts.domain),
+        "certificate": _certificate(cert),
+        "environments": listed,
+        "roles": [_roles(view, env, policies[env], person) for env in listed],
+        "gateway": parts.name,
+        "root": parts.repository.client.root_id,
+        "expiring": parts.watch.due() if listed else [],
+    }
+
+
+def certificate_of(context: Any) -> x509.Certificate:
+    """Return the certificate by which the peer was let in."""
+    (raw,) = context.auth_context()["x509_pem_cert"]
+    return x509.load_pem_x509_certificate(raw)
+
+
+def _certificate(cert: x509.Certificate) -> dict[str, object]:
+    return {
+        "serial": f"{cert.serial_number:x}",
+        "sha256": cert.fingerprint(hashes.SHA256()).hex(),
+        "not_after": write_time(cert.not_valid_after_utc),
+    }
+
+
+def _roles(view: View, env: str, policy: Policy, person: str) -> dict[str, object]:
+    """Return what a person is in one environment; keys: whole ids, and whether one is denied."""
+    (mine,) = [listed for listed in policy.people if listed.id == person]
+    prefix = layout.app_role(env, "")
+    signs = {
+        name.removeprefix(prefix): f"{role.threshold} of {len(role.keys)}"
+        for name, role in sorted(view.roles.items())
+        if name.startswith(prefix) and role.keys & set(mine.keys)
+    }
+    return {
+        "env": env,
+        "groups": list(mine.groups),
+        "rights": sorted(rights_of(mine.groups)),
+        "approves": signs,
+        "keys": [{"id": key, "denied": key in policy.denied.keys} for key in mine.keys],
+    }

@@ -1,0 +1,106 @@
+"""What a trust folder holds and who holds it: certificates, roles, node keys; verified first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography import x509
+
+from embrasure import fs
+from embrasure.clock import now
+from embrasure.expiry import Item, certificate_item, role_item
+from embrasure.net.certificates import load_der
+from embrasure.trust.directory import parse_shard, parse_tls_bundle
+from embrasure.trust.layout import ROOT
+from pki import ca, issued, store
+from pki.folder import TrustFolder
+from pki.verify import Verified
+
+
+def items(folder: Path) -> list[Item]:
+    """Return the rows of the trust folder at `folder`; raises Misuse, Refused, Damaged."""
+    trust = TrustFolder.open(folder)
+    verified = trust.verify(now()) if ROOT in trust.roles() else []
+    return [
+        *_authorities(trust, verified),
+        *(_leaf(trust, leaf) for leaf in issued.leaves(trust.path) if not _left(leaf)),
+        *(_role(trust, one) for one in verified),
+        *_keys(trust, verified),
+    ]
+
+
+def _left(leaf: x509.Certificate) -> bool:
+    """An operator whose certificate has ended went home: he logs in when he comes back."""
+    item = certificate_item(leaf, command="", place="")
+    return item.kind == "operator" and leaf.not_valid_after_utc <= now()
+
+
+def _authorities(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]:
+    """Yield CA root and issuers: those in `ca/`, and those that a `tls.json` in force names."""
+    found: dict[bytes, tuple[x509.Certificate, list[str]]] = {}
+    for file in sorted((trust.path / "ca").glob("*.crt")):
+        cert = ca.parse_certificate(fs.read_file(file, limit=16384))
+        found.setdefault(ca.der(cert), (cert, []))[1].append(f"ca/{file.name}")
+    for role, path, raw in _documents(trust, verified):
+        if path.endswith("/tls.json"):
+            bundle = parse_tls_bundle(raw)
+            texts = [*bundle.ca_root, *(text for one in bundle.issuers.values() for text in one)]
+            for text in texts:
+                cert = load_der(text, what="tls.json")
+                found.setdefault(ca.der(cert), (cert, []))[1].append(f"tls.json of {role}")
+    for cert, places in found.values():
+        name = certificate_item(cert, command="", place="").holder.removesuffix("-ca")
+        command = f"embrasure pki --help  # {name}-ca of {trust.path}"
+        yield certificate_item(cert, command=command, place=", ".join(places), action="replace")
+
+
+def _leaf(trust: TrustFolder, leaf: x509.Certificate) -> Item:
+    item = certificate_item(leaf, command="", place="")
+    role, _, name = item.holder.partition("/")
+    command = {
+        "operator": "embrasure login",
+        "node": "embrasure fleet status",
+    }.get(role, f"embrasure pki issue {role}/{name} {trust.path} --out DIR")
+    return certificate_item(leaf, command=command, place=f"issued by {trust.path}")
+
+
+def _role(trust: TrustFolder, one: Verified) -> Item:
+    return role_item(
+        one.role,
+        version=one.version,
+        until=one.expires,
+        holder=f"{one.threshold} of {', '.join(one.owners)}",
+        command=f"embrasure trust renew {trust.path} --role {one.role}",
+        place=trust.path,
+    )
+
+
+def _keys(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]:
+    """Yield each active node's key epochs; keys have no end but the one people give them."""
+    for role, path, raw in _documents(trust, verified):
+        if "/dir/" not in path:
+            continue
+        for entry in parse_shard(raw).entries:
+            if entry.state == "active":
+                yield Item(
+                    kind="key",
+                    what=f"keys of epoch {entry.epoch}",
+                    holder=f"node/{entry.id}",
+                    issuer=role,
+                    serial=entry.receipt_id[:16],
+                    until=None,
+                    life_s=0,
+                    action="enrol again after a loss or a theft",
+                    command=f"embrasure pki enrol STATEMENT {trust.path}",
+                    place=path,
+                )
+
+
+def _documents(trust: TrustFolder, verified: list[Verified]) -> Iterator[tuple[str, str, bytes]]:
+    """Yield (role, path, bytes) of every target file in force of the `fleet` roles."""
+    for one in verified:
+        if one.role.startswith("fleet-"):
+            held = store.as_targets(store.read_metadata(trust.path, one.role, one.version))
+            for path, raw in store.read_targets(trust.path, held).items():
+                yield one.role, path, raw
