@@ -157,6 +157,7 @@ class SimRepository(SimMetadata):
         manifests: Sequence[str] = (),
         keys: Sequence[str] = (),
         nodes: Sequence[str] = (),
+        gateway_certs: Sequence[str] = (),
     ) -> Revocations:
         """The on-call's file holds exactly these denials from the next publish."""
         env = env or self.env
@@ -169,7 +170,7 @@ class SimRepository(SimMetadata):
             manifests=tuple(manifests),
             keys=tuple(keys),
             nodes=tuple(nodes),
-            gateway_certs=(),
+            gateway_certs=tuple(gateway_certs),
             freezes=(),
             issued=write_time(self.clock()),
             reason="",
