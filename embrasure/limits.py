@@ -152,6 +152,12 @@ ARGON2_MEM_MIN_BYTES = 256 * MIB
 ARGON2_MEM_MAX_BYTES = 2 * GIB
 PASSPHRASE_CHARACTERS_MIN = 12
 
+# Keys in tokens and key services
+KEY_URI_CHARACTERS = 1_024  # a resource name of a cloud's key is 300
+SIGNATURE_BYTES = 4 * KIB  # ML-DSA-65 has 3,309
+KEY_RECORDS = 256  # keys outside files that one machine knows of
+TOKENS = 64  # slots of one PKCS#11 module
+
 # Certificates
 CA_ROOT_SECONDS = 10 * 365 * 86400
 ISSUER_SECONDS = 365 * 86400

@@ -14,15 +14,13 @@ from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError, Refused
 from embrasure.fs import read_file
 from embrasure.trust import layout
-from embrasure.trust.view import Role
-from mirror.believed import Believed
 from mirror.collect import COLLECT_TABLE, Collect, collect_service
 from mirror.config import Config, Paths
 from mirror.inbox import Inbox, accept_all
 from mirror.post import Box, Directory, post_app
-from mirror.publish import Publisher, Scope, held_documents, held_role
+from mirror.publish import Publisher, Scope, held_documents
 from mirror.receive import INGEST_TABLE, Ingest, ingest_service
-from mirror.running import listening, stop_asked
+from mirror.running import first_holder, listening, stop_asked, take_trust
 from mirror.slots import Slots
 
 LOG = logging.getLogger(__name__)
@@ -51,8 +49,8 @@ async def letterbox(
     paths = Paths(root)
     directory, slots = Directory(), Slots(paths.posts, clock=clock)
 
-    def learn(documents: dict[str, bytes], revoked: Role | None) -> None:
-        believed.take(documents, revoked)
+    def learn(documents: dict[str, bytes]) -> None:
+        take_trust(holder, config, documents)
         try:
             directory.take(documents)
         except EmbrasureError as problem:
@@ -65,17 +63,16 @@ async def letterbox(
         anchor=read_file(paths.anchor, limit=limits.ROOT_BYTES),
         scope=Scope(roles=(fleet, layout.REVOCATIONS), needs=fleet),
         clock=clock,
-        shown=lambda checked: learn(checked.documents, checked.view.role(layout.REVOCATIONS)),
+        shown=lambda checked: learn(checked.documents),
     )
     documents = held_documents(publisher.client, paths.public, fleet)
-    revoked = held_role(publisher.client, layout.REVOCATIONS)
-    believed = Believed(paths, config, documents, revoked)
-    learn(documents, revoked)
+    holder = first_holder(paths, config, documents)
+    learn(documents)
     sweeper = asyncio.create_task(sweep(slots))
     async with listening(
         paths,
         config,
-        holder=believed.holder,
+        holder=holder,
         services=[
             ingest_service(Ingest(publisher.inbox, publisher)),
             collect_service(Collect(slots)),

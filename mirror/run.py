@@ -11,12 +11,11 @@ from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.fs import read_file
 from embrasure.trust import layout
-from mirror.believed import Believed
 from mirror.config import Config, Paths
 from mirror.inbox import Inbox
-from mirror.publish import Publisher, Scope, held_documents, held_role
+from mirror.publish import Publisher, Scope, held_documents
 from mirror.receive import INGEST_TABLE, Ingest, ingest_service
-from mirror.running import listening, stop_asked
+from mirror.running import first_holder, listening, stop_asked, take_trust
 from mirror.serve import read_app
 from mirror.verify import Checked
 from mirror.watch import Watchers
@@ -33,7 +32,7 @@ async def mirror(
 
     def shown(checked: Checked) -> None:
         # Called in a worker thread, after the rename.
-        believed.take(checked.documents, checked.view.role(layout.REVOCATIONS))
+        take_trust(holder, config, checked.documents)
         version = checked.view.roles[layout.TIMESTAMP].version
         loop.call_soon_threadsafe(watchers.show, version)
 
@@ -47,16 +46,11 @@ async def mirror(
         shown=shown,
     )
     watchers.show(publisher.shown_version())
-    believed = Believed(
-        paths,
-        config,
-        held_documents(publisher.client, paths.public, fleet),
-        held_role(publisher.client, layout.REVOCATIONS),
-    )
+    holder = first_holder(paths, config, held_documents(publisher.client, paths.public, fleet))
     async with listening(
         paths,
         config,
-        holder=believed.holder,
+        holder=holder,
         services=[ingest_service(Ingest(publisher.inbox, publisher))],
         table=INGEST_TABLE,
         app=read_app(paths.public, watchers),

@@ -15,7 +15,8 @@ from embrasure.trust.layout import ROOT
 from pki import environment, keyfile, signers, signing
 from pki.drafts import Draft
 from pki.folder import TrustFolder
-from pki.keyfile import Cost, Opened
+from pki.keyfacts import Opened
+from pki.keyfile import Cost
 from pki.passphrase import PassphraseSource
 from pki.signing import Review
 
@@ -76,7 +77,7 @@ def sign_with(reviewed: Review, opened: Opened, uri: str, common: Common) -> Pat
         if signers.bind(uri, opened, reviewed.base.root_id):
             common.say(f"{uri} now signs for fleet {reviewed.base.root_id[:16]} only")
     except EmbrasureError as problem:
-        # A key file on a medium that cannot be written: the signature stands.
+        # A key file or record on a medium that cannot be written: the signature stands.
         common.say(f"warning: {uri} could not be bound to its fleet: {problem}")
     return file
 

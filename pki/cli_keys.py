@@ -22,7 +22,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     default="operator",
     help="The one family of roles it will sign for.",
 )
-@click.option("--scheme", type=click.Choice(["ed25519", "ecdsa-p256"]), default="ed25519")
+@click.option(
+    "--scheme",
+    type=click.Choice(["ed25519", "ecdsa-p256", "ecdsa-p384", "ml-dsa-65"]),
+    default="ed25519",
+    help="Kind of key; a role may list keys of all kinds.",
+)
 @click.option("--anchor", type=_FILE, help="Root version 1 of the only fleet it serves.")
 @kdf_option
 @passphrase_options
@@ -43,7 +48,7 @@ def keys_generate(
     \b
     Examples:
       embrasure keys generate anna --purpose operator --out ~/keys
-      embrasure keys generate alice --purpose security --scheme ecdsa-p256
+      embrasure keys generate alice --purpose security --scheme ml-dsa-65
     """
     from pki import handkeys
     from pki.passphrase import passphrase_source

@@ -26,12 +26,13 @@ from pki.store import AnyMetadata
 METADATA = "metadata.json"
 BASE = "base"
 _SIGNATURES = "signatures"
+_FILE_BYTES = 2 * limits.SIGNATURE_BYTES + limits.KIB  # hex, and the key id
 in_order = roles.in_order
 
 
 class _SignatureFile(Document, frozen=True, kw_only=True):
     keyid: KeyId
-    sig: Annotated[str, Meta(pattern=r"^([0-9a-f]{2}){1,512}$")]
+    sig: Annotated[str, Meta(pattern=r"^([0-9a-f]{2})+$", max_length=2 * limits.SIGNATURE_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +142,8 @@ def _load_signatures(folder: Path) -> dict[str, Signature]:
     if len(files) > 2 * limits.KEYS_PER_ROLE:
         raise Refused("signatures", expected=f"at most {2 * limits.KEYS_PER_ROLE}", got=len(files))
     for file in files:
-        raw = fs.read_file(file, limit=4096)
-        one = documents.read(raw, _SignatureFile, limit=4096, document="signature")
+        raw = fs.read_file(file, limit=_FILE_BYTES)
+        one = documents.read(raw, _SignatureFile, limit=_FILE_BYTES, document="signature")
         if file.name != f"{one.keyid}.json":
             raise Refused(str(file), expected=f"{one.keyid[:12]}....json", got=file.name)
         found[one.keyid] = Signature(one.keyid, one.sig)

@@ -11,7 +11,7 @@ from embrasure import limits
 from embrasure.clock import Clock, write_time
 from embrasure.errors import Misuse
 from embrasure.trust import directory, documents, layout, policy
-from pki import ca, keyfile, people, profiles, roles, verify
+from pki import ca, people, profiles, roles, verify
 from pki.desk import Desk
 from pki.drafts import Draft
 from pki.folder import TrustFolder
@@ -70,8 +70,7 @@ def gate_key(trust: TrustFolder, env: str, source: PassphraseSource, cost: Cost)
     file = f"online/gates-{env}.key"
     if (trust.path / file).exists():
         uri = f"keyfile:{trust.path / file}"
-        held = open_key(uri, source, purpose="online", root=trust.root_id)
-        return keyfile.public_of(held.private)
+        return open_key(uri, source, purpose="online", root=trust.root_id).public
     gate = new_key(f"gates-{env}", purpose="online", file=file)
     secret = source.new(f"the gate key of {env}")
     write_keys(trust.path, [gate], secret, root=trust.root_id, cost=cost)

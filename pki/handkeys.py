@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from embrasure import fs, limits
 from embrasure.errors import Misuse
 from embrasure.fingerprint import groups, words
 from embrasure.trust.layout import ROOT
 from pki import keyfile, people, signers, store
 from pki.acting import cost_of
-from pki.keyfile import Header, Purpose, Scheme
+from pki.keyfacts import PURPOSES, Purpose
+from pki.keyfile import Header
 from pki.makekeys import write_public
 from pki.passphrase import PassphraseSource
 from pki.people import PublicFile
+from pki.schemes import SCHEMES, Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class Shown:
             "keyid": self.public.keyid,
             "public": self.public.pub,
         }
+        if self.public.device is not None:
+            found["device"] = msgspec.to_builtins(self.public.device)
         if self.header is not None:
             found |= {"root": self.header.root or None, "ops": self.header.ops}
             found |= {"memory_bytes": self.header.mem}
@@ -48,6 +54,8 @@ class Shown:
             f"  fingerprint  {groups(self.public.keyid)}",
             f"  in words     {words(self.public.keyid)}",
         ]
+        if self.public.device is not None:
+            lines.append(f"  device       {self.public.device}")
         if self.header is not None:
             serves = groups(self.header.root) if self.header.root else "not yet bound"
             lines.append(f"  fleet        {serves}")
@@ -66,11 +74,8 @@ def generate(
 ) -> Shown:
     """`out` has a new key file and its public half; raises Misuse, Refused (`exists`)."""
     people.check_person(name)
-    use, kind = _purpose(purpose), _scheme(scheme)
-    root = ""
-    if anchor is not None:
-        raw = fs.read_file(anchor, limit=limits.ROOT_BYTES)
-        root = store.signed_digest(store.parse_metadata(raw, ROOT))
+    use, kind = purpose_of(purpose), _scheme(scheme)
+    root = "" if anchor is None else read_anchor(anchor)
     store.make_folder(out)
     sealed = keyfile.seal(
         keyfile.generate(kind),
@@ -86,6 +91,12 @@ def generate(
     return show(out / f"{name}.key")
 
 
+def read_anchor(anchor: Path) -> str:
+    """Return the id of the fleet whose root version 1 this is; raises Refused, NotFound."""
+    raw = fs.read_file(anchor, limit=limits.ROOT_BYTES)
+    return store.signed_digest(store.parse_metadata(raw, ROOT))
+
+
 def show(file: Path) -> Shown:
     """Return what a key file or a `.pub` file says in the open; raises Refused, NotFound."""
     raw = fs.read_file(file, limit=limits.KEYFILE_BYTES)
@@ -98,23 +109,22 @@ def show(file: Path) -> Shown:
 
 def change(file: Path, *, old: PassphraseSource, new: PassphraseSource) -> Shown:
     """The key file opens with the new passphrase only; raises Denied, Refused, Misuse."""
-    opened = signers.open_key(f"keyfile:{file}", old)
+    opened = signers.open_file(f"keyfile:{file}", old)
     raw = keyfile.change_passphrase(opened, new.new(f"the key of {opened.header.label}"))
     fs.replace_file(file.parent, file.name, raw)
     return show(file)
 
 
-def _purpose(text: str) -> Purpose:
-    known: tuple[Purpose, ...] = ("security", "operator", "online", "ca")
-    for purpose in known:
+def purpose_of(text: str) -> Purpose:
+    """Return `text` as a purpose; raises Misuse."""
+    for purpose in PURPOSES:
         if purpose == text:
             return purpose
-    raise Misuse("purpose", expected=f"one of {', '.join(known)}", got=text)
+    raise Misuse("purpose", expected=f"one of {', '.join(PURPOSES)}", got=text)
 
 
 def _scheme(text: str) -> Scheme:
-    known: tuple[Scheme, ...] = ("ed25519", "ecdsa-p256")
-    for scheme in known:
+    for scheme in SCHEMES:
         if scheme == text:
             return scheme
-    raise Misuse("scheme", expected=f"one of {', '.join(known)}", got=text)
+    raise Misuse("scheme", expected=f"one of {', '.join(SCHEMES)}", got=text)

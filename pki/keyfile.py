@@ -15,28 +15,25 @@ from typing import Annotated, Literal
 
 import msgspec
 import nacl.utils
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    SECP256R1,
-    EllipticCurvePrivateKey,
-    EllipticCurvePublicKey,
-    derive_private_key,
-    generate_private_key,
-)
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import Meta
 from nacl.exceptions import CryptoError
 from nacl.pwhash import argon2id
 from nacl.secret import SecretBox
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner
 
 from embrasure import limits
 from embrasure.errors import Denied, Misuse, Refused
-from embrasure.trust.documents import Document, KeyId, PersonId, read, write
-
-Purpose = Literal["security", "operator", "online", "ca"]
-Scheme = Literal["ed25519", "ecdsa-p256"]
-PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
+from embrasure.trust.documents import Document, read, write
+from pki import schemes
+from pki.keyfacts import KeyFacts, Opened
+from pki.keyfacts import Purpose as Purpose
+from pki.keyfacts import public_key as public_key
+from pki.schemes import PrivateKey as PrivateKey
+from pki.schemes import Scheme as Scheme
+from pki.schemes import SeedHex
+from pki.schemes import decode_public as decode_public
+from pki.schemes import generate as generate
+from pki.schemes import public_of as public_of
 
 SALT_BYTES = argon2id.SALTBYTES
 _Base64 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=8192)]
@@ -54,24 +51,14 @@ MODERATE = Cost(ops=limits.ARGON2_OPS_MIN, mem=limits.ARGON2_MEM_MIN_BYTES)  # 0
 SENSITIVE = Cost(ops=4, mem=limits.GIB)  # 5 s: offline keys, opened a few times a year
 
 
-class Header(Document, frozen=True, kw_only=True):
-    """What a key file says without its passphrase.
-
-    pub: raw Ed25519 key or uncompressed P-256 point, hex; label: the person, or the online role;
-    root: id of the fleet it signs for, empty until its first signature
-    """
+class Header(KeyFacts, frozen=True, kw_only=True):
+    """What a key file says without its passphrase."""
 
     v: Literal[1]
     kdf: Literal["argon2id"]
     ops: Annotated[int, Meta(ge=limits.ARGON2_OPS_MIN, le=limits.ARGON2_OPS_MAX)]
     mem: Annotated[int, Meta(ge=limits.ARGON2_MEM_MIN_BYTES, le=limits.ARGON2_MEM_MAX_BYTES)]
     salt: _Base64
-    keyid: KeyId
-    scheme: Scheme
-    pub: Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|04[0-9a-f]{128})$")]
-    purpose: Purpose
-    label: PersonId
-    root: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class KeyFile(Header, frozen=True, kw_only=True):
@@ -84,29 +71,17 @@ class _Inside(Document, frozen=True, kw_only=True):
     """What the box holds."""
 
     header: Header
-    seed: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    seed: SeedHex
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedFile(Opened):
     """A private key, what its file says of it, and what its box was opened with."""
 
     header: Header
     signer: CryptoSigner
     private: PrivateKey = field(repr=False)
     box_key: bytes = field(repr=False)
-
-
-def generate(scheme: Scheme) -> PrivateKey:
-    """Return a new private key."""
-    return (
-        Ed25519PrivateKey.generate() if scheme == "ed25519" else generate_private_key(SECP256R1())
-    )
-
-
-def public_of(private: PrivateKey) -> SSlibKey:
-    """Return the public half, with its key id."""
-    return SSlibKey.from_crypto(private.public_key())
 
 
 def new_salt() -> bytes:
@@ -137,8 +112,8 @@ def seal(
         mem=cost.mem,
         salt=base64.b64encode(salt).decode("ascii"),
         keyid=public_of(private).keyid,
-        scheme=_scheme(private),
-        pub=_raw_public(private).hex(),
+        scheme=schemes.scheme_of(private),
+        pub=schemes.raw_public(private.public_key()).hex(),
         purpose=purpose,
         label=label,
         root=root,
@@ -146,13 +121,13 @@ def seal(
     return _seal(header, private, _derive(passphrase, salt, cost))
 
 
-def rebind(opened: Opened, root: str) -> bytes:
+def rebind(opened: OpenedFile, root: str) -> bytes:
     """Return the bytes of the same key file, now of the fleet `root`; same passphrase."""
     header = msgspec.structs.replace(opened.header, root=root)
     return _seal(header, opened.private, opened.box_key)
 
 
-def change_passphrase(opened: Opened, passphrase: bytes) -> bytes:
+def change_passphrase(opened: OpenedFile, passphrase: bytes) -> bytes:
     """Return the bytes of the same key file under another passphrase, with a salt of its own."""
     header, cost = opened.header, Cost(ops=opened.header.ops, mem=opened.header.mem)
     return seal(
@@ -167,7 +142,7 @@ def change_passphrase(opened: Opened, passphrase: bytes) -> bytes:
 
 
 def _seal(header: Header, private: PrivateKey, box_key: bytes) -> bytes:
-    inside = write(_Inside(header=header, seed=_seed(private).hex()))
+    inside = write(_Inside(header=header, seed=schemes.seed_of(private).hex()))
     box = base64.b64encode(SecretBox(box_key).encrypt(inside)).decode("ascii")
     raw = write(msgspec.convert({**msgspec.to_builtins(header), "box": box}, KeyFile))
     parse(raw)  # what cannot be read again is never written
@@ -187,7 +162,7 @@ def header_of(raw: bytes) -> Header:
     return _header(parse(raw))
 
 
-def open_bytes(raw: bytes, passphrase: bytes) -> Opened:
+def open_bytes(raw: bytes, passphrase: bytes) -> OpenedFile:
     """Return the key in `raw`; raises Refused, and Denied `passphrase` when it does not open.
 
     Steps: 1 form and bounds of the parameters, 2 the box opens, 3 the sealed copy of the header
@@ -212,10 +187,11 @@ def open_bytes(raw: bytes, passphrase: bytes) -> Opened:
     # 3.
     check_same(header, sealed.header)
     # 4.
-    private = _private(header.scheme, sealed.seed)
-    if _raw_public(private).hex() != header.pub or public_of(private).keyid != header.keyid:
+    private = schemes.from_seed(header.scheme, sealed.seed)
+    public = public_of(private)
+    if schemes.written(public) != (header.scheme, header.pub) or public.keyid != header.keyid:
         raise Refused("key file", expected="the public half of its key", got="another public key")
-    return Opened(header, CryptoSigner(private, public_of(private)), private, key)
+    return OpenedFile(header, CryptoSigner(private, public), private, key)
 
 
 def check_same(header: Header, sealed: Header) -> None:
@@ -240,54 +216,8 @@ def check_passphrase(passphrase: bytes) -> None:
         )
 
 
-def public_key(header: Header) -> SSlibKey:
-    """Return the public key that a header names; raises Refused when its id is another's."""
-    return decode_public(header.scheme, header.pub, header.keyid)
-
-
-def decode_public(scheme: Scheme, pub: str, keyid: str) -> SSlibKey:
-    """Return the public key of these hex digits, whose own id is `keyid`; raises Refused."""
-    try:
-        raw = bytes.fromhex(pub)
-        found = SSlibKey.from_crypto(
-            Ed25519PublicKey.from_public_bytes(raw)
-            if scheme == "ed25519"
-            else EllipticCurvePublicKey.from_encoded_point(SECP256R1(), raw)
-        )
-    except ValueError:
-        raise Refused("public key", expected=f"a key of {scheme}", got="other bytes") from None
-    if found.keyid != keyid:
-        raise Refused("public key", expected=f"key id {found.keyid[:16]}", got=keyid[:16])
-    return found
-
-
 def _header(found: KeyFile) -> Header:
     return Header(**{name: getattr(found, name) for name in Header.__struct_fields__})
-
-
-def _scheme(private: PrivateKey) -> Scheme:
-    return "ed25519" if isinstance(private, Ed25519PrivateKey) else "ecdsa-p256"
-
-
-def _raw_public(private: PrivateKey) -> bytes:
-    if isinstance(private, Ed25519PrivateKey):
-        return private.public_key().public_bytes_raw()
-    return private.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-
-
-def _seed(private: PrivateKey) -> bytes:
-    if isinstance(private, Ed25519PrivateKey):
-        return private.private_bytes_raw()
-    return private.private_numbers().private_value.to_bytes(32, "big")
-
-
-def _private(scheme: str, seed: str) -> PrivateKey:
-    try:
-        if scheme == "ed25519":
-            return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(seed))
-        return derive_private_key(int(seed, 16), SECP256R1())
-    except ValueError:
-        raise Refused("key file", expected=f"a key of {scheme}", got="other bytes") from None
 
 
 def _base64(text: str) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from embrasure import fs
+from embrasure import fs, limits
 from embrasure.errors import Refused
 from pki import keyfile, people, store
 from pki.keyfile import Cost, PrivateKey, Purpose, Scheme
@@ -76,7 +76,7 @@ def write_public(folder: Path, raw: bytes, name: str) -> None:
     """`folder` holds this public half under its owner's name; raises Refused for another key."""
     store.make_folder(folder)
     if (folder / f"{name}.pub").exists():
-        if fs.read_file(folder / f"{name}.pub", limit=4096) == raw:
+        if fs.read_file(folder / f"{name}.pub", limit=limits.KEYFILE_BYTES) == raw:
             return
         raise Refused(f"{name}.pub", expected="the same key as before", got="another")
     fs.create_file(folder, f"{name}.pub", raw, mode=0o644)

@@ -55,6 +55,14 @@ def passphrase_source(*, fd: int | None, file: Path | None, no_input: bool) -> P
     return PassphraseSource(_nobody if no_input else _prompt, tries=1 if no_input else TRIES)
 
 
+def pin_of(file: str, ask: Callable[[str], bytes], what: str) -> bytes:
+    """Return a token's PIN: from `file` when its URI names one, which only we may read; else asked.
+
+    Raises Denied, Refused, Misuse.
+    """
+    return _from_file(Path(file)) if file else ask(what)
+
+
 def _fixed(passphrase: bytes) -> PassphraseSource:
     return PassphraseSource(lambda _: passphrase, tries=1)
 

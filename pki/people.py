@@ -16,15 +16,33 @@ from securesystemslib.signer import Key, SSlibKey
 from embrasure import fs, limits
 from embrasure.errors import Misuse, Refused
 from embrasure.trust.documents import Document, KeyId, PersonId, read, write
-from pki import keyfile
-from pki.keyfile import Header, Purpose, Scheme
+from pki.keyfacts import KeyFacts, Purpose
+from pki.schemes import PublicHex, Scheme, decode_public
 
 PERSON = "x-embrasure-person"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
-class PublicFile(Document, frozen=True, kw_only=True):
-    """A `.pub` file: what its owner hands to others."""
+_Shown = Annotated[str, Meta(pattern=r"^[ -~]{0,64}$")]
+
+
+class Device(Document, frozen=True, kw_only=True):
+    """Which thing to plug in for a key: what is printed on it or shown by its tool. A hint only.
+
+    slot: where it was when the key was exported
+    """
+
+    token: _Shown
+    serial: _Shown
+    model: _Shown
+    slot: Annotated[int, Meta(ge=0, le=limits.MAX_INTEGER)]
+
+    def __str__(self) -> str:
+        return f"token {self.token!r} ({self.model}, serial {self.serial}, slot {self.slot})"
+
+
+class PublicFile(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """A `.pub` file: what its owner hands to others. device: of a key in a token, else absent."""
 
     v: Literal[1]
     type: Literal["public-key"]
@@ -32,7 +50,8 @@ class PublicFile(Document, frozen=True, kw_only=True):
     purpose: Purpose
     keyid: KeyId
     scheme: Scheme
-    pub: Annotated[str, Meta(pattern=r"^([0-9a-f]{64}|04[0-9a-f]{128})$")]
+    pub: PublicHex
+    device: Device | None = None
 
 
 def check_person(name: str) -> str:
@@ -42,8 +61,8 @@ def check_person(name: str) -> str:
     return name
 
 
-def public_file(header: Header) -> bytes:
-    """Return the `.pub` file of a key file."""
+def public_file(header: KeyFacts, *, device: Device | None = None) -> bytes:
+    """Return the `.pub` file of a key."""
     return write(
         PublicFile(
             v=1,
@@ -53,6 +72,7 @@ def public_file(header: Header) -> bytes:
             keyid=header.keyid,
             scheme=header.scheme,
             pub=header.pub,
+            device=device,
         )
     )
 
@@ -65,7 +85,7 @@ def write_public_file(found: PublicFile) -> bytes:
 def parse_public(raw: bytes) -> PublicFile:
     """Return the public half in `raw`, whose key id is its own; raises Refused."""
     found = read(raw, PublicFile, limit=limits.KEYFILE_BYTES, document="public key")
-    keyfile.decode_public(found.scheme, found.pub, found.keyid)
+    decode_public(found.scheme, found.pub, found.keyid)
     return found
 
 
@@ -81,7 +101,7 @@ def read_public(path: Path, *, purpose: Purpose) -> PublicFile:
 
 def named_key(found: PublicFile) -> SSlibKey:
     """Return the key as metadata lists it, with its owner's name as a signed member."""
-    key = keyfile.decode_public(found.scheme, found.pub, found.keyid)
+    key = decode_public(found.scheme, found.pub, found.keyid)
     return with_owner(key, found.person)
 
 

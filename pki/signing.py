@@ -16,7 +16,7 @@ from pki import changes, desk, drafts, lint, roles, store, verify
 from pki.base import Base, read_base
 from pki.drafts import Draft
 from pki.folder import TrustFolder
-from pki.keyfile import Header, Opened
+from pki.keyfacts import KeyFacts, Opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def check_version(draft: Draft, base: Base) -> None:
         raise Refused(f"draft of {draft.role}", expected=f"version {expected}", got=draft.version)
 
 
-def check_may_sign(reviewed: Review, header: Header) -> None:
+def check_may_sign(reviewed: Review, header: KeyFacts) -> None:
     """Return only when this key counts for this draft; raises Denied."""
     role = reviewed.draft.role
     keys = _countable(reviewed)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from embrasure import fs, limits
 from embrasure.clock import Clock
 from embrasure.command import Common
 from embrasure.errors import Denied, NotFound, Refused
-from pki import acting, drafts, keyfile, signers, signing
+from pki import acting, drafts, signers, signing
 from pki.drafts import Draft
 from pki.folder import TrustFolder
-from pki.keyfile import Header
+from pki.keyfacts import KeyFacts
 from pki.passphrase import PassphraseSource
 from pki.signing import Review
 
@@ -32,8 +31,7 @@ def sign_drafts(
     The change is shown and confirmed before the key is opened. Raises Denied, Refused, NotFound.
     """
     uri = signers.as_uri(key)
-    path = signers.keyfile_path(uri)
-    header = keyfile.header_of(fs.read_file(path, limit=limits.KEYFILE_BYTES, private=True))
+    header = signers.facts_of(uri)
     found = drafts.find(folder, role)
     if not found:
         raise NotFound(str(folder), expected="an open draft", got="none")
@@ -43,7 +41,7 @@ def sign_drafts(
         acting.confirm(one, confirmed, common)
     opened = signers.open_key(uri, source, purpose="security", root=reviewed[0].base.root_id)
     if opened.header != header:
-        raise Refused(str(path), expected="the key file shown before", got="another")
+        raise Refused(uri, expected="the key shown before", got="another")
     return [
         {
             "role": one.draft.role,
@@ -55,7 +53,9 @@ def sign_drafts(
     ]
 
 
-def _countable(found: list[Draft], header: Header, clock: Clock, role: str | None) -> list[Review]:
+def _countable(
+    found: list[Draft], header: KeyFacts, clock: Clock, role: str | None
+) -> list[Review]:
     """Return what this key may sign; with a role named, that it may not is an error."""
     reviewed = [signing.review(draft, pinned=header.root, at=clock()) for draft in found]
     mine = []

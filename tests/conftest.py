@@ -12,6 +12,8 @@ import embrasure  # before grpc: it forbids TLS 1.2 for the whole process
 from tests.ablation import ablation as ablation
 from tests.ablation import figures as ablation_figures
 from tests.ablation import pytest_runtest_call as pytest_runtest_call
+from tests.simulate.softhsm import hsm as hsm
+from tests.simulate.softhsm import softhsm_session as softhsm_session
 
 assert embrasure.__version__
 

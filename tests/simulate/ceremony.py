@@ -65,9 +65,9 @@ def add_environment(trust: TrustFolder, env: str, clock: Clock) -> list[Draft]:
     )
 
 
-def opened(trust: TrustFolder, name: str) -> keyfile.Opened:
+def opened(trust: TrustFolder, name: str) -> keyfile.OpenedFile:
     """Return a keyholder's key."""
-    return signers.open_key(f"keyfile:{trust.path}/keys/{name}.key", source())
+    return signers.open_file(f"keyfile:{trust.path}/keys/{name}.key", source())
 
 
 def sign(trust: TrustFolder, *names: str, at: datetime) -> None:

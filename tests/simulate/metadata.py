@@ -42,9 +42,16 @@ LIFE = {
 class SimMetadata:
     """Metadata alone. Keys: `signers[role]` (all holders), `sign_with[role]` (who signs next)."""
 
-    def __init__(self, *, clock: Clock, holders: int, threshold: int) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        holders: int,
+        threshold: int,
+        keys: Sequence[CryptoSigner] = (),
+    ) -> None:
         self.clock = clock
-        self.holders = [CryptoSigner.generate_ed25519() for _ in range(holders)]
+        self.holders = list(keys) or [CryptoSigner.generate_ed25519() for _ in range(holders)]
         self.threshold = threshold
         self.signers: dict[str, list[CryptoSigner]] = {}
         self.sign_with: dict[str, list[CryptoSigner]] = {}

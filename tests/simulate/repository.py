@@ -40,9 +40,15 @@ class SimRepository(SimMetadata):
     """One repository, published once, with one environment and nobody in it."""
 
     def __init__(
-        self, env: str = "dev", *, clock: Clock = now, holders: int = 3, threshold: int = 2
+        self,
+        env: str = "dev",
+        *,
+        clock: Clock = now,
+        holders: int = 3,
+        threshold: int = 2,
+        keys: Sequence[CryptoSigner] = (),
     ) -> None:
-        super().__init__(clock=clock, holders=holders, threshold=threshold)
+        super().__init__(clock=clock, holders=holders, threshold=threshold, keys=keys)
         self.env = env
         self.people: dict[str, SimPerson] = {}
         self.nodes: dict[str, SimNode] = {}
@@ -157,7 +163,6 @@ class SimRepository(SimMetadata):
         manifests: Sequence[str] = (),
         keys: Sequence[str] = (),
         nodes: Sequence[str] = (),
-        gateway_certs: Sequence[str] = (),
     ) -> Revocations:
         """The on-call's file holds exactly these denials from the next publish."""
         env = env or self.env
@@ -170,7 +175,7 @@ class SimRepository(SimMetadata):
             manifests=tuple(manifests),
             keys=tuple(keys),
             nodes=tuple(nodes),
-            gateway_certs=tuple(gateway_certs),
+            gateway_certs=(),
             freezes=(),
             issued=write_time(self.clock()),
             reason="",

@@ -12,8 +12,8 @@ from securesystemslib.signer import CryptoSigner
 
 from embrasure.errors import Denied, Misuse, Refused
 from embrasure.trust.canonical import canonical
-from pki import keyfile, signers
-from pki.keyfile import MODERATE, Opened, Scheme
+from pki import keyfile, schemes, signers
+from pki.keyfile import MODERATE, OpenedFile, Scheme
 from tests.ablation import Ablation
 
 PASSPHRASE = b"correct horse battery"
@@ -27,7 +27,7 @@ def make(scheme: Scheme = "ed25519", **changed: object) -> bytes:
     return keyfile.seal(private, PASSPHRASE, cost=MODERATE, salt=SALT, **fields)  # type: ignore[arg-type]  # a table of fields
 
 
-def reopen(raw: bytes) -> Opened:
+def reopen(raw: bytes) -> OpenedFile:
     return keyfile.open_bytes(raw, PASSPHRASE)
 
 
@@ -35,7 +35,7 @@ def with_field(raw: bytes, **fields: object) -> bytes:
     return canonical({**json.loads(raw), **fields})
 
 
-@pytest.mark.parametrize("scheme", ["ed25519", "ecdsa-p256"])
+@pytest.mark.parametrize("scheme", schemes.SCHEMES)
 def test_a_key_file_opens_with_its_passphrase_and_signs(scheme: Scheme) -> None:
     opened = reopen(make(scheme))
     signature = opened.signer.sign(b"payload")
@@ -52,7 +52,7 @@ def test_another_passphrase_is_denied_and_nothing_of_the_key_is_told() -> None:
 
 def test_the_private_key_is_in_no_representation() -> None:
     opened = reopen(make())
-    seed = keyfile._seed(opened.private).hex()
+    seed = schemes.seed_of(opened.private).hex()
     assert seed not in repr(opened) and opened.box_key.hex() not in repr(opened)
     assert "box_key" not in repr(opened)
 
@@ -146,7 +146,7 @@ def write(folder: Path, raw: bytes, mode: int = 0o600) -> Path:
 
 
 def open_file(file: Path) -> CryptoSigner:
-    return signers.open_key(f"keyfile:{file}", lambda _: PASSPHRASE).signer
+    return signers.open_file(f"keyfile:{file}", lambda _: PASSPHRASE).signer
 
 
 def exposed(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from securesystemslib.signer import CryptoSigner
 
 from embrasure.errors import Denied, Misuse, NotFound, NotSupported, Refused
-from pki import keyfile, signers
+from pki import keyfile, keyuri, services, signers
 from pki.passphrase import PassphraseSource
 from pki.signers import SignerKey
 from tests.ablation import Ablation
@@ -37,10 +37,86 @@ def uri(raw: bytes, tmp_path: Path) -> str:
     return f"keyfile:{file}"
 
 
-@pytest.mark.parametrize("scheme", ["hsm", "awskms", "azurekms", "gcpkms", "hv"])
-def test_a_back_end_that_is_not_built_says_so(scheme: str) -> None:
+@pytest.mark.parametrize("scheme", ["sigstore", "gnupg", "tkey"])
+def test_a_back_end_that_we_do_not_use_says_so(scheme: str) -> None:
     with pytest.raises(NotSupported):
         signers.open_signer(f"{scheme}:somewhere", lambda _: b"")
+
+
+@pytest.mark.parametrize("uri", ["hsm:2", "awskms:x", "azurekms:x", "gcpkms:x", "hv:x/1"])
+def test_a_key_outside_files_needs_a_record(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBRASURE_KEYS", str(tmp_path))
+    with pytest.raises(NotFound) as told:
+        signers.open_signer(uri, lambda _: b"")
+    assert told.value.reason == "key-record"
+
+
+@pytest.mark.parametrize(
+    ("uri", "extra"), [("azurekms:x", "azurekms"), ("gcpkms:x", "gcpkms"), ("hv:x/1", "vault")]
+)
+def test_a_missing_extra_is_said_with_the_line_to_run(uri: str, extra: str) -> None:
+    pytest.importorskip("securesystemslib")
+    with pytest.raises(Misuse) as told:
+        services.public_at(uri)
+    assert told.value.reason == "extra"
+    assert told.value.hint == f"pip install 'embrasure[{extra}]'"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "hsm:0",
+        "hsm:x",
+        "hsm:-1",
+        "hsm:99999999999",
+        "hsm:2?label=a&label=b",
+        "hsm:2?serial=1",
+        "hsm:2?label",
+        "hsm:2?label=a&module-path=b&pin-source=c&x=d&y=e",
+        "hsm:2?label=%ff",
+        "hsm:2\n",
+        "keyfile:x",
+        "hsm:2?" + "a" * 2000,
+    ],
+)
+def test_a_token_uri_that_is_not_one_is_a_usage_error(uri: str) -> None:
+    with pytest.raises(Misuse):
+        keyuri.parse_token(uri)
+
+
+def test_a_pin_in_a_uri_is_refused_before_it_is_used() -> None:
+    with pytest.raises(Denied) as told:
+        keyuri.parse_token("hsm:2?label=a&pin-value=1234")
+    assert "1234" not in " ".join(told.value.lines())
+
+
+@pytest.mark.misuse
+def test_a_library_that_others_could_replace_is_not_loaded(
+    tmp_path: Path, ablation: Ablation
+) -> None:
+    library = tmp_path / "p11.so"
+    library.write_bytes(b"code of anybody")
+    library.chmod(0o666)
+    uri = keyuri.TokenUri(module=str(library))
+    with pytest.raises(Denied) as told:
+        keyuri.module_of(uri)
+    assert told.value.reason == "permissions"
+    library.chmod(0o644)
+    assert keyuri.module_of(uri) == str(library)
+    library.chmod(0o666)
+    with ablation("the check of who can write the library") as attack:
+        attack.without("pki.keyuri.check_unshared")
+        attack.succeeded(keyuri.module_of(uri))
+
+
+def test_a_library_must_be_named_and_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EMBRASURE_PKCS11_MODULE", "PYKCS11LIB"):
+        monkeypatch.delenv(name, raising=False)
+    for module in ("", "/nowhere/p11.so"):
+        with pytest.raises(Misuse):
+            keyuri.module_of(keyuri.TokenUri(module=module))
 
 
 @pytest.mark.misuse

@@ -11,7 +11,8 @@ SIGNED = {
     "pki/ca.py": "certificates (X.509)",
     "pki/ceremony.py": "TUF metadata it has just written",
     "pki/signing.py": "TUF metadata that its signer has read",
-    "pki/signers.py": "certificates, on behalf of ca.py",
+    "pki/checked.py": "what the signer's caller signs, by another library",
+    "pki/signerkey.py": "certificates and TLS handshakes, on behalf of ca.py and gRPC",
 }
 
 
