@@ -102,6 +102,31 @@ TRUST.table["group"] = (
     ),
     "Groups of persons: add, remove.",
 )
+SECRET = _verbs(
+    "secret",
+    {
+        "gateway.cli_secret": {
+            "seal": "Seal a value to the nodes that may run an app.",
+            "rewrap": "Seal files again to the nodes of today, with the recovery key.",
+            "list": "List secrets, who can open them and who cannot.",
+        },
+        "pki.cli_secret": {"open": "Open a sealed file with the recovery key."},
+    },
+    "Secrets for nodes: sealed here, opened there and nowhere between.",
+)
+SECRET.table["recovery"] = (
+    _verbs(
+        "secret recovery",
+        {
+            "pki.cli_secret": {
+                "generate": "Make the offline recovery key.",
+                "adopt": "Draft the environment's recovery recipient.",
+            }
+        },
+        "The offline recipient of every secret.",
+    ),
+    "The offline recipient: generate, adopt.",
+)
 RELEASE = _verbs(
     "release",
     {
@@ -214,6 +239,7 @@ TABLE: dict[str, tuple[str | click.Group, str]] = {
     "pki": (PKI, "The root of trust and the certificates."),
     "trust": (TRUST, "Who may say what: roles, environments, apps."),
     "release": (RELEASE, "Build, inspect, compare and propose bundles."),
+    "secret": (SECRET, "Secrets for nodes: seal, rewrap, list, open."),
     "approve": ("gateway.cli_approve:approve", "Check a proposal on this machine and sign it."),
     "reject": ("gateway.cli_approve:reject", "Say a signed no to a proposal."),
     "approvals": ("gateway.cli_approve:approvals", "What waits, who signed, who is missing."),

@@ -18,8 +18,10 @@ from gateway.grounds import Grounds
 from gateway.memory import Memory
 from gateway.preview import check_evidence, preview
 from gateway.proposing import check_person
+from gateway.recipients import fit_of
 from gateway.releases import Release, check_release
 from gateway.review import Review, review_text
+from gateway.secrets import check_fit, listed_secrets
 from gateway.statements import (
     Decision,
     check_living,
@@ -42,10 +44,11 @@ def fetch_review(client: AdminClient, name: str, *, at: datetime) -> Review:
     grounds = client.grounds(env, app)
     named = parse_plan(reply.plan).manifest
     manifest = client.blob(named.sha256, length=named.length, limit=limits.MANIFEST_BYTES)
+    sealed = fetch_secrets(client, reply.role, grounds.role)
     # 2.
     release = check_release(
         reply.role, reply.plan, manifest, root=grounds.root, env=env, app=app,
-        kept=grounds.kept, now=at,
+        kept=grounds.kept, now=at, secrets=sealed,
     )  # fmt: skip
     # 3.
     asked = name.removeprefix("sha256:")
@@ -64,8 +67,15 @@ def fetch_review(client: AdminClient, name: str, *, at: datetime) -> Review:
         return client.blob(digest, length=length, limit=limits.KIB * 64)
 
     changes = text_changes(diff(former, release.manifest), fetch)
-    text = review_text(release, grounds, shown, said, changes)
-    return Review(release, grounds, shown, said, text)
+    secrets = fit_of(client, grounds, release.secrets)
+    text = review_text(release, grounds, shown, said, changes, secrets)
+    return Review(release, grounds, shown, said, text, secrets)
+
+
+def fetch_secrets(client: AdminClient, role: bytes, name: str) -> list[bytes]:
+    """Return the sealed files that a proposed role lists, each hashed here."""
+    found = listed_secrets(role, name)
+    return [client.blob(n, length=size, limit=limits.SECRET_BYTES) for n, size in found.items()]
 
 
 def check_words(
@@ -125,13 +135,14 @@ def approve(
     """Return the gateway's answer to this person's signature and statement; raises Denied.
 
     Nothing is signed for the proposer, too late, for a second content under one number, or for a
-    plan whose waves others than its nodes could prove.
+    plan whose waves others than its nodes could prove, or whose secrets others could open.
     """
     release, grounds = review.release, review.grounds
     person = check_person(client, grounds, signer)
     check_not_proposer(person, release)
     check_living(review.said[0], release, now=at)
     check_evidence(release.plan, review.preview)
+    check_fit(review.secrets)
     Memory(client.context.state, root=grounds.root).remember(
         release.role, release.version, release.sha256
     )

@@ -17,6 +17,7 @@ _DIR = click.Path(path_type=Path, file_okay=False)
 @click.command()
 @click.argument("bundle", type=_DIR)
 @click.option("--plan", "plan", required=True, type=_FILE, help="The plan file (TOML).")
+@click.option("--secret", "sealed", multiple=True, type=_FILE, help="A sealed file (repeat).")
 @click.option("--supersede", is_flag=True, help="Take the lock from a plan that is not running.")
 @passphrase_options
 @common
@@ -24,28 +25,34 @@ def release_propose(
     common: Common,
     bundle: Path,
     plan: Path,
+    sealed: tuple[Path, ...],
     supersede: bool,
     passphrase_fd: int | None,
     passphrase_file: Path | None,
 ) -> None:
     """Upload BUNDLE and open an approval for exactly one plan; you cannot approve it yourself.
 
-    Plan and role are built and signed here. A broken upload goes on at its byte.
+    Plan and role are built and signed here. A broken upload goes on at its byte. A secret that the
+    release names and that is not given stays as the running release has it.
 
     \b
     Examples:
       embrasure release propose shop-1.0.bundle --plan shop.toml
       embrasure release propose shop-1.0.bundle --plan shop.toml --json --passphrase-file anna.pass
+      embrasure release propose shop-1.1.bundle --plan shop.toml --secret db-v3.sealed.json
     """
     from embrasure.bundle.folder import open_bundle, verify_bundle
     from embrasure.clock import now
     from embrasure.config import read_toml
+    from embrasure.trust.documents import write
     from gateway.client import AdminClient
     from gateway.planfile import PlanFile
     from gateway.proposing import propose
+    from pki import secretfiles
     from pki.passphrase import passphrase_source
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    secrets = [write(one) for one in secretfiles.read_sealed(sealed)]
     opened = open_bundle(bundle)
     verify_bundle(opened)
     request = read_toml(plan, PlanFile, document="plan file", owned=False)
@@ -58,6 +65,7 @@ def release_propose(
             supersede=supersede,
             at=now(),
             say=common.say,
+            sealed=secrets,
         )
     for warning in preview.warnings:
         common.say(f"warning: {warning}")
@@ -75,6 +83,7 @@ def release_propose(
             for wave, members in zip(release.plan.waves, preview.members, strict=True)
         ],
         "warnings": list(preview.warnings),
+        "secrets": [one.label for one in release.secrets],
     }
     waves = ", ".join(
         f"{wave.name} {len(members)}"

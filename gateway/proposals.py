@@ -29,6 +29,7 @@ from gateway import tables
 from gateway.approval_rules import check_enough, check_policy, is_enough
 from gateway.audit import Journal
 from gateway.database import Database
+from gateway.fitting import fit_in
 from gateway.grounds import (
     Grounds,
     check_operator,
@@ -40,6 +41,7 @@ from gateway.preview import check_evidence, preview
 from gateway.proposal_rows import ProposalRows, no_such, wrong_state
 from gateway.releases import Release, check_complete, check_release, check_signature, complete
 from gateway.repository import Repository
+from gateway.secrets import by_digest, check_fit, listed_secrets
 from gateway.statements import Decision, check_living, check_not_proposer, check_statement
 
 
@@ -216,6 +218,7 @@ class Proposals:
         release = check_release(
             role, plan, self._manifest(named.sha256, named.length), root=grounds.root,
             env=grounds.env, app=grounds.app, kept=grounds.kept, now=at,
+            secrets=self._secrets(role, grounds.role),
         )  # fmt: skip
         last = self._database.number(f"role:{grounds.role}")
         published = grounds.running.version if grounds.running else 0
@@ -232,6 +235,7 @@ class Proposals:
             repository.client, repository.view(), repository.source(), grounds.policy
         )
         check_evidence(release.plan, preview(release.plan, entries))
+        check_fit(fit_in(repository, grounds, entries, release))
         check_blobs(release.manifest, self._blobs)
         return release
 
@@ -259,14 +263,26 @@ class Proposals:
                 layout.plan_path(found.env, found.app),
                 layout.manifest_path(found.env, found.app, named.sha256),
             }
-            kept = {k: v for k, v in grounds.running.targets.targets.items() if k not in own}
+            listed = grounds.running.targets.targets.items()
+            kept = {k: v for k, v in listed if k not in own and not layout.is_secret(k)}
         release = check_release(
             bytes(found.role), bytes(found.plan), self._manifest(named.sha256, named.length),
             root=grounds.root, env=found.env, app=found.app, kept=kept, now=self._clock(),
+            secrets=self._secrets(bytes(found.role), grounds.role),
         )  # fmt: skip
         if release.plan_digest != found.plan_digest:
             raise Refused("proposal", expected=found.plan_digest, got=release.plan_digest)
         return grounds, release
+
+    def _secrets(self, role: bytes, name: str) -> list[bytes]:
+        """The sealed files that a role lists, as they were uploaded; nobody here can open them."""
+        found = listed_secrets(role, name)
+        held = {
+            digest: b"".join(self._blobs.read(digest))
+            for digest, length in found.items()
+            if self._blobs.has(digest, length=length)
+        }
+        return by_digest(found, held)
 
     def _manifest(self, digest: str, length: int) -> bytes:
         if length > limits.MANIFEST_BYTES or not self._blobs.has(digest, length=length):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from securesystemslib.signer import Signer
@@ -20,7 +20,9 @@ from gateway.memory import Memory
 from gateway.planfile import PlanFile
 from gateway.planner import draft_plan
 from gateway.preview import Preview
+from gateway.recipients import chosen, fit_of
 from gateway.releases import Release, build_role, check_release
+from gateway.secrets import check_fit
 from gateway.statements import make_statement
 
 _PIECE = limits.FRAME_BODY_BYTES
@@ -36,13 +38,18 @@ def propose(
     supersede: bool,
     at: datetime,
     say: Say,
+    sealed: Sequence[bytes] = (),
 ) -> tuple[Release, Preview, dict[str, object]]:
-    """Return what was proposed, who is in which wave, and the gateway's answer."""
+    """Return what was proposed, who is in which wave, and the gateway's answer.
+
+    sealed: secrets of this release; those of the running one that it names stay
+    """
     if bundle.manifest.app != request.app:
         raise Misuse("plan file", expected=f"app {bundle.manifest.app}", got=request.app)
     grounds = client.grounds(request.env, request.app)
     check_person(client, grounds, signer)
-    upload(client, bundle, say)
+    secrets = chosen(client, grounds, bundle.manifest, sealed)
+    upload(client, bundle, say, {sha256_hex(raw): raw for raw in secrets})
     plan, preview = _plan(client, bundle, request, grounds, signer, at)
     plan_raw = write(plan)
     role = build_role(
@@ -53,6 +60,7 @@ def propose(
         version=plan.seq,
         kept=grounds.kept,
         at=at,
+        secrets=secrets,
     )
     release = check_release(
         role,
@@ -63,7 +71,9 @@ def propose(
         app=request.app,
         kept=grounds.kept,
         now=at,
+        secrets=secrets,
     )
+    check_fit(fit_of(client, grounds, release.secrets))
     Memory(client.context.state, root=grounds.root).remember(
         release.role, release.version, release.sha256
     )
@@ -130,9 +140,12 @@ def _plan(
     return plan, preview
 
 
-def upload(client: AdminClient, bundle: Bundle, say: Say) -> None:
-    """The gateway holds the manifest and every blob of the bundle, each hashed there."""
-    wanted = {**bundle.manifest.blobs(), bundle.digest: len(bundle.raw)}
+def upload(client: AdminClient, bundle: Bundle, say: Say, sealed: Mapping[str, bytes]) -> None:
+    """The gateway holds the manifest, every blob of the bundle and the sealed files (by digest),
+    each hashed there.
+    """
+    small = {**sealed, bundle.digest: bundle.raw}
+    wanted = {**bundle.manifest.blobs(), **{digest: len(raw) for digest, raw in small.items()}}
     names = list(wanted)
     for start in range(0, len(names), 1000):
         part = names[start : start + 1000]
@@ -143,14 +156,16 @@ def upload(client: AdminClient, bundle: Bundle, say: Say) -> None:
         for blob in lacking:
             if blob.sha256 not in wanted:
                 raise Refused("gateway", expected="a blob of the bundle", got=blob.sha256)
-            pieces = _pieces(bundle, blob.sha256, wanted[blob.sha256], blob.held)
+            pieces = _pieces(bundle, small, blob.sha256, wanted[blob.sha256], blob.held)
             client.upload("PutBlob", pieces)
 
 
-def _pieces(bundle: Bundle, digest: str, length: int, offset: int) -> Iterator[object]:
-    """The blob from `offset` on: where a broken upload goes on."""
-    if digest == bundle.digest:
-        raw = bundle.raw[offset:]
+def _pieces(
+    bundle: Bundle, small: Mapping[str, bytes], digest: str, length: int, offset: int
+) -> Iterator[object]:
+    """The blob from `offset` on: where a broken upload goes on. small: what is in memory."""
+    if digest in small:
+        raw = small[digest][offset:]
         parts: Iterator[bytes] = (raw[i : i + _PIECE] for i in range(0, len(raw), _PIECE))
     else:
         parts = _read(bundle, digest, offset)

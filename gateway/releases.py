@@ -5,7 +5,7 @@ Pure: documents in, documents or a refusal out. The gateway is not trusted with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,10 +18,13 @@ from embrasure import limits
 from embrasure.bundle.manifest import Manifest, parse_manifest
 from embrasure.clock import read_time
 from embrasure.errors import Refused
+from embrasure.secret.sealed import Sealed
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.documents import write
 from embrasure.trust.plan import Plan, parse_plan
 from gateway.metadata import read_metadata
+from gateway.secrets import check_secrets, targets_of
 
 ROLE_LIFE = timedelta(days=180)
 
@@ -43,6 +46,7 @@ class Release:
     role_raw: bytes
     plan_raw: bytes
     manifest_raw: bytes
+    secrets: tuple[Sealed, ...] = ()
 
     @property
     def role(self) -> str:
@@ -53,7 +57,9 @@ class Release:
     def documents(self) -> dict[str, bytes]:
         """Target path -> bytes of the documents that this version brings."""
         path = layout.manifest_path(self.env, self.app, self.plan.manifest.sha256)
-        return {layout.plan_path(self.env, self.app): self.plan_raw, path: self.manifest_raw}
+        sealed = {layout.secret_path(self.env, self.app, s.sha256): write(s) for s in self.secrets}
+        own = {layout.plan_path(self.env, self.app): self.plan_raw, path: self.manifest_raw}
+        return own | sealed
 
     @property
     def signed_bytes(self) -> bytes:
@@ -70,16 +76,19 @@ def build_role(
     version: int,
     kept: Mapping[str, TargetFile],
     at: datetime,
+    secrets: Collection[bytes] = (),
 ) -> bytes:
     """Return the unsigned file of version `version` of `<env>-<app>`.
 
-    kept: the running manifest (`Grounds.kept`), so that what runs stays listed
+    kept: the running manifest (`Grounds.kept`), so that what runs stays listed; secrets: the
+    sealed files that the manifest names
     """
     path = layout.manifest_path(env, app, sha256_hex(manifest))
     listed = dict(kept)
     listed[path] = TargetFile.from_data(path, manifest, ["sha256"])
     path = layout.plan_path(env, app)
     listed[path] = TargetFile.from_data(path, plan, ["sha256"])
+    listed |= targets_of(secrets, env=env, app=app)
     signed = Targets(version=version, expires=at + ROLE_LIFE, targets=listed)
     return Metadata(signed).to_bytes()
 
@@ -94,13 +103,14 @@ def check_release(
     app: str,
     kept: Mapping[str, TargetFile],
     now: datetime,
+    secrets: Collection[bytes] = (),
 ) -> Release:
-    """Return the release when role, plan and manifest are one thing; raises Refused.
+    """Return the release when role, plan, manifest and secrets are one thing; raises Refused.
 
     Steps: 1 the role parses, without signatures, delegations or fields nobody knows; 2 it lives
     long enough and not too long; 3 plan and manifest parse and are for this fleet, environment
-    and app; 4 the role lists exactly these bytes, and besides only what `kept` lists; 5 the
-    numbers fit.
+    and app, and the secrets are those that the manifest names; 4 the role lists exactly these
+    bytes, and besides only what `kept` lists; 5 the numbers fit.
     """
     name = layout.app_role(env, app)
 
@@ -129,20 +139,23 @@ def check_release(
         f"the plan's manifest {found.manifest.sha256[:16]}",
         sha256_hex(manifest)[:16],
     )
+    sealed = check_secrets(secrets, content, root=root, env=env, app=app)
     # 4.
     plan_path = layout.plan_path(env, app)
     manifest_path = layout.manifest_path(env, app, found.manifest.sha256)
     wanted = dict(kept) | {
         manifest_path: TargetFile.from_data(manifest_path, manifest, ["sha256"]),
         plan_path: TargetFile.from_data(plan_path, plan, ["sha256"]),
+        **targets_of(secrets, env=env, app=app),
     }
     require(
         {path: file.to_dict() for path, file in signed.targets.items()}
         == {path: file.to_dict() for path, file in wanted.items()},
-        "plan, manifest and the running manifest, nothing else",
+        "plan, manifest, its secrets and the running manifest, nothing else",
         sorted(signed.targets),
     )
-    require(len(signed.targets) <= 1 + limits.MANIFESTS_PER_ROLE, "6 manifests", "more")
+    others = [path for path in signed.targets if not layout.is_secret(path)]
+    require(len(others) <= 1 + limits.MANIFESTS_PER_ROLE, "6 manifests", "more")
     # 5.
     require(found.seq == signed.version, f"seq {signed.version}, as the role's version", found.seq)
     require(signed.expires > read_time(found.not_after), "to outlive its plan", signed.expires)
@@ -157,6 +170,7 @@ def check_release(
         role_raw=role,
         plan_raw=plan,
         manifest_raw=manifest,
+        secrets=sealed,
     )
 
 

@@ -19,13 +19,15 @@ from gateway.grounds import Grounds
 from gateway.metadata import read_metadata
 from gateway.preview import Preview
 from gateway.releases import Release
+from gateway.secrets import NO_SECRETS, Fit
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
     """One proposal, worked out again here.
 
-    said: verified statements, the proposer's first; text: what was shown; sha256: of that text
+    said: verified statements, the proposer's first; text: what was shown; sha256: of that text;
+    secrets: who could open them
     """
 
     release: Release
@@ -33,6 +35,7 @@ class Review:
     preview: Preview
     said: tuple[ApprovalStatement, ...]
     text: str
+    secrets: Fit = NO_SECRETS
 
     @property
     def sha256(self) -> str:
@@ -51,10 +54,11 @@ def review_text(
     preview: Preview,
     said: Sequence[ApprovalStatement],
     changes: Sequence[str],
+    secrets: Fit = NO_SECRETS,
 ) -> str:
     """Return the whole screen: who, where, what, how, until when, who signed; digests last.
 
-    changes: the text differences of `gateway.textdiff`
+    changes: the text differences of `gateway.textdiff`; secrets: `gateway.secrets.fit`
     """
     found = diff(grounds.running.manifest if grounds.running else None, release.manifest)
     parts = [
@@ -62,8 +66,9 @@ def review_text(
         _section("what changes", render(found).splitlines()),
         _section("text", changes),
         _section("how it runs", describe(release.manifest)),
+        _section("secrets", secrets.lines),
         _section("waves", _waves(release, preview)),
-        _section("look twice", preview.warnings),
+        _section("look twice", [*preview.warnings, *secrets.warnings]),
         _section("rules of this plan", _rules(release)),
         _section("who decides", _deciders(release, grounds, said)),
         _section("what is signed", _digests(release, grounds)),

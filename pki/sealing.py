@@ -79,13 +79,13 @@ def check_length(plaintext: bytes) -> None:
         )
 
 
-def rewrap(sealed: Sealed, *, key: OpeningKey, epoch: int, to: Recipients) -> bytes:
+def rewrap(sealed: Sealed, *, key: OpeningKey, to: Recipients) -> bytes:
     """Return the same file for the recipients of today; the payload stays, byte for byte.
 
     The payload is opened once to be sure that it opens, and is dropped. Raises Refused.
     """
     to.check_same_app(sealed)
-    me = Me(RECOVERY, key, epoch)
+    me = recovery_of(sealed, key)
     file_key = open_file_key(sealed, me)
     open_payload(sealed, file_key)
     payload = base64.b64decode(sealed.payload)
@@ -95,9 +95,15 @@ def rewrap(sealed: Sealed, *, key: OpeningKey, epoch: int, to: Recipients) -> by
     return raw
 
 
-def open_with_recovery(sealed: Sealed, *, key: OpeningKey, epoch: int) -> bytes:
+def open_with_recovery(sealed: Sealed, *, key: OpeningKey) -> bytes:
     """Return the plaintext; raises Refused."""
-    return open_sealed(sealed, Me(RECOVERY, key, epoch))
+    return open_sealed(sealed, recovery_of(sealed, key))
+
+
+def recovery_of(sealed: Sealed, key: OpeningKey) -> Me:
+    """Return the recovery recipient as the file names it; its epoch is bound inside the stanza."""
+    stanza = sealed.stanza(RECOVERY)
+    return Me(RECOVERY, key, 1 if stanza is None else stanza.epoch)
 
 
 def _stanzas(

@@ -141,7 +141,8 @@ def describe(
         confirm=found.confirm,
         requires=tuple(Require(app=r.app, min_seq=r.min_seq) for r in found.requires),
         secrets=tuple(
-            SecretName(name=s.name, min_version=s.min_version, mode=s.mode) for s in found.secrets
+            SecretName(name=s.name, min_version=s.min_version, mode=s.mode)
+            for s in sorted(found.secrets, key=lambda one: one.name)
         ),
         irreversible=found.irreversible,
         origin=Origin(

@@ -275,23 +275,23 @@ def test_the_context_that_a_release_asks_for_is_checked(group: Group) -> None:
 
 def test_a_rewrap_changes_recipients_and_nothing_else(group: Group) -> None:
     group.keys[C] = OpeningKey.generate()
-    raw = rewrap(group.sealed, key=group.keys[RECOVERY], epoch=1, to=group.recipients(A, C))
+    raw = rewrap(group.sealed, key=group.keys[RECOVERY], to=group.recipients(A, C))
     again = parse_sealed(raw)
     assert (again.head, again.payload) == (group.sealed.head, group.sealed.payload)
     assert [open_sealed(again, group.me(name)) for name in (A, C, RECOVERY)] == [PLAIN] * 3
     with pytest.raises(Refused):
         open_sealed(again, group.me(B))
-    assert open_with_recovery(again, key=group.keys[RECOVERY], epoch=1) == PLAIN
+    assert open_with_recovery(again, key=group.keys[RECOVERY]) == PLAIN
     assert group.recipients(A, B).differences(again) == ([B], [C])
 
 
 def test_a_rewrap_needs_the_recovery_key_and_the_same_app(group: Group) -> None:
     with pytest.raises(Refused) as caught:
-        rewrap(group.sealed, key=group.keys[A], epoch=1, to=group.to)
+        rewrap(group.sealed, key=group.keys[A], to=group.to)
     assert caught.value.reason == "no-open"
     other = Recipients(ROOT, "prod", "till", group.to.keys)
     with pytest.raises(Refused) as caught:
-        rewrap(group.sealed, key=group.keys[RECOVERY], epoch=1, to=other)
+        rewrap(group.sealed, key=group.keys[RECOVERY], to=other)
     assert caught.value.reason == "not-mine"
 
 
