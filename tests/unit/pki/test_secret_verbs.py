@@ -25,6 +25,7 @@ from embrasure.trust.policy import parse_policy
 from pki import denials, enrol, recoverykey, sealing, secretfiles, store
 from pki.folder import TrustFolder
 from pki.keyfile import MODERATE
+from pki.passphrase import PassphraseSource
 from pki.recipients import from_folder, recipients
 from tests.ablation import Ablation
 from tests.simulate import ceremony
@@ -33,8 +34,8 @@ from tests.unit.pki.conftest import AT, clock
 PLAIN = b"the value of a secret"
 
 
-def source(passphrase: bytes = ceremony.PASSPHRASE) -> recoverykey.PassphraseSource:
-    return recoverykey.PassphraseSource(lambda _: passphrase, tries=1)
+def source(passphrase: bytes = ceremony.PASSPHRASE) -> PassphraseSource:
+    return PassphraseSource(lambda _: passphrase, tries=1)
 
 
 @pytest.fixture(scope="module")
