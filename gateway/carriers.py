@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from logging import getLogger
 
 import grpc
@@ -18,12 +19,14 @@ from sqlalchemy import select
 from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.net.credentials import channel
 from embrasure.net.identity import Role
+from embrasure.net.trustbundle import Trust
 from embrasure.trust import layout
 from embrasure.trust.directory import Entry
 from embrasure.wire import mirror_pb2
 from gateway import tables
 from gateway.collect import acknowledge, collect, open_post
 from gateway.dialling import pause_s
+from gateway.guarding import while_believed
 from gateway.mirrors import publish
 from gateway.parts import EngineParts
 from gateway.receipts import Told
@@ -116,10 +119,12 @@ class Carriers:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async with self._channel(place) as out:
-                    await self._bring(place, shown, out)
+                trust = self._trust(place)
+                async with self._channel(place, trust) as out:
+                    check = partial(self._check_believed, place, trust)
+                    await while_believed(self._bring(place, shown, out), check)
                     if place.kind == "letterbox" and self._due(visited) <= 0:
-                        await self._empty(place, out)
+                        await while_believed(self._empty(place, out), check)
                         visited = loop.time()
                 shown.problem, shown.failures = "", 0
             except EmbrasureError as problem:
@@ -153,8 +158,16 @@ class Carriers:
         every = pace.collect_s if self.busy.is_set() else pace.collect_idle_s
         return visited + every - asyncio.get_running_loop().time()
 
-    def _channel(self, place: Place) -> grpc.aio.Channel:
-        trust = self.steering.library.trust(self._env(place), "")
+    def _trust(self, place: Place) -> Trust:
+        return self.steering.library.trust(self._env(place), "")
+
+    def _check_believed(self, place: Place, earlier: Trust) -> None:
+        """Return only while every issuer that the place was dialled with is still believed."""
+        if not self._trust(place).keeps(earlier, place.role):
+            raise Refused(f"{place.kind} {place.name}", expected="the issuers it was dialled with",
+                          got="others", reason="denied")  # fmt: skip
+
+    def _channel(self, place: Place, trust: Trust) -> grpc.aio.Channel:
         key_pem, chain_pem = self.parts.identity.client()
         return channel(
             place.address,

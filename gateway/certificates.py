@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Container
 from datetime import datetime, timedelta
 
 from cryptography import x509
 
 from embrasure import limits
 from embrasure.clock import Clock
+from embrasure.net.certificates import load_certificates
 from embrasure.net.credentials import Pair
+from embrasure.net.denials import key_digest
 from embrasure.net.identity import Role
 from pki.ca import Issuer
 from pki.leaf import fresh_leaf
@@ -43,6 +46,17 @@ class Certificates:
         with self._lock:
             pairs = [pair for _, pair in self._held.values()]
         return [x509.load_pem_x509_certificates(pair.chain_pem)[0] for pair in pairs]
+
+    def drop(self, denied: Container[str]) -> None:
+        """A leaf whose key is denied (`key_digest`) is not shown again: the next one has a new key.
+
+        Whoever stole the key alone is locked out by the denial, and this gateway goes on.
+        """
+        with self._lock:
+            for role, (_, pair) in list(self._held.items()):
+                leaf = load_certificates(pair.chain_pem, what="own certificate")[0]
+                if key_digest(leaf) in denied:
+                    del self._held[role]
 
     def _current(self, role: Role) -> Pair:
         with self._lock:

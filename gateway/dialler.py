@@ -10,20 +10,23 @@ import asyncio
 import secrets
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from logging import getLogger
 
 from sqlalchemy import select
 
 from embrasure import limits
 from embrasure.clock import write_time
-from embrasure.errors import EmbrasureError, NotFound, Refused
+from embrasure.errors import EmbrasureError, NotFound, Refused, shown
 from embrasure.net.credentials import channel
+from embrasure.net.trustbundle import Trust
 from embrasure.trust.directory import Entry
 from embrasure.trust.documents import write
 from embrasure.trust.dsse import seal
 from embrasure.trust.order import Order
 from gateway import reports, rows, tables
 from gateway.dialling import due, pause_s
+from gateway.guarding import while_believed
 from gateway.parts import EngineParts
 from gateway.push import Ended, push
 from gateway.rows import Stored
@@ -129,7 +132,7 @@ class Dialler:
             key_pem=key_pem,
             chain_pem=chain_pem,
         ) as line_out:
-            ended = await push(
+            pushed = push(
                 line_out,
                 order.envelope,
                 feed=self.steering.library.feed,
@@ -138,6 +141,12 @@ class Dialler:
                 idle_s=wave.deadline_s + wave.soak_s,
                 handshakes=self._handshakes,
             )
+            try:
+                ended = await while_believed(
+                    pushed, partial(self._check_believed, stored, entry, trust)
+                )
+            except EmbrasureError as problem:
+                ended = Ended("broken", reason=shown(f"stopped: {problem}"))
         await asyncio.to_thread(
             self.parts.journal.outcome, order.intent, ended.kind,
             reason=f"{ended.word} {ended.reason}".strip(),
@@ -146,11 +155,7 @@ class Dialler:
 
     def _read(self, name: str, node: str) -> tuple[Stored, Entry, str]:
         stored = rows.load(self.parts.database, name, node=node)
-        ground = self.steering.library.ground(stored.rollout.env, stored.rollout.app)
-        entry = ground.entries.get(node)
-        if entry is None or entry.state != "active" or node in ground.denied.nodes:
-            raise Refused(f"node {node}", expected="an active, undenied entry", got="none",
-                          reason="not-enrolled")  # fmt: skip
+        entry = self._entry(stored, node)
         row = tables.addresses.c
         mine = (row.kind == "node") & (row.name == node) & (row.env == stored.rollout.env)
         query = select(row.address).where(mine)
@@ -161,6 +166,26 @@ class Dialler:
                 hint=f"embrasure fleet address {node} HOST:PORT", reason="no-address",
             )  # fmt: skip
         return stored, entry, str(found.address)
+
+    def _entry(self, stored: Stored, node: str) -> Entry:
+        """Return the directory's entry of a node that may be dialled; raises Refused."""
+        ground = self.steering.library.ground(stored.rollout.env, stored.rollout.app)
+        entry = ground.entries.get(node)
+        if entry is None or entry.state != "active" or node in ground.denied.nodes:
+            raise Refused(f"node {node}", expected="an active, undenied entry", got="none",
+                          reason="not-enrolled")  # fmt: skip
+        return entry
+
+    def _check_believed(self, stored: Stored, entry: Entry, trust: Trust) -> None:
+        """Return only while the node is the one that was dialled, and its issuers are believed."""
+        now = self.steering.library.trust(stored.rollout.env, stored.rollout.app)
+        found = self._entry(stored, entry.id)
+        if (found.epoch, found.receipt) != (entry.epoch, entry.receipt):
+            raise Refused(f"node {entry.id}", expected=f"epoch {entry.epoch}", got=found.epoch,
+                          reason="identity")  # fmt: skip
+        if not now.keeps(trust, "node"):
+            raise Refused(f"node {entry.id}", expected="the issuers it was dialled with",
+                          got="others", reason="denied")  # fmt: skip
 
     def _order(self, stored: Stored, entry: Entry, floor: int) -> _Order:
         """Return a signed order under a number that was never used, its intent on disk."""

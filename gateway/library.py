@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from embrasure.errors import Unavailable
+from embrasure.net.denials import tls_denials
 from embrasure.net.trustbundle import Trust, trust_of
 from embrasure.trust import layout
 from embrasure.trust.view import View
@@ -50,11 +51,12 @@ class Library:
             return held[1]
 
     def trust(self, env: str, app: str) -> Trust:
-        """Return whom to believe on TLS in `env`, out of its verified `tls.json`."""
-        docs = self.ground(env, app).docs
+        """Return whom to believe on TLS in `env`: its verified `tls.json`, less what is denied."""
+        ground = self.ground(env, app)
+        docs = ground.docs
         if docs.tls is None:
             raise Unavailable(f"environment {env}", expected="a TLS trust bundle", got="none")
-        return trust_of(docs.tls)
+        return trust_of(docs.tls, tls_denials(ground.denied))
 
 
 def _version(view: View) -> int:

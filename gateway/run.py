@@ -15,19 +15,18 @@ from securesystemslib.signer import Signer
 from embrasure import fs, limits
 from embrasure.bundle.store import BlobStore
 from embrasure.clock import Clock, now
-from embrasure.errors import EmbrasureError, Refused
+from embrasure.errors import EmbrasureError
 from embrasure.fs import Folder
 from embrasure.net.credentials import ServerKeys
 from embrasure.net.identity import IssuerName
 from embrasure.net.server import Service, bind, build_server
-from embrasure.net.trustbundle import Trust, TrustHolder, trust_of
-from embrasure.trust import layout
+from embrasure.net.trustbundle import TrustHolder
 from embrasure.trust.anchor import root_id_of
-from embrasure.trust.directory import parse_tls_bundle
 from embrasure.wire import admin_pb2, admin_pb2_grpc
 from gateway.admin import Admin, Parts
 from gateway.adopt import adopt
 from gateway.audit import Journal
+from gateway.believed import denied_everywhere, operator_trust
 from gateway.certificates import Certificates
 from gateway.config import Config, IssuerFiles, Paths, read_collect_key, read_config
 from gateway.database import Database
@@ -161,33 +160,6 @@ def take_incoming(repository: Repository, paths: Paths) -> None:
         top.remove_tree(paths.incoming.name)
 
 
-def operator_trust(repository: Repository, domain: str) -> Trust:
-    """Return who may certify operators: what the verified `tls.json` of every environment says.
-
-    Raises Refused (`no-issuer`, `domain`).
-    """
-    view, issuers = repository.view(), []
-    for role in sorted(view.roles):
-        env = role.removeprefix("fleet-")
-        path = layout.tls_path(env)
-        if env == role or view.target(role, path) is None:
-            continue
-        raw = repository.document(role, path, limit=limits.TLS_BUNDLE_BYTES)
-        trust = trust_of(parse_tls_bundle(raw))
-        if trust.domain != domain:
-            raise Refused(path, expected=f"domain {domain}", got=trust.domain, reason="domain")
-        issuers += [c for c in trust.issuers_of("operator") if c not in issuers]
-    if not issuers:
-        raise Refused(
-            "operators",
-            expected="an environment whose tls.json names their issuer",
-            got="none",
-            hint="embrasure trust env add, then gateway init again",
-            reason="no-issuer",
-        )
-    return Trust(domain, {"operator": tuple(issuers)}, None)
-
-
 async def serve_until_signal(held: Opened, *, clock: Clock, ready: Callable[[int], None]) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
@@ -222,6 +194,7 @@ async def serve(
 
     def changed() -> None:
         holder.swap(operator_trust(held.repository, held.config.domain))
+        held.certificates.drop(denied_everywhere(held.repository).gateway_certs)
         engine.wake()
 
     people = People(held.repository)

@@ -50,7 +50,7 @@ def verify_shown(root: Path, *, clock: Clock = now) -> Report:
         anchor=read_file(paths.anchor, limit=limits.ROOT_BYTES),
         clock=clock,
         roles=None,
-        keep=layout.fleet_role(config.env),
+        keep=frozenset({layout.fleet_role(config.env)}),
         check_blob=check_blob,
     )
     return Report(

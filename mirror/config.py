@@ -65,6 +65,11 @@ class Paths:
         return self.root / "posts"
 
     @property
+    def denied(self) -> Path:
+        """What revocations denied so far, in two copies: entries only ever come."""
+        return self.root / "denied"
+
+    @property
     def tls_key(self) -> Path:
         """The TLS key, 0600."""
         return self.root / "tls.key"

@@ -14,13 +14,15 @@ from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError, Refused
 from embrasure.fs import read_file
 from embrasure.trust import layout
+from embrasure.trust.view import Role
+from mirror.believed import Believed
 from mirror.collect import COLLECT_TABLE, Collect, collect_service
 from mirror.config import Config, Paths
 from mirror.inbox import Inbox, accept_all
 from mirror.post import Box, Directory, post_app
-from mirror.publish import Publisher, Scope, held_documents
+from mirror.publish import Publisher, Scope, held_documents, held_role
 from mirror.receive import INGEST_TABLE, Ingest, ingest_service
-from mirror.running import first_holder, listening, stop_asked, take_trust
+from mirror.running import listening, stop_asked
 from mirror.slots import Slots
 
 LOG = logging.getLogger(__name__)
@@ -49,8 +51,8 @@ async def letterbox(
     paths = Paths(root)
     directory, slots = Directory(), Slots(paths.posts, clock=clock)
 
-    def learn(documents: dict[str, bytes]) -> None:
-        take_trust(holder, config, documents)
+    def learn(documents: dict[str, bytes], revoked: Role | None) -> None:
+        believed.take(documents, revoked)
         try:
             directory.take(documents)
         except EmbrasureError as problem:
@@ -63,16 +65,17 @@ async def letterbox(
         anchor=read_file(paths.anchor, limit=limits.ROOT_BYTES),
         scope=Scope(roles=(fleet, layout.REVOCATIONS), needs=fleet),
         clock=clock,
-        shown=lambda checked: learn(checked.documents),
+        shown=lambda checked: learn(checked.documents, checked.view.role(layout.REVOCATIONS)),
     )
     documents = held_documents(publisher.client, paths.public, fleet)
-    holder = first_holder(paths, config, documents)
-    learn(documents)
+    revoked = held_role(publisher.client, layout.REVOCATIONS)
+    believed = Believed(paths, config, documents, revoked)
+    learn(documents, revoked)
     sweeper = asyncio.create_task(sweep(slots))
     async with listening(
         paths,
         config,
-        holder=holder,
+        holder=believed.holder,
         services=[
             ingest_service(Ingest(publisher.inbox, publisher)),
             collect_service(Collect(slots)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from embrasure.fs import Folder, read_file
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
 from embrasure.trust.folder import FolderSource
-from embrasure.trust.view import View
+from embrasure.trust.view import Role, View
 from mirror.inbox import TIMESTAMP, Inbox, size_of
 from mirror.verify import Checked, check_repository, manifests_of, read_target
 
@@ -112,7 +113,7 @@ class Publisher:
             anchor=self._anchor,
             clock=self._clock,
             roles=roles,
-            keep=self._scope.needs,
+            keep=frozenset({self._scope.needs, layout.REVOCATIONS}),
             check_blob=self._check_blob,
             known=self._known,
         )
@@ -178,16 +179,29 @@ def check_same(held: View, seen: View) -> None:
         raise Refused("repository", expected="the same roles", got="others", reason="mixed")
 
 
+def held_role(client: TrustClient, role: str) -> Role | None:
+    """Return a role as it was last verified here, for a start; None when nothing is held."""
+    try:
+        return client.held().role(role)
+    except EmbrasureError:
+        return None
+
+
 def held_documents(client: TrustClient, public: Path, role: str) -> dict[str, bytes]:
     """Return the documents of `role` as they were last shown, for a start; none is no error.
 
     Age does not matter here: a mirror that was off for long must still know its gateway.
     """
+    found: dict[str, bytes] = {}
+    source = FolderSource(public)
     try:
         view = client.held()
-        found = view.role(role)
-        source = FolderSource(public)
-        targets = found.targets.items() if found is not None else ()
-        return {path: read_target(source, path, target) for path, target in targets}
     except EmbrasureError:
-        return {}
+        return found
+    # Revocations may be wrong or gone without taking the rest away.
+    for name in (role, layout.REVOCATIONS):
+        held = view.role(name)
+        with suppress(EmbrasureError):
+            targets = held.targets.items() if held is not None else ()
+            found |= {path: read_target(source, path, target) for path, target in targets}
+    return found

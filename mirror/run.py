@@ -11,11 +11,12 @@ from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.fs import read_file
 from embrasure.trust import layout
+from mirror.believed import Believed
 from mirror.config import Config, Paths
 from mirror.inbox import Inbox
-from mirror.publish import Publisher, Scope, held_documents
+from mirror.publish import Publisher, Scope, held_documents, held_role
 from mirror.receive import INGEST_TABLE, Ingest, ingest_service
-from mirror.running import first_holder, listening, stop_asked, take_trust
+from mirror.running import listening, stop_asked
 from mirror.serve import read_app
 from mirror.verify import Checked
 from mirror.watch import Watchers
@@ -32,7 +33,7 @@ async def mirror(
 
     def shown(checked: Checked) -> None:
         # Called in a worker thread, after the rename.
-        take_trust(holder, config, checked.documents)
+        believed.take(checked.documents, checked.view.role(layout.REVOCATIONS))
         version = checked.view.roles[layout.TIMESTAMP].version
         loop.call_soon_threadsafe(watchers.show, version)
 
@@ -46,11 +47,16 @@ async def mirror(
         shown=shown,
     )
     watchers.show(publisher.shown_version())
-    holder = first_holder(paths, config, held_documents(publisher.client, paths.public, fleet))
+    believed = Believed(
+        paths,
+        config,
+        held_documents(publisher.client, paths.public, fleet),
+        held_role(publisher.client, layout.REVOCATIONS),
+    )
     async with listening(
         paths,
         config,
-        holder=holder,
+        holder=believed.holder,
         services=[ingest_service(Ingest(publisher.inbox, publisher))],
         table=INGEST_TABLE,
         app=read_app(paths.public, watchers),

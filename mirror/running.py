@@ -17,45 +17,17 @@ from starlette.types import ASGIApp
 from embrasure import limits
 from embrasure.clock import Clock
 from embrasure.errors import EmbrasureError
-from embrasure.fs import Folder, lock, read_file, replace_file
+from embrasure.fs import Folder, lock, replace_file
 from embrasure.net.authorize import Table
-from embrasure.net.certificates import load_certificates
 from embrasure.net.credentials import ServerKeys
 from embrasure.net.server import Service, bind, build_server
-from embrasure.net.trustbundle import TrustHolder, first_trust, trust_of
-from embrasure.trust import layout
-from embrasure.trust.directory import parse_tls_bundle
+from embrasure.net.trustbundle import TrustHolder
 from mirror.config import Config, Paths, load_pair
 from mirror.listener import HttpsListener, split_address, tls_context
 
 LOG = logging.getLogger(__name__)
 PORTS = "ports.json"
 _RELOAD_SECONDS = 60.0
-
-
-def first_holder(paths: Paths, config: Config, documents: dict[str, bytes]) -> TrustHolder:
-    """Return whom this service believes at its start: `tls.json` as last shown, else its file."""
-    issuer = load_certificates(
-        read_file(paths.issuer, limit=limits.TLS_BUNDLE_BYTES), what="gateway issuer"
-    )
-    holder = TrustHolder(first_trust(config.domain, "gateway", issuer))
-    take_trust(holder, config, documents)
-    return holder
-
-
-def take_trust(holder: TrustHolder, config: Config, documents: dict[str, bytes]) -> None:
-    """`holder` believes the `tls.json` in the verified `documents`; one that is wrong is left."""
-    raw = documents.get(layout.tls_path(config.env))
-    if raw is None:
-        return
-    try:
-        bundle = parse_tls_bundle(raw)
-        if bundle.domain != config.domain:
-            LOG.warning("tls.json is for the domain %s; the old trust stays", bundle.domain)
-            return
-        holder.swap(trust_of(bundle))
-    except EmbrasureError as problem:
-        LOG.warning("tls.json cannot be used, the old trust stays: %s", problem)
 
 
 @asynccontextmanager

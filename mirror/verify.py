@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ CheckBlob = Callable[[str, int], None]
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A verified set. files: every repository path of it but the timestamp; documents: target path
-    to bytes of what the asked role lists; blobs: how many were checked.
+    to bytes of what the asked roles list; blobs: how many were checked.
     """
 
     view: View
@@ -44,13 +44,13 @@ def check_repository(
     anchor: bytes,
     clock: Clock,
     roles: Sequence[str] | None,
-    keep: str,
+    keep: Collection[str],
     check_blob: CheckBlob,
     known: frozenset[str] = frozenset(),
 ) -> Checked:
     """Return the whole set in `source` after each file of it was verified; raises Refused.
 
-    roles: delegated roles that belong here, None = all; keep: the role whose documents are wanted;
+    roles: delegated roles that belong here, None = all; keep: roles whose documents are wanted;
     known: digests of manifests whose blobs were checked before.
     Steps: 1 metadata as a client sees it that holds nothing yet, 2 each listed target file, 3 each
     blob of each manifest. That nothing goes back is the caller's: it needs what was held before.
@@ -68,7 +68,7 @@ def check_repository(
             # 2.
             raw = read_target(source, path, target)
             files.append(layout.target_file(path, target.sha256))
-            if role.name == keep:
+            if role.name in keep:
                 documents[path] = raw
             found = _MANIFEST.fullmatch(path)
             if found is not None and found[1] not in known:

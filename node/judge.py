@@ -12,15 +12,15 @@ from securesystemslib.signer import Key
 from embrasure import limits
 from embrasure.clock import Clock, read_time
 from embrasure.errors import Refused
-from embrasure.fs import Folder, read_file
+from embrasure.fs import read_file
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
 from embrasure.trust.decide import NodeState, Verdict, below_ceiling, decide, union_after
-from embrasure.trust.documents import write
 from embrasure.trust.floors import AppFloor, Floors
 from embrasure.trust.load import Docs, load, roles_for
 from embrasure.trust.source import Source
 from embrasure.trust.view import View
+from node import believed
 from node.enrolment import accept_enrolment, is_enrolled
 from node.ground import FloorKeeper
 from node.identity import Identity
@@ -105,7 +105,7 @@ class Judge:
         docs = load(self._client, view, source, env=identity.env, app=app, node=identity.node)
         verdict = self.again(docs)
         self._remember(docs, verdict)
-        self._keep_bundle(docs)
+        self._keep_trust(docs)
         return Judgement(verdict, docs)
 
     def again(self, docs: Docs) -> Verdict:
@@ -157,16 +157,17 @@ class Judge:
         if has_gate and docs.gate is not None:
             self.see_time(docs.gate.issued)
 
-    def _keep_bundle(self, docs: Docs) -> None:
-        """The newest verified TLS trust bundle is where the network side reads it."""
-        tls = docs.tls
-        if tls is None or (tls.root, tls.env) != (docs.view.root_id, docs.env):
-            return
-        raw = write(tls)
-        with Folder.open(self._paths.state) as folder:
-            name = self._paths.tls_bundle.name
-            if not folder.has(name) or folder.read(name, limit=limits.TLS_BUNDLE_BYTES) != raw:
-                folder.replace(name, raw)
+    def _keep_trust(self, docs: Docs) -> None:
+        """Whom TLS believes, and whom it does not, is where the network side reads it."""
+        mine = (docs.view.root_id, docs.env)
+        policy, tls = docs.policy, docs.tls
+        # Denials first: a new bundle never stands without what was said against it.
+        if policy is not None and (policy.root, policy.env) != mine:
+            policy = None
+        union = self._floors.load().union
+        believed.keep_denials(self._paths, policy, union, root=mine[0], env=mine[1])
+        if tls is not None and (tls.root, tls.env) == mine:
+            believed.keep_bundle(self._paths, tls)
 
 
 def raised(floor: AppFloor, docs: Docs, *, has_gate: bool) -> AppFloor:

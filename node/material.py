@@ -1,4 +1,5 @@
-"""What fetch shows and whom it believes: key, chain and trust bundle, read again when they change.
+"""What fetch shows and whom it believes: key, chain, trust bundle and denials, read again when
+they change.
 
 Until apply has verified a `tls.json`, the bundle of the enrolment answer counts, which the owner
 put there: it opens the door for the gateway, whose every word is verified after that.
@@ -20,6 +21,7 @@ from embrasure.net.trustbundle import Trust, trust_of
 from embrasure.trust.directory import Enrolled, TlsBundle, parse_enrolled, parse_tls_bundle
 from embrasure.trust.documents import read
 from embrasure.trust.dsse import Envelope
+from node.believed import held_denials
 from node.paths import Paths
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Material:
 
     def trust(self) -> Trust:
         """Return whom this node believes; raises Denied (`not-enrolled`), Refused."""
-        return trust_of(self.bundle())
+        return trust_of(self.bundle(), held_denials(self._paths))
 
     def bundle(self) -> TlsBundle:
         """Return the newest bundle: apply's verified one, else the enrolment's."""

@@ -113,6 +113,11 @@ class Paths:
         return self.state / "tls.json"
 
     @property
+    def tls_denials(self) -> Path:
+        """Who must not speak TLS, as last verified, canonical JSON."""
+        return self.state / "tls-denials.json"
+
+    @property
     def receipt_key(self) -> Path:
         """The Ed25519 seed that signs receipts, 64 hex digits."""
         return self.keys / "receipt.key"

@@ -20,6 +20,7 @@ _SCHEMA = "embrasure.trust.drafts/1"
 @click.option("--manifest", "manifests", multiple=True, metavar="SHA256")
 @click.option("--key", "keys", multiple=True, metavar="KEYID")
 @click.option("--node", "nodes", multiple=True, metavar="NODE")
+@click.option("--gateway-cert", "gateway_certs", multiple=True, metavar="FILE|SHA256")
 @click.option("--reason", default="", help="Shown to people; at most 200 characters.")
 @sign_option
 @passphrase_options
@@ -32,17 +33,19 @@ def trust_revoke(
     manifests: tuple[str, ...],
     keys: tuple[str, ...],
     nodes: tuple[str, ...],
+    gateway_certs: tuple[str, ...],
     reason: str,
     sign: tuple[str, ...],
     passphrase_fd: int | None,
     passphrase_file: Path | None,
 ) -> None:
-    """Stop plans, manifests, keys or nodes: one on-call signature is enough, and only stops.
+    """Stop plans, keys, nodes, gateway certificates: one on-call signature, and it only stops.
 
     \b
     Examples:
       embrasure trust revoke trust --env prod --plan SHA256 --reason "bad build" --sign alice.key
       embrasure trust revoke trust --env prod --node n-... --sign alice.key
+      embrasure trust revoke trust --env prod --gateway-cert stolen.crt --sign alice.key
     """
     from embrasure.clock import now
     from pki import acting, denials
@@ -51,7 +54,9 @@ def trust_revoke(
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     trust = TrustFolder.open(folder)
-    what = denials.denial(plans=plans, manifests=manifests, keys=keys, nodes=nodes)
+    what = denials.denial(
+        plans=plans, manifests=manifests, keys=keys, nodes=nodes, gateway_certs=gateway_certs
+    )
     with trust.lock():
         made = denials.revoke(trust, env, what, reason=reason, clock=now)
         found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
@@ -65,6 +70,8 @@ def trust_revoke(
 @click.option("--manifest", "manifests", multiple=True, metavar="SHA256")
 @click.option("--key", "keys", multiple=True, metavar="KEYID")
 @click.option("--node", "nodes", multiple=True, metavar="NODE")
+@click.option("--gateway-cert", "gateway_certs", multiple=True, metavar="FILE|SHA256")
+@click.option("--issuer", "issuers", multiple=True, metavar="FILE|SHA256")
 @click.option("--lift", is_flag=True, help="Take these entries out instead.")
 @sign_option
 @passphrase_options
@@ -77,6 +84,8 @@ def trust_deny(
     manifests: tuple[str, ...],
     keys: tuple[str, ...],
     nodes: tuple[str, ...],
+    gateway_certs: tuple[str, ...],
+    issuers: tuple[str, ...],
     lift: bool,
     sign: tuple[str, ...],
     passphrase_fd: int | None,
@@ -88,6 +97,7 @@ def trust_deny(
     Examples:
       embrasure trust deny trust --env prod --key KEYID --sign alice.key --sign bob.key
       embrasure trust deny trust --env prod --key KEYID --lift
+      embrasure trust deny trust --env prod --issuer trust/ca/gateway.crt --sign alice.key
     """
     from embrasure.clock import now
     from pki import acting, denials
@@ -96,7 +106,14 @@ def trust_deny(
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     trust = TrustFolder.open(folder)
-    what = denials.denial(plans=plans, manifests=manifests, keys=keys, nodes=nodes)
+    what = denials.denial(
+        plans=plans,
+        manifests=manifests,
+        keys=keys,
+        nodes=nodes,
+        gateway_certs=gateway_certs,
+        issuers=issuers,
+    )
     with trust.lock():
         made = denials.deny(trust, env, what, lift=lift, clock=now)
         found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
+from embrasure import fs, limits
 from embrasure.clock import Clock, write_time
 from embrasure.errors import Misuse
+from embrasure.net.certificates import load_certificates
+from embrasure.net.denials import key_digest
 from embrasure.trust import documents, layout, policy
 from pki.desk import Desk
 from pki.drafts import Draft
@@ -17,12 +21,16 @@ from pki.folder import TrustFolder
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """What is denied: plans and manifests by digest, keys by id, nodes by id."""
+    """What is denied: plans and manifests by digest, keys and nodes by id; gateway certificates and
+    issuers by the SHA-256 of their public key.
+    """
 
     plans: tuple[str, ...] = ()
     manifests: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
+    gateway_certs: tuple[str, ...] = ()
+    issuers: tuple[str, ...] = ()
 
 
 def denial(
@@ -31,6 +39,8 @@ def denial(
     manifests: Sequence[str],
     keys: Sequence[str],
     nodes: Sequence[str],
+    gateway_certs: Sequence[str] = (),
+    issuers: Sequence[str] = (),
 ) -> Denial:
     """Return what the command line denies; raises Misuse for nothing at all or a bad id."""
     for text in (*plans, *manifests, *keys):
@@ -39,9 +49,27 @@ def denial(
     for text in nodes:
         if not layout.NODE_ID.fullmatch(text):
             raise Misuse("denial", expected="a node id", got=text)
-    if not (plans or manifests or keys or nodes):
-        raise Misuse("denial", expected="--plan, --manifest, --key or --node", got="none of them")
-    return Denial(tuple(plans), tuple(manifests), tuple(keys), tuple(nodes))
+    certs = tuple(key_named(text) for text in gateway_certs)
+    found = Denial(
+        tuple(plans), tuple(manifests), tuple(keys), tuple(nodes), certs,
+        tuple(key_named(text) for text in issuers),
+    )  # fmt: skip
+    if found == Denial():
+        raise Misuse("denial", expected="something to deny", got="none of the options")
+    return found
+
+
+def key_named(text: str) -> str:
+    """Return the digest of the public key that `text` is, or whose certificate file it names.
+
+    Of a chain the first certificate counts. Raises Misuse, Refused, NotFound.
+    """
+    if layout.DIGEST.fullmatch(text):
+        return text
+    if not Path(text).exists():
+        raise Misuse("denial", expected="a certificate file, or the SHA-256 of its key", got=text)
+    pem = fs.read_file(Path(text), limit=limits.TLS_BUNDLE_BYTES)
+    return key_digest(load_certificates(pem, what=text)[0])
 
 
 def revoke(trust: TrustFolder, env: str, what: Denial, *, reason: str, clock: Clock) -> list[Draft]:
@@ -55,6 +83,7 @@ def revoke(trust: TrustFolder, env: str, what: Denial, *, reason: str, clock: Cl
         manifests=_more(found.manifests, what.manifests),
         keys=_more(found.keys, what.keys),
         nodes=_more(found.nodes, what.nodes),
+        gateway_certs=_more(found.gateway_certs, what.gateway_certs),
         issued=write_time(clock()),
         reason=reason,
     )
@@ -76,6 +105,8 @@ def deny(trust: TrustFolder, env: str, what: Denial, *, lift: bool, clock: Clock
         manifests=change(found.denied.manifests, what.manifests),
         keys=change(found.denied.keys, what.keys),
         nodes=change(found.denied.nodes, what.nodes),
+        gateway_certs=change(found.denied.gateway_certs, what.gateway_certs),
+        issuers=change(found.denied.issuers, what.issuers),
     )
     raw = documents.write(msgspec.structs.replace(found, denied=denied))
     policy.parse_policy(raw)

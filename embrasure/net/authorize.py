@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError, Refused
+from embrasure.net.denials import key_digest
 from embrasure.net.identity import Identity, Role, parse_uri
 from embrasure.net.profile import check_leaf, check_life
 from embrasure.net.status import status_of
@@ -52,13 +53,14 @@ class Peers:
         self._holder = holder
         self._clock = clock
         self._groups = groups
-        self._verdicts: dict[tuple[bytes, int], Identity] = {}
+        self._verdicts: dict[tuple[bytes, int], tuple[Identity, str]] = {}
 
     def identify(self, auth: Auth) -> Identity:
         """Return the peer's identity; raises Refused.
 
         Steps: 1 transport, 2 no resumed session, 3 exactly one URI and no other name, 4 profile of
-        the certificate, 5 its dates now, 6 listed now. All of them at each call and each re-check.
+        the certificate, 5 its dates now, 6 listed and not denied now. All of
+        them at each call and each re-check.
         """
         # 1.
         check_transport(auth, groups=self._groups)
@@ -69,16 +71,17 @@ class Peers:
         identity = peer_identity(auth, domain=trust.domain)
         # 4. 170 us, so remembered for this very certificate under this very trust.
         cert = _parse(_one(auth, "x509_pem_cert"))
-        self._check_profile(cert, identity=identity, trust=trust, epoch=epoch)
+        key = self._check_profile(cert, identity=identity, trust=trust, epoch=epoch)
         # 5. Connections outlive their certificates.
         check_life(cert, role=identity.role, at=self._clock())
         # 6.
-        trust.check_listed(identity)
+        trust.check_admitted(identity, key)
         return identity
 
     def _check_profile(
         self, cert: x509.Certificate, *, identity: Identity, trust: Trust, epoch: int
-    ) -> None:
+    ) -> str:
+        """Return the digest of the key of `cert`, whose whole profile holds; raises Refused."""
         key = (cert.fingerprint(hashes.SHA256()), epoch)
         if key not in self._verdicts:
             found = check_leaf(
@@ -90,9 +93,11 @@ class Peers:
             )
             if len(self._verdicts) >= _VERDICTS:
                 self._verdicts.clear()
-            self._verdicts[key] = found
-        if self._verdicts[key] != identity:
+            self._verdicts[key] = (found, key_digest(cert))
+        named, digest = self._verdicts[key]
+        if named != identity:
             raise _refused("the name in the certificate", str(identity), "identity")
+        return digest
 
 
 def check_transport(auth: Auth, *, groups: Groups) -> None:

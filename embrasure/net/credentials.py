@@ -70,7 +70,7 @@ class ServerKeys:
         """Return a new configuration out of memory; raises Refused when nobody is trusted."""
         pair, trust = self.pair, self.holder.trust
         return grpc.ssl_server_certificate_configuration(
-            [(pair.key_pem, pair.chain_pem)], trust.pem(self.roles)
+            [(pair.key_pem, pair.chain_pem)], trust.listener_pem(self.roles)
         )
 
     def fetch(self) -> grpc.ServerCertificateConfiguration | None:

@@ -24,6 +24,7 @@ from urllib3.response import HTTPResponse
 from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError, Misuse, Refused, Unavailable
+from embrasure.net.denials import key_digest
 from embrasure.net.identity import Identity, Role, dns_name
 from embrasure.net.pace import Deadline, Seconds
 from embrasure.net.profile import check_leaf
@@ -72,6 +73,7 @@ class Server:
         )
         if found.name != self.name:
             raise Refused(self.host, expected=self.name, got=found.name, reason="identity")
+        self.trust.check_admitted(found, key_digest(cert))
 
 
 def tls_context(server: Server) -> ssl.SSLContext:

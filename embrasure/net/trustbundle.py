@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from embrasure.errors import Refused
 from embrasure.net.certificates import load_der, pem_of
+from embrasure.net.denials import NOTHING, TlsDenials, key_digest
 from embrasure.net.identity import PROFILES, Identity, IssuerName, Role
 from embrasure.trust.directory import TlsBundle
 
@@ -23,41 +24,64 @@ class Trust:
     """The issuers of one trust domain.
 
     gateways: ids that may act as gateway; None while no `tls.json` was verified yet, and then
-    the gateway issuer's word is enough.
+    the gateway issuer's word is enough. denied: what counts against all of it.
     """
 
     domain: str
     issuers: Mapping[IssuerName, tuple[x509.Certificate, ...]]
     gateways: frozenset[str] | None
+    denied: TlsDenials = NOTHING
+
+    def listed_issuers(self, role: Role) -> tuple[x509.Certificate, ...]:
+        """Return the issuers that the bundle names for `role`, denied ones too."""
+        return self.issuers.get(PROFILES[role].issuer, ())
 
     def issuers_of(self, role: Role) -> tuple[x509.Certificate, ...]:
         """Return the issuers that may sign a leaf of `role`; none is a refusal later."""
-        return self.issuers.get(PROFILES[role].issuer, ())
+        listed = self.listed_issuers(role)
+        if not self.denied.issuers:
+            return listed
+        return tuple(cert for cert in listed if key_digest(cert) not in self.denied.issuers)
 
     def pem(self, roles: Iterable[Role]) -> bytes:
         """Return the issuers of `roles` as PEM, each once.
 
         Raises Refused (`no-issuer`): gRPC binds a port with an empty trust set and serves.
         """
-        found = dict.fromkeys(cert for role in roles for cert in self.issuers_of(role))
-        if not found:
-            raise Refused(
-                "TLS trust", expected="at least one issuer", got="none", reason="no-issuer"
-            )
-        return b"".join(pem_of(cert) for cert in found)
+        return _joined(cert for role in roles for cert in self.issuers_of(role))
 
-    def check_listed(self, identity: Identity) -> None:
-        """Return only when `identity` is no gateway, or one that `tls.json` lists."""
-        if identity.role != "gateway" or self.gateways is None:
-            return
-        if identity.name not in self.gateways:
-            raise Refused(
-                "gateway",
-                expected="an id that tls.json lists",
-                got=identity.name,
-                untouched="the peer was given nothing",
-                reason="identity",
-            )
+    def listener_pem(self, roles: Iterable[Role]) -> bytes:
+        """Return the issuers whose leaves TLS lets through to the guard, as PEM.
+
+        When all of them are denied they are shown all the same, and the guard refuses every call: a
+        denial must not keep a process from starting that also has the door by which it is lifted.
+        Raises Refused (`no-issuer`) for a bundle that names none.
+        """
+        asked = list(roles)
+        good = [cert for role in asked for cert in self.issuers_of(role)]
+        return _joined(good or [cert for role in asked for cert in self.listed_issuers(role)])
+
+    def keeps(self, earlier: Trust, role: Role) -> bool:
+        """Return whether every issuer that `earlier` believed for `role` is still believed.
+
+        A caller learns nothing of the certificate that it reached: when one of the issuers that it
+        dialled with is gone, the connection may be that issuer's.
+        """
+        return set(earlier.issuers_of(role)) <= set(self.issuers_of(role))
+
+    def check_admitted(self, identity: Identity, key: str) -> None:
+        """Return only when neither list nor denial stands against `identity`; raises Refused.
+
+        key: `key_digest` of its certificate. A gateway must be listed and its key not denied; a
+        node must not be denied by its id.
+        """
+        if identity.role == "gateway":
+            if self.gateways is not None and identity.name not in self.gateways:
+                raise _turned_away("an id that tls.json lists", identity, "identity")
+            if key in self.denied.gateway_certs:
+                raise _turned_away("a key that is not denied", identity, "denied")
+        if identity.role == "node" and identity.name in self.denied.nodes:
+            raise _turned_away("a node that is not denied", identity, "denied")
 
 
 class TrustHolder:
@@ -86,8 +110,10 @@ class TrustHolder:
             self._state = (trust, self._state[1] + 1)
 
 
-def trust_of(bundle: TlsBundle) -> Trust:
+def trust_of(bundle: TlsBundle, denied: TlsDenials = NOTHING) -> Trust:
     """Return the trust that a verified `tls.json` gives; raises Refused (`certificate`).
+
+    denied: what verified policy and revocations say against it.
 
     Every intermediate must be a P-256 issuer without issuers below it, signed by a CA root of the
     bundle.
@@ -99,7 +125,7 @@ def trust_of(bundle: TlsBundle) -> Trust:
         for cert in found:
             check_issuer(cert, roots=roots, name=name)
         issuers[name] = found
-    return Trust(bundle.domain, issuers, frozenset(bundle.gateways))
+    return Trust(bundle.domain, issuers, frozenset(bundle.gateways), denied)
 
 
 def first_trust(domain: str, name: IssuerName, issuers: tuple[x509.Certificate, ...]) -> Trust:
@@ -121,6 +147,23 @@ def check_issuer(cert: x509.Certificate, *, roots: list[x509.Certificate], name:
         raise _refused(name, "a P-256 key", type(key).__name__)
     if not any(_signed(cert, root) for root in roots):
         raise _refused(name, "a signature of the bundle's CA root", "another one")
+
+
+def _joined(certs: Iterable[x509.Certificate]) -> bytes:
+    found = dict.fromkeys(certs)
+    if not found:
+        raise Refused("TLS trust", expected="at least one issuer", got="none", reason="no-issuer")
+    return b"".join(pem_of(cert) for cert in found)
+
+
+def _turned_away(expected: str, identity: Identity, reason: str) -> Refused:
+    return Refused(
+        identity.role,
+        expected=expected,
+        got=identity.name,
+        untouched="the peer was given nothing",
+        reason=reason,
+    )
 
 
 def _signed(cert: x509.Certificate, root: x509.Certificate) -> bool:

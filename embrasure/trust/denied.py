@@ -10,19 +10,23 @@ from dataclasses import dataclass
 
 from embrasure import limits
 from embrasure.trust.floors import Union
-from embrasure.trust.policy import Policy, Revocations
+from embrasure.trust.policy import Denied, Policy, Revocations
 
 LISTS = ("plans", "manifests", "keys", "nodes", "gateway_certs")
 
 
 @dataclass(frozen=True, slots=True)
 class DeniedSets:
-    """Digests of plans and manifests, ids of keys and nodes that must not count or run."""
+    """Digests of plans and manifests, ids of keys and nodes that must not count or run; SHA-256 of
+    the public keys (SPKI) of gateway certificates and of issuers that nobody may trust.
+    """
 
     plans: frozenset[str]
     manifests: frozenset[str]
     keys: frozenset[str]
     nodes: frozenset[str]
+    gateway_certs: frozenset[str] = frozenset()
+    issuers: frozenset[str] = frozenset()
 
 
 def after_reset(union: Union, *, reset_through: int, holders: Set[str] | None) -> Union:
@@ -77,12 +81,17 @@ def is_full(union: Union) -> bool:
     return union.size() > limits.DENIED_UNION
 
 
-def denied_sets(policy: Policy, union: Union) -> DeniedSets:
-    """Return what policy and revocations deny together."""
-    lasting = policy.denied
+NOTHING = Denied(plans=(), manifests=(), keys=(), nodes=(), gateway_certs=(), issuers=())
+
+
+def denied_sets(policy: Policy | None, union: Union) -> DeniedSets:
+    """Return what policy and revocations deny together; without a policy, the union alone."""
+    lasting = NOTHING if policy is None else policy.denied
     return DeniedSets(
         plans=frozenset(lasting.plans) | frozenset(union.plans),
         manifests=frozenset(lasting.manifests) | frozenset(union.manifests),
         keys=frozenset(lasting.keys) | frozenset(union.keys),
         nodes=frozenset(lasting.nodes) | frozenset(union.nodes),
+        gateway_certs=frozenset(lasting.gateway_certs) | frozenset(union.gateway_certs),
+        issuers=frozenset(lasting.issuers),
     )

@@ -179,8 +179,6 @@ def parse_policy(raw: bytes) -> Policy:
         "policy",
         windows=[rules.windows for rules in policy.apps.values() if rules.windows],
         freezes=policy.freezes,
-        gateway_certs=policy.denied.gateway_certs,
-        issuers=policy.denied.issuers,
     )
     return policy
 
@@ -201,5 +199,5 @@ def _check_quotas(app: str, quotas: tuple[Quota, ...]) -> None:
 def parse_revocations(raw: bytes) -> Revocations:
     """Return the revocations in `raw`; raises Refused, NotSupported."""
     found = read(raw, Revocations, limit=limits.REVOCATIONS_BYTES, document="revocations")
-    check_unused("revocations", gateway_certs=found.gateway_certs, freezes=found.freezes)
+    check_unused("revocations", freezes=found.freezes)
     return found

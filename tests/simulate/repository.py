@@ -163,6 +163,7 @@ class SimRepository(SimMetadata):
         manifests: Sequence[str] = (),
         keys: Sequence[str] = (),
         nodes: Sequence[str] = (),
+        gateway_certs: Sequence[str] = (),
     ) -> Revocations:
         """The on-call's file holds exactly these denials from the next publish."""
         env = env or self.env
@@ -175,7 +176,7 @@ class SimRepository(SimMetadata):
             manifests=tuple(manifests),
             keys=tuple(keys),
             nodes=tuple(nodes),
-            gateway_certs=(),
+            gateway_certs=tuple(gateway_certs),
             freezes=(),
             issued=write_time(self.clock()),
             reason="",

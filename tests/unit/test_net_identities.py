@@ -27,6 +27,7 @@ from tests.simulate.authority import KINDS, Authority, der_text
 
 DOMAIN = "fleet.example"
 ROOT_ID = "0" * 64
+KEY = "1" * 64
 
 
 @pytest.fixture(scope="module")
@@ -244,10 +245,10 @@ def test_a_verified_bundle_becomes_trust(authority: Authority) -> None:
     trust = trust_of(bundle(authority))
     assert trust.issuers_of("letterbox") == (authority.issuers["mirror"].certificate,)
     assert trust.pem(["gateway", "gateway"]) == authority.issuer_pem("gateway")
-    trust.check_listed(Identity("gateway", "g1"))
-    trust.check_listed(Identity("node", "anything"))
+    trust.check_admitted(Identity("gateway", "g1"), KEY)
+    trust.check_admitted(Identity("node", "anything"), KEY)
     with pytest.raises(Refused):
-        trust.check_listed(Identity("gateway", "g2"))
+        trust.check_admitted(Identity("gateway", "g2"), KEY)
 
 
 def _spoiled_issuers(authority: Authority) -> dict[str, str]:
@@ -285,7 +286,7 @@ def test_an_issuer_that_is_no_certificate_is_refused(authority: Authority) -> No
 def test_a_swap_raises_the_epoch_and_the_same_trust_does_not(authority: Authority) -> None:
     issuer = authority.issuers["gateway"].certificate
     holder = TrustHolder(first_trust(DOMAIN, "gateway", (issuer,)))
-    holder.trust.check_listed(Identity("gateway", "any"))
+    holder.trust.check_admitted(Identity("gateway", "any"), KEY)
     holder.swap(first_trust(DOMAIN, "gateway", (issuer,)))
     assert holder.state[1] == 1
     holder.swap(trust_of(bundle(authority)))

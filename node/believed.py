@@ -1,0 +1,51 @@
+"""What apply tells fetch about TLS: the newest verified trust bundle, and who is denied.
+
+Two files below `state/`, replaced as a whole; fetch reads them again every few seconds, so a denial
+ends running calls without either process being started again.
+"""
+
+from __future__ import annotations
+
+from embrasure import limits
+from embrasure.errors import NotFound
+from embrasure.fs import Folder, read_file
+from embrasure.net.denials import NOTHING, TlsDenials, read_denials, tls_denials, write_denials
+from embrasure.trust.denied import denied_sets
+from embrasure.trust.directory import TlsBundle
+from embrasure.trust.documents import write
+from embrasure.trust.floors import Union
+from embrasure.trust.policy import Policy
+from node.paths import Paths
+
+
+def keep_bundle(paths: Paths, tls: TlsBundle) -> None:
+    """`tls`, verified and of this fleet, is what fetch reads from now on."""
+    _keep(paths, paths.tls_bundle.name, write(tls), limit=limits.TLS_BUNDLE_BYTES)
+
+
+def keep_denials(paths: Paths, policy: Policy | None, union: Union, *, root: str, env: str) -> None:
+    """What `policy`, verified and of this fleet, and `union` deny is what fetch obeys from now on.
+
+    An entry that a later policy leaves out is lifted; one of the union never is. Without a policy
+    that can be read, nothing that was denied is lifted.
+    """
+    found = tls_denials(denied_sets(policy, union))
+    if policy is None:
+        found = found.joined(held_denials(paths))
+    raw = write_denials(found, root=root, env=env)
+    _keep(paths, paths.tls_denials.name, raw, limit=limits.FLOORS_BYTES)
+
+
+def held_denials(paths: Paths) -> TlsDenials:
+    """Return what is denied on TLS; nothing before the first policy was verified."""
+    try:
+        raw = read_file(paths.tls_denials, limit=limits.FLOORS_BYTES, unshared=True)
+    except NotFound:
+        return NOTHING
+    return read_denials(raw)
+
+
+def _keep(paths: Paths, name: str, raw: bytes, *, limit: int) -> None:
+    with Folder.open(paths.state) as folder:
+        if not folder.has(name) or folder.read(name, limit=limit) != raw:
+            folder.replace(name, raw)
