@@ -168,6 +168,10 @@ OPERATOR_LEAF_LONGEST_SECONDS = 13 * 3600  # as accepted; issued for 8 to 12 h
 LEAF_SLACK_SECONDS = 3600  # a verifier accepts this much above the issued life
 BOOT_LEAF_SECONDS = 10 * 365 * 86400
 BACKDATE_SECONDS = 300
+PENDING_KEY_SECONDS = 600  # a listener's fresh key waits that long for its certificate
+RENEWAL_LATE_SECONDS = 2 * 86400  # of failed renewals: an alarm, 2 days before a service leaf ends
+RENEWALS_AT_ONCE = 8  # listeners renewed at the same time
+RENEWAL_RETRY_SECONDS = 3600  # longest pause after a renewal that failed
 RECHECK_SECONDS = 5  # a running call's peer is checked again this often
 
 # Warnings: this long before its end a thing is told by inventory, doctor, log and metric

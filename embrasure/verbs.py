@@ -172,7 +172,10 @@ FLEET = _verbs(
             "status": "Show counts and releases of the fleet.",
             "list": "List the nodes.",
             "address": "Say where a push node, mirror or letterbox is dialled.",
-        }
+        },
+        "gateway.cli_nodes": {
+            "recover": "Renew a node whose certificate has ended, by its boot certificate.",
+        },
     },
     "The nodes.",
 )

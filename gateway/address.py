@@ -27,3 +27,9 @@ def _is_host(host: str) -> bool:
             return False
     # A scheme such as `unix:` never gets here: gRPC would follow it.
     return _HOST.fullmatch(host) is not None
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of an address for a socket; raises Misuse."""
+    host, _, port = check_address(address).rpartition(":")
+    return host.strip("[]"), int(port)

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import msgspec
-
 from embrasure import limits
 from embrasure.bundle.store import BlobStore
 from embrasure.errors import Refused
@@ -17,6 +15,8 @@ from embrasure.trust import layout
 from embrasure.wire import admin_pb2 as wire
 from gateway import adopt, uploads, views
 from gateway.addresses import set_address
+from gateway.admin_nodes import NodeActs
+from gateway.answers import answer
 from gateway.audit import Journal
 from gateway.database import Database
 from gateway.people import People
@@ -56,6 +56,10 @@ class Rollouts(Protocol):
         """Nodes that are not done try again."""
         ...
 
+    async def recover(self, env: str, node: str, *, by: str) -> Mapping[str, object]:
+        """Return the certificate of a node that was dialled by its boot certificate."""
+        ...
+
     def status(self, id: str) -> Mapping[str, object]:
         """Return where it stands."""
         ...
@@ -86,12 +90,7 @@ class Parts:
     watch: Watch
 
 
-def answer(schema: str, body: Mapping[str, object]) -> wire.Json:
-    """Return one JSON object with its schema."""
-    return wire.Json(body=msgspec.json.encode({"schema": schema, **body}))
-
-
-class Admin:
+class Admin(NodeActs):
     """The handlers; `gateway.service_table` lists them all."""
 
     def __init__(self, parts: Parts) -> None:

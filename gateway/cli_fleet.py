@@ -37,7 +37,7 @@ def fleet_status(common: Common, env: str) -> None:
 @click.option("--env", required=True, help="The environment.")
 @common
 def fleet_list(common: Common, env: str) -> None:
-    """List the nodes of an environment: labels, address, last receipt.
+    """List the nodes of an environment: labels, address, last receipt, certificate.
 
     \b
     Examples:
@@ -54,9 +54,16 @@ def fleet_list(common: Common, env: str) -> None:
         heard = f"{last.get('kind')} {last.get('outcome')} {last.get('at')}" if last else "never"
         lines.append(
             f"{node.get('id')}  {node.get('mode')}  {node.get('state')}  {labels}  "
-            f"{node.get('address') or '-'}  {heard}"
+            f"{node.get('address') or '-'}  {heard}  {_certificate(part_of(node, 'certificate'))}"
         )
     common.emit("embrasure.fleet.list/1", body_of(found), "\n".join(lines))
+
+
+def _certificate(row: Mapping[str, object]) -> str:
+    if not row:
+        return "-"
+    until = f"until {row.get('not_after')}" if row.get("not_after") else "not seen"
+    return f"{until}  PROBLEM {row.get('problem')}" if row.get("problem") else until
 
 
 def _fleet(common: Common, env: str) -> dict[str, object]:

@@ -13,7 +13,7 @@ from nacl.public import PrivateKey
 from embrasure import fs, limits
 from embrasure.config import read_toml
 from embrasure.errors import Misuse, Refused
-from embrasure.net.identity import check_domain, check_name
+from embrasure.net.identity import IssuerName, check_domain, check_name
 from embrasure.trust import layout
 
 FILE = "gateway.toml"
@@ -37,10 +37,26 @@ class IssuerFiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Issuers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The intermediates by which a gateway certifies itself, to nodes and to operators."""
+    """The intermediates by which a gateway certifies itself, to nodes and to operators.
+
+    node, mirror: by which it renews the certificates of those it dials; without them that is
+    done by hand.
+    """
 
     gateway: IssuerFiles
     admin: IssuerFiles
+    node: IssuerFiles | None = None
+    mirror: IssuerFiles | None = None
+
+    def held(self) -> dict[IssuerName, IssuerFiles]:
+        """Return the intermediates that are there, by name."""
+        every: tuple[tuple[IssuerName, IssuerFiles | None], ...] = (
+            ("gateway", self.gateway),
+            ("admin", self.admin),
+            ("node", self.node),
+            ("mirror", self.mirror),
+        )
+        return {name: files for name, files in every if files is not None}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,7 +125,7 @@ def write_config(folder: Path, config: Config) -> None:
         "\n[online.gates]",
         *(_line(env, uri) for env, uri in sorted(config.online.gates.items())),
     ]
-    for name, issuer in (("gateway", config.issuers.gateway), ("admin", config.issuers.admin)):
+    for name, issuer in config.issuers.held().items():
         lines += [
             f"\n[issuers.{name}]",
             _line("certificate", issuer.certificate),

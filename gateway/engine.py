@@ -17,6 +17,7 @@ from gateway.carriers import Carriers
 from gateway.dialler import Dialler
 from gateway.dialling import is_waiting
 from gateway.parts import EngineParts
+from gateway.renewals import Renewals
 from gateway.rollout import Facts, Step
 from gateway.rows import Stored
 from gateway.states import ENDED
@@ -24,7 +25,7 @@ from gateway.steering import Make, Steering
 
 LOG = getLogger(__name__)
 GAP_S = 0.05  # reports that come together are looked at together
-ACTS = frozenset({"gate", "order", "publish"})
+ACTS = frozenset({"gate", "order", "publish", "certificate"})
 
 
 class Engine:
@@ -37,6 +38,7 @@ class Engine:
         self.steering = Steering(parts, self.wake)
         self.dialler = Dialler(parts, self.steering)
         self.carriers = Carriers(parts, self.steering)
+        self.renewals = Renewals(parts, self.steering.library)
         self.problems: dict[str, str] = {}
 
     def wake(self) -> None:
@@ -48,7 +50,7 @@ class Engine:
     async def run(self) -> None:
         """Run until cancelled; then streams end, and nodes go on by themselves."""
         await asyncio.to_thread(self._resume)
-        renew = asyncio.ensure_future(self._renew())
+        jobs = [asyncio.ensure_future(self._renew()), asyncio.ensure_future(self.renewals.run())]
         try:
             while True:
                 self._awake.clear()
@@ -59,8 +61,9 @@ class Engine:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._awake.wait(), self.parts.pace.tick_s)
         finally:
-            renew.cancel()
-            await asyncio.gather(renew, return_exceptions=True)
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
             await self.dialler.close()
             await self.carriers.close()
 
@@ -167,6 +170,10 @@ class Engine:
         name = await asyncio.to_thread(rows.find, self.parts.database, id)
         await self.steering.act(name, make, verb=verb, actor=_actor(by), stop=stop)
         return name
+
+    async def recover(self, env: str, node: str, *, by: str) -> dict[str, object]:
+        """Return the new certificate of a node that slept through its own."""
+        return (await self.renewals.recover(env, node, actor=_actor(by))).as_json()
 
     # --- what people see ----------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ from pki import ca
 from pki.folder import TrustFolder
 
 FIRST_NAME, ANY_PORT = "g1", "127.0.0.1:0"  # of a new gateway, unless others are asked for
+# Its own identities; and those of the listeners it dials, when the trust folder has their keys.
+OWN_ISSUERS, RENEWING_ISSUERS = ("gateway", "admin"), ("node", "mirror")
 _KEY_BYTES = limits.KEYFILE_BYTES
 
 
@@ -39,7 +41,7 @@ class Made:
 
 
 def initialise(folder: Path, trust: TrustFolder, *, name: str | None, listen: str | None) -> Made:
-    """Return what was copied: trust files, online keys, the two issuers, the collect key.
+    """Return what was copied: trust files, online keys, issuers, the collect key.
 
     A folder that exists gets what is new in the trust folder; its name and address stay: others
     are Misuse. Offline keys never travel: only the files named here are read. Raises Refused too.
@@ -65,7 +67,7 @@ def initialise(folder: Path, trust: TrustFolder, *, name: str | None, listen: st
         fs.replace_file(folder, "anchor.json", trust.anchor, mode=0o644)
     keys = copy_keys(trust, paths)
     envs = tuple(sorted(key.removeprefix("gates-") for key in keys if key.startswith("gates-")))
-    write_config(folder, _config(trust, name=name, listen=listen, envs=envs))
+    write_config(folder, _config(trust, name=name, listen=listen, envs=envs, keys=keys))
     return Made(folder, envs, copied, keys)
 
 
@@ -79,9 +81,14 @@ def _same(folder: Path, *, name: str | None, listen: str | None) -> tuple[str, s
     return held.name, held.listen
 
 
-def _config(trust: TrustFolder, *, name: str, listen: str, envs: tuple[str, ...]) -> Config:
+def _config(
+    trust: TrustFolder, *, name: str, listen: str, envs: tuple[str, ...], keys: tuple[str, ...]
+) -> Config:
     def issuer(role: str) -> IssuerFiles:
         return IssuerFiles(certificate=f"keys/{role}-ca.crt", key=f"keyfile:keys/{role}-ca.key")
+
+    def renews(role: str) -> IssuerFiles | None:
+        return issuer(role) if f"{role}-ca" in keys else None
 
     return Config(
         name=name,
@@ -93,7 +100,12 @@ def _config(trust: TrustFolder, *, name: str, listen: str, envs: tuple[str, ...]
             timestamp="keyfile:keys/timestamp.key",
             gates={env: f"keyfile:keys/gates-{env}.key" for env in envs},
         ),
-        issuers=Issuers(gateway=issuer("gateway"), admin=issuer("admin")),
+        issuers=Issuers(
+            gateway=issuer("gateway"),
+            admin=issuer("admin"),
+            node=renews("node"),
+            mirror=renews("mirror"),
+        ),
     )
 
 
@@ -106,8 +118,11 @@ def copy_keys(trust: TrustFolder, paths: Paths) -> tuple[str, ...]:
         raw = fs.read_file(file, limit=_KEY_BYTES, private=True)
         fs.replace_file(paths.keys, file.name, raw)
         done.append(file.stem)
-    for role in ("gateway", "admin"):
-        raw = fs.read_file(trust.path / "ca" / f"{role}.key", limit=_KEY_BYTES, private=True)
+    for role in (*OWN_ISSUERS, *RENEWING_ISSUERS):
+        file = trust.path / "ca" / f"{role}.key"
+        if role in RENEWING_ISSUERS and not file.exists():
+            continue
+        raw = fs.read_file(file, limit=_KEY_BYTES, private=True)
         fs.replace_file(paths.keys, f"{role}-ca.key", raw)
         certificate = ca.pem(trust.certificate(role))
         fs.replace_file(paths.keys, f"{role}-ca.crt", certificate, mode=0o644)

@@ -17,8 +17,10 @@ from embrasure.net.certificates import load_certificates
 from embrasure.trust import layout
 from embrasure.trust.policy import Policy
 from embrasure.trust.view import Role, View
+from gateway import certificate_rows
 from gateway import metadata as form
 from gateway.config import Config, Paths, read_config
+from gateway.database import Database
 from gateway.local_status import local_status
 from pki import people
 
@@ -106,6 +108,26 @@ def leaves(certs: list[x509.Certificate], folder: Path) -> Iterator[Item]:
     """Yield the gateway's own leaves, which it renews by itself while it runs."""
     for cert in certs:
         yield certificate_item(cert, command=f"embrasure gateway run {folder}", place="memory")
+
+
+def listeners(database: Database) -> Iterator[Item]:
+    """Yield the certificates of nodes, mirrors and letterboxes, as this gateway saw them last."""
+    for (kind, name, env), held in sorted(certificate_rows.listed(database).items()):
+        if held.not_before is None or held.not_after is None:
+            continue
+        recover = f"embrasure fleet recover {name} --env {env}"
+        issue = f"embrasure pki issue {kind}/{name} TRUST --out DIR"
+        yield Item(
+            kind=kind,
+            what=f"certificate {kind}",
+            holder=f"{kind}/{name}",
+            until=held.not_after,
+            life_s=int((held.not_after - held.not_before).total_seconds()),
+            command=recover if kind == "node" else issue,
+            place=held.problem or "seen by the gateway",
+            issuer=held.issuer,
+            serial=held.serial,
+        )
 
 
 def roles(view: View, policies: dict[str, Policy], folder: Path, name: str) -> Iterator[Item]:

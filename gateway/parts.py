@@ -10,6 +10,7 @@ from nacl.public import PrivateKey
 from embrasure import limits
 from embrasure.clock import Clock, now
 from gateway.audit import Journal
+from gateway.certifying import Certifier
 from gateway.database import Database
 from gateway.proposals import Proposals
 from gateway.repository import Repository
@@ -36,12 +37,15 @@ class Pace:
     collect_s: float = limits.COLLECT_SECONDS
     collect_idle_s: float = limits.COLLECT_IDLE_SECONDS
     renew_s: float = 600.0
+    certificates_s: float = 60.0  # between looks at listeners' certificates
     republish_s: float = 1.0  # first pause before a mirror is tried again; doubles to 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineParts:
-    """Everything the engine is given. collect_key: opens what nodes seal for us, None without."""
+    """Everything the engine is given. collect_key: opens what nodes seal for us, None without;
+    certifier: signs for listeners, None when the gateway holds no issuer of theirs.
+    """
 
     name: str
     database: Database
@@ -50,6 +54,7 @@ class EngineParts:
     proposals: Proposals
     identity: Identity
     collect_key: PrivateKey | None = None
+    certifier: Certifier | None = None
     clock: Clock = now
     pace: Pace = field(default_factory=Pace)
 

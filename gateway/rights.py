@@ -51,6 +51,7 @@ METHODS: Mapping[str, Right] = MappingProxyType(
         "AbortRollout": "stop",
         "SubmitTrust": "enrol",
         "SetAddress": "enrol",
+        "RecoverNode": "enrol",
     }
 )
 FOR_ANYBODY = frozenset({"Whoami"})  # it says what one may do

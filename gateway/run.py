@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
 from securesystemslib.signer import Signer
@@ -28,7 +29,8 @@ from gateway.adopt import adopt
 from gateway.audit import Journal
 from gateway.believed import denied_everywhere, operator_trust
 from gateway.certificates import Certificates
-from gateway.config import Config, IssuerFiles, Paths, read_collect_key, read_config
+from gateway.certifying import Certifier
+from gateway.config import Config, Paths, read_collect_key, read_config
 from gateway.database import Database
 from gateway.engine import Engine
 from gateway.init import trust_files
@@ -41,6 +43,7 @@ from gateway.watch import Watch
 from pki.ca import Issuer, load_issuer
 from pki.signers import open_signer, within
 
+LOG = getLogger(__name__)
 PORTS = "ports.json"
 DRAIN_SECONDS = 5.0
 OPERATOR_ACTS = frozenset(
@@ -60,6 +63,7 @@ class Opened:
     repository: Repository
     blobs: BlobStore
     certificates: Certificates
+    certifier: Certifier | None
 
 
 def open_online(
@@ -77,22 +81,29 @@ def open_online(
     )
 
 
-def open_certificates(
-    folder: Path, config: Config, passphrase: Callable[[str], bytes], *, root: str, clock: Clock
-) -> Certificates:
-    """Return the gateway's own TLS identities, certified by its two issuers."""
-
-    def issuer(name: IssuerName, files: IssuerFiles) -> Issuer:
+def open_issuers(
+    folder: Path, config: Config, passphrase: Callable[[str], bytes], *, root: str
+) -> dict[IssuerName, Issuer]:
+    """Return the issuers of `gateway.toml`, their keys opened; raises Denied, Refused."""
+    found: dict[IssuerName, Issuer] = {}
+    for name, files in config.issuers.held().items():
         key = open_signer(within(files.key, folder), passphrase, purpose="ca", root=root)
         certificate = folder / files.certificate
-        return load_issuer(name, domain=config.domain, certificate=certificate, signer=key)
+        found[name] = load_issuer(name, domain=config.domain, certificate=certificate, signer=key)
+    return found
 
-    return Certificates(
-        config.name,
-        gateway=issuer("gateway", config.issuers.gateway),
-        admin=issuer("admin", config.issuers.admin),
-        clock=clock,
+
+def open_certifier(issuers: Mapping[IssuerName, Issuer], clock: Clock) -> Certifier | None:
+    """Return who renews listeners' certificates, None without any issuer of theirs."""
+    renewing: tuple[tuple[IssuerName, str], ...] = (
+        ("node", "nodes"),
+        ("mirror", "mirrors and letterboxes"),
     )
+    found = {name: issuers[name] for name, _ in renewing if name in issuers}
+    for name, whose in renewing:
+        if name not in found:
+            LOG.warning("no issuer %s: certificates of %s are renewed by hand", name, whose)
+    return Certifier(found, clock) if found else None
 
 
 @contextmanager
@@ -118,7 +129,11 @@ def opened(
         journal = Journal(paths.state, database, root=root, actor=actor, clock=clock)
         held.callback(journal.close)
         online = open_online(folder, config, passphrase, root=root)
-        certificates = open_certificates(folder, config, passphrase, root=root, clock=clock)
+        issuers = open_issuers(folder, config, passphrase, root=root)
+        certificates = Certificates(
+            config.name, gateway=issuers["gateway"], admin=issuers["admin"], clock=clock
+        )
+        certifier = open_certifier(issuers, clock)
         repository = Repository(
             paths.repository,
             state=paths.state,
@@ -132,7 +147,7 @@ def opened(
         repository.open()
         blobs = BlobStore(paths.repository / "blobs", mode=0o755)
         held.callback(blobs.close)
-        yield Opened(config, paths, database, journal, repository, blobs, certificates)
+        yield Opened(config, paths, database, journal, repository, blobs, certificates, certifier)
 
 
 def close_intents(journal: Journal) -> None:
@@ -187,6 +202,7 @@ async def serve(
             repository=held.repository,
             proposals=proposals,
             identity=held.certificates,
+            certifier=held.certifier,
             collect_key=read_collect_key(held.paths.folder, held.config),
             clock=clock,
         )
@@ -204,6 +220,7 @@ async def serve(
         certificates=held.certificates,
         repository=held.repository,
         people=people,
+        database=held.database,
         clock=clock,
         counts=lambda: {"tls_configuration_failed": keys.failures},
     )

@@ -33,5 +33,6 @@ _METHODS = (
     "AbortRollout",
     "RetryRollout",
     "SetAddress",
+    "RecoverNode",
 )
 ADMIN_TABLE: Table = {f"/embrasure.v1.Admin/{name}": _OPERATOR for name in _METHODS}

@@ -226,3 +226,23 @@ events = Table(
     Column("line", LargeBinary, nullable=False),
 )
 Index("outcomes_of_intents", events.c.of)
+
+# The inventory of listeners' certificates, as the gateway saw them served (kind: as in addresses).
+# tried, failing: last attempt, and since when attempts fail ("" for never); problem: why.
+certificates = Table(
+    "certificates",
+    schema,
+    Column("kind", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("env", String, nullable=False, default=""),
+    Column("serial", String, nullable=False, default=""),
+    Column("not_before", String, nullable=False, default=""),
+    Column("not_after", String, nullable=False, default=""),
+    Column("issuer", String, nullable=False, default=""),
+    Column("seen", String, nullable=False, default=""),
+    Column("failing", String, nullable=False, default=""),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("tried", String, nullable=False, default=""),
+    Column("problem", String, nullable=False, default=""),
+    PrimaryKeyConstraint("kind", "name", "env"),
+)

@@ -16,8 +16,9 @@ from embrasure.trust import layout
 from embrasure.trust.plan import parse_plan
 from embrasure.trust.receipt import Kind, Outcome
 from embrasure.wire import admin_pb2 as wire
-from gateway import rows, tables
+from gateway import certificate_rows, rows, tables
 from gateway.addresses import addresses_of
+from gateway.certificate_rows import Held
 from gateway.database import Database
 from gateway.grounds import load_entries
 
@@ -112,7 +113,10 @@ def overview(parts: Parts, person: str) -> dict[str, object]:
 
 
 def fleet(parts: Parts, page: Page) -> dict[str, object]:
-    """Return the nodes of an environment with the last receipt of each."""
+    """Return the nodes of an environment with the last receipt and the certificate of each.
+
+    boxes: its mirrors and letterboxes, as the gateway saw their certificates
+    """
     policy = parts.people.policies().get(page.env)
     if policy is None:
         known = ", ".join(sorted(parts.people.policies())) or "none"
@@ -121,6 +125,7 @@ def fleet(parts: Parts, page: Page) -> dict[str, object]:
     entries = load_entries(repository.client, repository.view(), repository.source(), policy)
     last = _last_receipts(parts)
     where = addresses_of(parts.database, page.env)
+    held = certificate_rows.listed(parts.database, page.env)
     nodes = [
         {
             "id": entry.id,
@@ -130,10 +135,21 @@ def fleet(parts: Parts, page: Page) -> dict[str, object]:
             "labels": dict(entry.labels),
             "address": where.get(("node", entry.id), ""),
             "last": last.get(entry.receipt_id),
+            "certificate": _certificate(held, entry.id, page.env),
         }
         for entry in entries
     ]
-    return {"env": page.env, "nodes": nodes}
+    boxes = [
+        {"kind": kind, "name": name, "certificate": one.as_json()}
+        for (kind, name, _), one in sorted(held.items())
+        if kind != "node"
+    ]
+    return {"env": page.env, "nodes": nodes, "boxes": boxes}
+
+
+def _certificate(held: Mapping[certificate_rows.Key, Held], node: str, env: str) -> object:
+    found = held.get(("node", node, env))
+    return found.as_json() if found else None
 
 
 def rollout_env(database: Database, name: str) -> str:

@@ -17,6 +17,7 @@ from embrasure.net.certificates import pem_of
 from gateway import inventory, metrics
 from gateway.certificates import Certificates
 from gateway.config import Config
+from gateway.database import Database
 from gateway.people import People
 from gateway.repository import Repository
 
@@ -38,12 +39,13 @@ class Watch:
         certificates: Certificates,
         repository: Repository,
         people: People,
+        database: Database,
         clock: Clock,
         counts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._folder, self._config, self.clock = folder, config, clock
         self._certificates, self._repository, self._people = certificates, repository, people
-        self._counts = counts
+        self._database, self._counts = database, counts
         self._shown = b""
         self._said: dict[tuple[str, str], float] = {}
 
@@ -53,6 +55,7 @@ class Watch:
         return [
             *inventory.issuers(self._folder, self._config),
             *inventory.leaves(self._certificates.leaves(), self._folder),
+            *inventory.listeners(self._database),
             *inventory.roles(self._repository.view(), self._people.policies(), self._folder, name),
         ]
 

@@ -15,6 +15,7 @@ from embrasure.expiry import Item, certificate_item, role_item
 from embrasure.findings import Finding
 from embrasure.fs import read_file
 from embrasure.net.certificates import load_certificates
+from embrasure.net.pairfile import read_chain
 from embrasure.trust import layout
 from mirror.config import Config, Kind, Paths, config_name, load_config
 
@@ -30,10 +31,12 @@ def items(folder: Path) -> list[Item]:
     """Return the service's certificate and the metadata it shows; raises Refused, Misuse."""
     config, paths = _open(folder), Paths(folder)
     issue = f"embrasure pki issue {config.kind}/{config.name} TRUST --out {folder}"
-    leaf, *_ = load_certificates(
-        read_file(paths.tls_chain, limit=limits.TLS_BUNDLE_BYTES), what="TLS chain"
-    )
-    found = [certificate_item(leaf, command=issue, place=paths.tls_chain)]
+    chains = {paths.tls_chain: read_file(paths.tls_chain, limit=limits.TLS_BUNDLE_BYTES)}
+    if (renewed := read_chain(paths.renewed)) is not None:
+        chains[paths.renewed] = renewed
+    leaves = {at: load_certificates(raw, what="TLS chain")[0] for at, raw in chains.items()}
+    place = max(leaves, key=lambda at: leaves[at].not_valid_after_utc)
+    found = [certificate_item(leaves[place], command=issue, place=place)]
     for role, version, until in shown_roles(paths.public):
         found.append(
             role_item(

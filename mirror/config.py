@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ from embrasure.fs import Folder, read_file
 from embrasure.net.certificates import check_pair, load_certificates
 from embrasure.net.credentials import Pair
 from embrasure.net.identity import check_domain, check_name
+from embrasure.net.pairfile import read_pair
 from embrasure.net.profile import check_names
 from embrasure.trust import layout
 from embrasure.trust.anchor import parse_anchor
@@ -80,6 +82,11 @@ class Paths:
         return self.root / "tls.crt"
 
     @property
+    def renewed(self) -> Path:
+        """The key and chain of the last renewal, one PEM file, 0600."""
+        return self.root / "renewed.pem"
+
+    @property
     def anchor(self) -> Path:
         """Root version 1: the fleet that this mirror belongs to."""
         return self.root / "anchor.json"
@@ -109,11 +116,32 @@ def load_config(root: Path, kind: Kind) -> Config:
     return config
 
 
-def load_pair(paths: Paths) -> Pair:
-    """Return the TLS key and chain on disk; raises Denied (permissions), Refused (`pair`)."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the listeners show: the pair, and the files that OpenSSL reads it from."""
+
+    pair: Pair
+    chain: Path
+    key: Path
+
+    @property
+    def ends(self) -> datetime:
+        """When it expires."""
+        return load_certificates(self.pair.chain_pem, what="certificate")[0].not_valid_after_utc
+
+
+def load_shown(paths: Paths) -> Shown:
+    """Return the certificate on disk that lives longest: as issued by hand, or as renewed.
+
+    Raises Denied (permissions), Refused (`pem`, `pair`).
+    """
     key = read_file(paths.tls_key, limit=limits.KEYFILE_BYTES, private=True)
     chain = read_file(paths.tls_chain, limit=limits.TLS_BUNDLE_BYTES)
-    return Pair(key, chain)
+    found = [Shown(Pair(key, chain), paths.tls_chain, paths.tls_key)]
+    renewed = read_pair(paths.renewed)
+    if renewed is not None:
+        found.append(Shown(renewed, paths.renewed, paths.renewed))
+    return max(found, key=lambda one: one.ends)
 
 
 def create(

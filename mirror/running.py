@@ -19,10 +19,14 @@ from embrasure.clock import Clock
 from embrasure.errors import EmbrasureError
 from embrasure.fs import Folder, lock, replace_file
 from embrasure.net.authorize import Table
-from embrasure.net.credentials import ServerKeys
+from embrasure.net.credentials import Pair, ServerKeys
+from embrasure.net.identity import Identity
+from embrasure.net.pairfile import write_pair
+from embrasure.net.renewal import TABLE as RENEWAL_TABLE
+from embrasure.net.renewal import Renewal, renewal_service
 from embrasure.net.server import Service, bind, build_server
 from embrasure.net.trustbundle import TrustHolder
-from mirror.config import Config, Paths, load_pair
+from mirror.config import Config, Paths, load_shown
 from mirror.listener import HttpsListener, split_address, tls_context
 
 LOG = logging.getLogger(__name__)
@@ -48,9 +52,24 @@ async def listening(
     """
     # The ports of an earlier run must send nobody to another process.
     remove_ports(paths)
-    keys = ServerKeys(load_pair(paths), holder, roles=["gateway"])
-    server: grpc.aio.Server = build_server(services, table, holder, clock=clock)
-    https = HttpsListener(app, tls_context(paths.tls_key, paths.tls_chain))
+    shown = load_shown(paths)
+    keys = ServerKeys(shown.pair, holder, roles=["gateway"])
+    https = HttpsListener(app, tls_context(shown.key, shown.chain))
+    loop = asyncio.get_running_loop()
+
+    def keep(pair: Pair) -> None:
+        write_pair(paths.renewed, pair)
+        keys.swap(pair)
+        # Its handshakes are made in the loop: only there the context is changed.
+        loop.call_soon_threadsafe(https.context.load_cert_chain, paths.renewed)
+
+    renewing = Renewal(
+        Identity(config.kind, config.name), holder, serving=lambda: keys.pair, keep=keep,
+        clock=clock,
+    )  # fmt: skip
+    server: grpc.aio.Server = build_server(
+        [*services, renewal_service(renewing)], {**table, **RENEWAL_TABLE}, holder, clock=clock
+    )
     port = bind(server, config.ingest, keys)
     await server.start()
     try:
@@ -82,8 +101,9 @@ async def renew(paths: Paths, keys: ServerKeys, https: HttpsListener) -> None:
         if found == seen:
             continue
         try:
-            keys.swap(load_pair(paths))
-            https.context.load_cert_chain(paths.tls_chain, paths.tls_key)
+            shown = load_shown(paths)
+            keys.swap(shown.pair)
+            https.context.load_cert_chain(shown.chain, shown.key)
             seen = found
         except (EmbrasureError, OSError) as problem:
             LOG.warning("the new certificate cannot be used, the old one stays: %s", problem)

@@ -13,7 +13,7 @@ from functools import partial
 from logging import getLogger
 from pathlib import Path
 
-from embrasure import limits
+from embrasure import clock, limits
 from embrasure.errors import EmbrasureError, Unavailable
 from embrasure.fs import replace_file
 from node import service
@@ -49,7 +49,10 @@ def await_apply(paths: Paths, stop: threading.Event) -> None:
 async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
     """Gateways are served until `stop` is set."""
     # Only a push node pays for gRPC.
-    from embrasure.net.credentials import ServerKeys
+    from embrasure.net import renewal
+    from embrasure.net.credentials import Pair, ServerKeys
+    from embrasure.net.identity import Identity
+    from embrasure.net.pairfile import write_pair
     from embrasure.net.server import Service, bind, build_server
     from embrasure.net.trustbundle import TrustHolder
     from embrasure.wire import node_pb2, node_pb2_grpc
@@ -57,13 +60,26 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
 
     material = Material(paths)
     holder = TrustHolder(material.trust())
-    keys = ServerKeys(material.pair(), holder, roles=["gateway"])
+    keys = ServerKeys(material.pair(at=clock.now(), trust=holder.trust), holder, roles=["gateway"])
+
+    def keep(pair: Pair) -> None:
+        write_pair(paths.renewed, pair)
+        keys.swap(pair)
+
+    renewing = renewal.Renewal(
+        Identity("node", config.id), holder, serving=lambda: keys.pair, keep=keep
+    )
     served = Service(
         node_pb2.DESCRIPTOR.services_by_name["Node"],
         node_pb2_grpc.add_NodeServicer_to_server,
-        NodeService(partial(to_apply, paths), material.serial),
+        NodeService(partial(to_apply, paths), lambda: renewal.serial_of(keys.pair)),
     )
-    server = build_server([served], TABLE, holder, connections=limits.NODE_CONNECTIONS)
+    server = build_server(
+        [served, renewal.renewal_service(renewing)],
+        {**TABLE, **renewal.TABLE},
+        holder,
+        connections=limits.NODE_CONNECTIONS,
+    )
     port = bind(server, config.listen, keys)
     await server.start()
     await asyncio.to_thread(await_apply, paths, stop)
@@ -72,7 +88,7 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
         while not await asyncio.to_thread(stop.wait, _RELOAD_SECONDS):
             try:
                 holder.swap(material.trust())
-                keys.swap(material.pair())
+                keys.swap(material.pair(at=clock.now(), trust=holder.trust))
             except EmbrasureError as problem:
                 # The last good ones stay: a bad file must not close the door.
                 LOG.warning("TLS files: %s [%s]", problem, problem.word)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from embrasure import limits
 from embrasure.errors import Denied, NotFound, Refused
 from embrasure.fs import read_file
-from embrasure.net.certificates import load_der, pem_of
+from embrasure.net.certificates import load_certificates, load_der, pem_of
 from embrasure.net.trustbundle import Trust, trust_of
 from embrasure.trust.directory import Enrolled, TlsBundle, parse_enrolled, parse_tls_bundle
 from embrasure.trust.documents import read
@@ -46,24 +49,47 @@ class Material:
             return self.enrolled().tls
         return parse_tls_bundle(raw)
 
-    def pair(self) -> Pair:
-        """Return key and chain of the push listener."""
-        from embrasure.net.credentials import Pair  # gRPC, which a pull node does without
+    def pair(self, *, at: datetime, trust: Trust) -> Pair:
+        """Return key and chain of the push listener: those a gateway takes now, else the boot ones.
 
-        key = read_file(self._paths.tls_key, limit=limits.KEYFILE_BYTES, private=True)
-        return Pair(key, self.chain())
+        A gateway refuses a certificate that has expired, even one that it expects, and one whose
+        issuer is no longer believed. The boot certificate, which the directory names, is what it
+        may be told to accept for a renewal.
+        """
+        from embrasure.net.pairfile import read_pair  # gRPC, which a pull node does without
+
+        found = read_pair(self._paths.renewed)
+        if found is None or not lives(found.chain_pem, at=at, trust=trust):
+            found = max((self._made(chain) for chain in self._chains()), key=ends)
+        return found if lives(found.chain_pem, at=at, trust=trust) else self.boot()
 
     def chain(self) -> bytes:
-        """Return the certificate chain as PEM."""
-        try:
-            return read_file(self._paths.tls_chain, limit=limits.TLS_BUNDLE_BYTES, unshared=True)
-        except NotFound:
-            chain = self.enrolled().chain
-        return b"".join(pem_of(load_der(text, what="node certificate")) for text in chain)
+        """Return the chain that ends last, of those that are here: expired ones, too."""
+        from embrasure.net.pairfile import read_chain
 
-    def serial(self) -> str:
-        """Return the serial number of the listener's certificate, in hex."""
-        return f"{x509.load_pem_x509_certificate(self.chain()).serial_number:x}"
+        renewed = read_chain(self._paths.renewed)
+        found = [*self._chains(), *([renewed] if renewed else [])]
+        return max(found, key=ends_of)
+
+    def boot(self) -> Pair:
+        """Return the first key and the self-signed certificate that carried it to enrolment."""
+        raw = read_file(self._paths.boot_cert, limit=limits.KEYFILE_BYTES, private=True)
+        return self._made(raw)
+
+    def _made(self, chain: bytes) -> Pair:
+        from embrasure.net.credentials import Pair
+
+        key = read_file(self._paths.tls_key, limit=limits.KEYFILE_BYTES, private=True)
+        return Pair(key, chain)
+
+    def _chains(self) -> Iterator[bytes]:
+        """Yield the chains of the answer that was taken, and of one that lies there newly."""
+        with suppress(NotFound):
+            yield read_file(self._paths.tls_chain, limit=limits.TLS_BUNDLE_BYTES, unshared=True)
+            if not self._paths.enrolled.exists():
+                return
+        chain = self.enrolled().chain
+        yield b"".join(pem_of(load_der(text, what="node certificate")) for text in chain)
 
     def enrolled(self) -> Enrolled:
         """Return the enrolment answer as the owner put it there; apply checks who signed it."""
@@ -78,6 +104,28 @@ class Material:
                 reason="not-enrolled",
             ) from None
         return read_enrolled(raw)
+
+
+def lives(chain: bytes, *, at: datetime, trust: Trust) -> bool:
+    """Return whether the leaf of `chain` has not ended, and one of the node issuers signed it."""
+    leaf = load_certificates(chain, what="node certificate")[0]
+    if leaf.not_valid_after_utc <= at:
+        return False
+    for issuer in trust.issuers_of("node"):
+        with suppress(ValueError, TypeError, InvalidSignature):
+            leaf.verify_directly_issued_by(issuer)
+            return True
+    return False
+
+
+def ends(pair: Pair) -> datetime:
+    """Return when the leaf of `pair` expires."""
+    return ends_of(pair.chain_pem)
+
+
+def ends_of(chain: bytes) -> datetime:
+    """Return when the leaf of `chain` expires."""
+    return load_certificates(chain, what="node certificate")[0].not_valid_after_utc
 
 
 def read_enrolled(raw: bytes) -> Enrolled:

@@ -108,6 +108,16 @@ class Paths:
         return self.keys / "tls.crt"
 
     @property
+    def tls(self) -> Path:
+        """What the network side writes of its own certificate."""
+        return self.data / "tls"
+
+    @property
+    def renewed(self) -> Path:
+        """The key and chain of the last renewal, one PEM file."""
+        return self.tls / "renewed.pem"
+
+    @property
     def tls_bundle(self) -> Path:
         """The newest verified TLS trust bundle, canonical JSON."""
         return self.state / "tls.json"
@@ -170,5 +180,5 @@ class Paths:
         """Every folder that must be there before the node works."""
         return (
             self.config, self.apps, self.tuf, self.state, self.floors, self.blobs, self.journal,
-            self.outbox, self.sent, self.lock, self.keys, self.logs, self.run, self.opt,
+            self.outbox, self.sent, self.lock, self.keys, self.tls, self.logs, self.run, self.opt,
         )  # fmt: skip

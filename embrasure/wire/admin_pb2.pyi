@@ -207,3 +207,11 @@ class AddressRequest(_message.Message):
     address: str
     post_address: str
     def __init__(self, kind: _Optional[str] = ..., env: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., post_address: _Optional[str] = ...) -> None: ...
+
+class NodeRequest(_message.Message):
+    __slots__ = ("env", "node")
+    ENV_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    env: str
+    node: str
+    def __init__(self, env: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...

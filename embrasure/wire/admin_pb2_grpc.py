@@ -164,6 +164,11 @@ class AdminStub(object):
                 request_serializer=embrasure_dot_wire_dot_admin__pb2.AddressRequest.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
                 _registered_method=True)
+        self.RecoverNode = channel.unary_unary(
+                '/embrasure.v1.Admin/RecoverNode',
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.NodeRequest.SerializeToString,
+                response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -335,6 +340,13 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecoverNode(self, request, context):
+        """A push node whose certificate has expired gets a new one, dialled by its boot certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -466,6 +478,11 @@ def add_AdminServicer_to_server(servicer, server):
             'SetAddress': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAddress,
                     request_deserializer=embrasure_dot_wire_dot_admin__pb2.AddressRequest.FromString,
+                    response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
+            ),
+            'RecoverNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecoverNode,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.NodeRequest.FromString,
                     response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
             ),
     }
@@ -1170,6 +1187,33 @@ class Admin(object):
             target,
             '/embrasure.v1.Admin/SetAddress',
             embrasure_dot_wire_dot_admin__pb2.AddressRequest.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.Json.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecoverNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embrasure.v1.Admin/RecoverNode',
+            embrasure_dot_wire_dot_admin__pb2.NodeRequest.SerializeToString,
             embrasure_dot_wire_dot_admin__pb2.Json.FromString,
             options,
             channel_credentials,

@@ -107,6 +107,8 @@ def test_no_offline_key_travels_to_the_gateway(office: Office) -> None:
         "collect.key",
         "gateway-ca.key",
         "admin-ca.key",
+        "node-ca.key",
+        "mirror-ca.key",
     }
     modes = {path.stat().st_mode & 0o777 for path in office.gateway_folder.rglob("*.key")}
     assert modes == {0o600}

@@ -13,12 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from nacl.signing import SigningKey
 
 from embrasure import limits
 from embrasure.clock import write_time
+from embrasure.net.certificates import load_certificates
+from embrasure.net.identity import dns_name
 from embrasure.trust import dsse, layout
 from embrasure.trust.directory import Enrolled, Floors, TlsBundle
 from embrasure.trust.documents import digest, write
@@ -29,7 +31,7 @@ from node.config import Server
 from node.identity import load_identity, load_seal_key
 from node.paths import Paths
 from node.setup import Wish, enrol, make_node
-from tests.simulate.authority import Authority, der_text
+from tests.simulate.authority import BACKDATE, Authority, der_text
 from tests.simulate.installer import SERVER, quick_http
 from tests.simulate.nodes import SimNode, fixed_node_id
 from tests.simulate.push import SimGateway
@@ -89,8 +91,12 @@ class SimFleet:
         port: int,
         mirrors: tuple[Server, ...] = (),
         letterbox: Server | None = None,
+        aged: timedelta = timedelta(),
     ) -> RealNode:
-        """Return a new enrolled node whose owner lets the app run on `port`."""
+        """Return a new enrolled node whose owner lets the app run on `port`.
+
+        aged: how long ago it was enrolled, by its certificate
+        """
         prefix = self.folder / name
         paths, anchor = Paths(prefix), self.folder / "anchor.json"
         anchor.write_bytes(self.repository.anchor)
@@ -107,11 +113,11 @@ class SimFleet:
         self.repository.add_node(node.listed)
         self.repository.publish()
         answer = self.folder / f"{name}.enrolled.json"
-        answer.write_bytes(self.enrolled(node))
+        answer.write_bytes(self.enrolled(node, aged=aged))
         enrol(paths, answer)
         return node
 
-    def enrolled(self, node: RealNode) -> bytes:
+    def enrolled(self, node: RealNode, *, aged: timedelta = timedelta()) -> bytes:
         """Return the security team's signed answer to a node's statement."""
         repository, identity = self.repository, load_identity(node.paths)
         chain: tuple[str, ...] = ()
@@ -119,7 +125,7 @@ class SimFleet:
             key = serialization.load_pem_private_key(identity.tls_key_pem, None)
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise TypeError("a node's TLS key is P-256")
-            leaf = self.authority.leaf("node", node.id, key=key)
+            leaf = self.authority.leaf("node", node.id, key=key, starts=-aged - BACKDATE)
             chain = (der_text(leaf.certificate),)
         answer = Enrolled(
             v=1, type="enrolled", root=repository.root_id, env=ENV, node=node.id, epoch=1,
@@ -184,8 +190,13 @@ class SimFleet:
 def listed(paths: Paths) -> SimNode:
     """Return the directory's view of the node in `paths`, with its own keys."""
     identity = load_identity(paths)
+    boot = None
+    if identity.boot_cert_pem:
+        boot = load_certificates(identity.boot_cert_pem, what="boot certificate")[0]
     return SimNode(
         id=identity.node,
+        tls_name=dns_name("node", identity.node, identity.domain) if boot else None,
+        boot_cert=boot.fingerprint(hashes.SHA256()).hex() if boot else None,
         env=identity.env,
         mode=identity.mode,
         signing=SigningKey(bytes(identity.receipt_key)),
