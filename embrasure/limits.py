@@ -200,6 +200,17 @@ CONNECTIONS = 64  # gateway, mirror, letterbox
 NODE_CONNECTIONS = 16
 KEEPALIVE_MILLISECONDS = 300_000
 
+# The metadata door: trust files from anybody whom a CA root of the fleet vouches for
+DOOR_BYTES = 8 * MIB  # one call: 60 directory shards of 128 KiB; a larger fleet takes several calls
+DOOR_FILES = 1_024  # one call: 64 root steps, 256 shards, and room
+DOOR_CALLS_PER_MINUTE = 10  # of one address
+DOOR_CALLS = 4  # at once, of all addresses; of one address: 1
+DOOR_SECONDS = 60  # one call in all
+DOOR_CONNECTIONS = 16
+DOOR_LISTING_BYTES = 16 * KIB  # names the newest version of each offline role
+DOOR_ROLES = 128  # root, targets, revocations and the fleet role of each environment
+DOOR_RELOAD_SECONDS = 2  # until a service acts on trust files that came by a folder
+
 # Gateway
 LIST_ROWS = 100
 ROLLOUTS_PER_ENV = 4

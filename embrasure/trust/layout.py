@@ -24,8 +24,11 @@ ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 REVOCATIONS = "revocations"
 TOP_ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
 
+# Which trust files there are: unsigned, a hint (`listing.py`).
+TRUST_LISTING = "metadata/trust.json"
+
 _FILE = re.compile(
-    r"metadata/(?:timestamp|[1-9][0-9]{0,8}\.[a-z][a-z0-9-]{0,80})\.json"
+    r"metadata/(?:timestamp|trust|[1-9][0-9]{0,8}\.[a-z][a-z0-9-]{0,80})\.json"
     r"|targets/(?:[a-z0-9-]{1,48}/){1,3}[0-9a-f]{64}\.[a-z0-9-]{1,80}\.json"
     r"|blobs/[0-9a-f]{2}/[0-9a-f]{64}"
 )

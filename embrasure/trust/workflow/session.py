@@ -23,6 +23,7 @@ from embrasure.trust.floors import PairStore, TufFloors
 from embrasure.trust.generation import COMPLETE, CURRENT, HISTORY, Generations, read_generation
 from embrasure.trust.workflow.updater import METADATA, OUTSIDE, ClockedUpdater, explained
 from embrasure.trust.workflow.versions import (
+    Keys,
     after_reset,
     check_versions,
     plain,
@@ -92,6 +93,28 @@ class Workflow:
             new = raised(floors, dict(versions or {}), {}, time=min(time, cap))
             if new != floors:
                 self.store.save(new)
+
+    def take_offline(
+        self, roots: Mapping[int, bytes], versions: Mapping[str, int], keys: Keys
+    ) -> None:
+        """These root steps are current, and no floor is below these versions; all verified before.
+
+        keys: of every role that the newest root and targets delegate; floors reset by them first
+        Raises Refused (`rollback`): another process was faster.
+        """
+        with self._locked():
+            floors = self.store.load()
+            held = after_reset(floors, keys)
+            check_versions(held.versions, versions)
+            if roots:
+                generation = self.generations.begin()
+                with Folder.open(generation) as new, new.child(HISTORY) as history:
+                    for version, raw in roots.items():
+                        history.replace(f"{version}.root.json", raw)
+                self.generations.commit(generation, complete=False)
+            rising = raised(held, versions, keys, time=0)
+            if rising != floors:
+                self.store.save(rising)
 
     def now(self, floors: TufFloors) -> datetime:
         """Return the time to measure expiry against: a clock set back counts as the floor."""

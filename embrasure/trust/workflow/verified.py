@@ -59,12 +59,12 @@ def _role(
         keys=frozenset(result.signed) | frozenset(result.unsigned),
         signers=frozenset(result.signed),
         sha256=hashlib.sha256(metadata.signed_bytes).hexdigest(),
-        targets=MappingProxyType(_targets(signed, delegated)),
+        targets=MappingProxyType(listed_targets(signed, delegated)),
     )
 
 
-def _targets(signed: Signed, delegated: DelegatedRole | None) -> dict[str, Target]:
-    """A role speaks for the paths that were delegated to it, and for no other."""
+def listed_targets(signed: Signed, delegated: DelegatedRole | None) -> dict[str, Target]:
+    """Return what a role lists: it speaks for the paths delegated to it, and for no other."""
     if not isinstance(signed, Targets):
         return {}
     return {

@@ -1,0 +1,325 @@
+"""The metadata door: trust files from anybody, each verified by itself, higher versions only.
+
+Nothing here starts an install, and nothing here asks who brings it: a wrong denial, a stolen
+gateway or a certificate that ran out while the machine slept must never lock the repair out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tuf.api.metadata import Root, Targets
+from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
+from tuf.ngclient.config import EnvelopeType
+
+from embrasure import limits
+from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.fs import Folder
+from embrasure.net.trustbundle import trust_of
+from embrasure.trust import layout
+from embrasure.trust.client import TrustClient, check_target
+from embrasure.trust.directory import (
+    Shard,
+    TlsBundle,
+    parse_shard,
+    parse_tls_bundle,
+    shard_of,
+)
+from embrasure.trust.fetcher import fetch_whole
+from embrasure.trust.generation import COMPLETE, CURRENT, read_generation
+from embrasure.trust.listing import read_listing
+from embrasure.trust.offline import (
+    Offline,
+    check_fresh,
+    check_newer,
+    is_offline,
+    newest,
+    next_root,
+    verify_role,
+)
+from embrasure.trust.policy import Policy, Revocations, parse_policy, parse_revocations
+from embrasure.trust.source import Source
+from embrasure.trust.view import Target
+from embrasure.trust.workflow.session import stored_name
+from embrasure.trust.workflow.updater import BEGINNING
+from embrasure.trust.workflow.verified import delegations
+from embrasure.trust.workflow.versions import after_reset
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of one delivery. roles: role -> version that is new here; missing: documents
+    without which a newer role does not count yet; refused: role -> why it was not taken.
+    """
+
+    roles: Mapping[str, int]
+    missing: tuple[str, ...] = ()
+    refused: Mapping[str, EmbrasureError] = field(default_factory=dict)
+
+
+class Door:
+    """Takes and keeps trust files beside one `TrustClient`.
+
+    env: whose fleet role counts, empty for all; node: its directory shard is enough, empty for all.
+    """
+
+    def __init__(self, client: TrustClient, *, env: str = "", node: str = "") -> None:
+        self._client, self._env, self._node = client, env, node
+        self.folder = client.workflow.folder / "door"
+        Folder.open(self.folder, create=True).close()
+
+    # --- what is held -------------------------------------------------------------------------
+
+    def newest(self) -> Offline:
+        """Return the newest offline roles that this machine has verified, whoever brought them."""
+        return newest(self._client.anchor, self._stored, env=self._env)
+
+    def _stored(self, role: str, version: int) -> Iterator[bytes]:
+        generations = self._client.workflow.generations
+        links = [generations.linked(link) for link in (CURRENT, COMPLETE)]
+        name = stored_name(role, version)
+        folders = [self.folder] if role != layout.ROOT else []
+        for folder in dict.fromkeys((*folders, *(link for link in links if link is not None))):
+            raw = read_generation(folder, name, limit=limits.TARGETS_BYTES)
+            if raw is not None:
+                yield raw
+
+    def is_ahead(self) -> bool:
+        """Return whether roles came by the door that no complete refresh has shown yet.
+
+        Revocations do not count: they only stop, and nothing waits for them.
+        """
+        workflow, found = self._client.workflow, self.newest()
+        complete = workflow.floors().complete
+        if any(found.version(r) > complete.get(r, 0) for r in (layout.ROOT, layout.TARGETS)):
+            return True
+        link = workflow.generations.linked(COMPLETE)
+        return any(
+            link is None
+            or read_generation(link, stored_name(role, 0), limit=limits.TARGETS_BYTES) != raw
+            for role, raw in found.files.items()
+            if role not in (layout.ROOT, layout.TARGETS, layout.REVOCATIONS)
+        )
+
+    def document(self, held: Offline, role: str, path: str) -> bytes:
+        """Return a document of a held role from disk; raises NotFound."""
+        target = held.listed(role).get(path)
+        raw = target and self._client.documents.get(target.sha256, length=target.length)
+        if not raw:
+            raise NotFound(path, expected=f"a document of {role} on this disk", got="none")
+        return raw
+
+    # --- taking -------------------------------------------------------------------------------
+
+    def take(self, source: Source) -> Taken:
+        """Return what `source` had that is newer, is verified, and counts from now on.
+
+        Steps: 1 root step by step, 2 targets by the newest root, 3 fleet and revocations by the
+        newest targets, each with its documents, 4 all of it on disk, floors included. A role that
+        does not hold stops no other; raises its Refused when nothing was taken at all, NotFound
+        when the source has no trust files, Unavailable.
+        """
+        listing = {r: v for r, v in read_listing(source).items() if is_offline(r, self._env)}
+        workflow = self._client.workflow
+        floors = workflow.floors()
+        work = _Work(source, listing, self.newest(), workflow.now(floors))
+        # 1. and 2.
+        with work.keeping(layout.ROOT):
+            work.walk()
+        floor = after_reset(floors, work.held.keys()).versions
+        with work.keeping(layout.TARGETS):
+            work.role(layout.TARGETS, work.held.root, floor)
+        # 3.
+        floor = after_reset(floors, work.held.keys()).versions
+        for role in sorted(set(listing) - {layout.ROOT, layout.TARGETS}):
+            with work.keeping(role):
+                self._delegated(work, role, floor)
+        # 4.
+        self._keep(work)
+        if work.refused and not work.roles and not work.missing:
+            raise next(iter(work.refused.values()))
+        return Taken(work.roles, tuple(sorted(work.missing)), work.refused)
+
+    def _delegated(self, work: _Work, role: str, floor: Mapping[str, int]) -> None:
+        targets = work.held.targets
+        if targets is None or role not in delegations(targets):
+            raise Refused(role, expected="a role that targets delegate", got="none",
+                          reason="bad-metadata")  # fmt: skip
+        before = work.held
+        if not work.role(role, targets, floor):
+            return
+        wanted, listed = self._wanted(work, role), work.held.listed(role)
+        missing = [path for path in wanted if not self._document(work, role, path)]
+        if missing:
+            work.undo(role, before)
+            work.missing.update(layout.target_file(p, listed[p].sha256) for p in missing)
+
+    def _wanted(self, work: _Work, role: str) -> Iterable[str]:
+        """Return the documents without which this machine has no use for the role."""
+        listed = work.held.listed(role)
+        if not self._node or role == layout.REVOCATIONS:
+            own = layout.revocations_path(self._env) if self._env and self._node else ""
+            return [own] if own in listed else list(listed)
+        policy = layout.policy_path(self._env)
+        if policy not in listed:
+            raise Refused(role, expected="a policy", got="none", reason="bad-metadata")
+        if not self._document(work, role, policy):
+            return [policy]
+        shards = parse_policy(self.document(work.held, role, policy)).shards
+        shard = layout.shard_path(self._env, shard_of(self._node, shards))
+        return [path for path in (policy, layout.tls_path(self._env), shard) if path in listed]
+
+    def _document(self, work: _Work, role: str, path: str) -> bool:
+        """Return whether the document is on this disk now; raises Refused when it is unsound."""
+        target = work.held.listed(role).get(path)
+        if target is None:
+            return False
+        raw = self._client.documents.get(target.sha256, length=target.length)
+        if raw is None:
+            raw = work.fetch_document(path, target)
+        if raw is None:
+            return False
+        check_document(path, raw, root=self._client.root_id)
+        self._client.documents.put(raw)
+        return True
+
+    def _keep(self, work: _Work) -> None:
+        """Files first, then floors: a crash in between leaves files that still verify."""
+        delivered = {role: v for role, v in work.roles.items() if role != layout.ROOT}
+        with Folder.open(self.folder) as held:
+            for role in delivered:
+                held.replace(stored_name(role, 0), work.held.files[role])
+        # A snapshot that lists an older version of these is refused from now on. One that lists
+        # older revocations is not: the thief of a gateway could silence the on-call with it.
+        rising = {role: v for role, v in work.roles.items() if role != layout.REVOCATIONS}
+        if rising:
+            self._client.workflow.take_offline(work.roots, rising, work.held.keys())
+
+
+@dataclass(slots=True)
+class _Work:
+    """One delivery under way."""
+
+    source: Source
+    listing: Mapping[str, int]
+    held: Offline
+    at: datetime
+    roots: dict[int, bytes] = field(default_factory=dict)
+    roles: dict[str, int] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+    refused: dict[str, EmbrasureError] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def keeping(self, role: str) -> Iterator[None]:
+        """What is wrong with `role` is kept for the answer; a source that breaks ends it all."""
+        before = self.held
+        try:
+            yield
+        except NotFound as absent:
+            self.undo(role, before)
+            self.missing.add(absent.thing)
+        except Unavailable:
+            raise
+        except EmbrasureError as problem:
+            self.undo(role, before)
+            self.refused[role] = problem
+
+    def undo(self, role: str, before: Offline) -> None:
+        """The role is as it was before."""
+        self.held = before
+        self.roles.pop(role, None)
+        if role == layout.ROOT:
+            self.roots.clear()
+
+    def walk(self) -> None:
+        """The newest root of the source is trusted, each step by the one before it."""
+        first = self.held.version(layout.ROOT)
+        last = min(self.listing.get(layout.ROOT, 0), first + limits.ROOT_STEPS)
+        if last <= first:
+            return
+        steps = TrustedMetadataSet(self.held.files[layout.ROOT], EnvelopeType.METADATA)
+        steps.reference_time = BEGINNING
+        for version in range(first + 1, last + 1):
+            path = layout.metadata_file(layout.ROOT, version)
+            raw = fetch_whole(self.source, path, limit=limits.ROOT_BYTES)
+            next_root(steps, raw)
+            self.roots[version] = raw
+        check_fresh(steps.root, layout.ROOT, self.at)
+        self.roles[layout.ROOT] = last
+        signed, files = dict(self.held.signed), dict(self.held.files)
+        signed[layout.ROOT], files[layout.ROOT] = steps.root, self.roots[last]
+        self.held = _still_vouched(Offline(signed, files))
+
+    def role(self, role: str, delegator: Root | Targets, floor: Mapping[str, int]) -> bool:
+        """Return whether the source's version is newer; it is then in `held`, verified."""
+        version = self.listing.get(role, 0)
+        held = self.held.version(role)
+        if version <= held:
+            if 0 < version < held:
+                check_newer(role, version, floor=held)
+            return False
+        path = layout.metadata_file(role, version)
+        raw = fetch_whole(self.source, path, limit=limits.TARGETS_BYTES)
+        found = verify_role(raw, role, delegator)
+        if found.version != version:
+            raise Refused(path, expected=f"version {version}", got=found.version,
+                          reason="bad-metadata")  # fmt: skip
+        check_newer(role, version, floor=floor.get(role, 0))
+        check_fresh(found, role, self.at)
+        self.roles[role] = version
+        made = Offline({**self.held.signed, role: found}, {**self.held.files, role: raw})
+        self.held = _still_vouched(made) if role == layout.TARGETS else made
+        return True
+
+    def fetch_document(self, path: str, target: Target) -> bytes | None:
+        """Return the listed bytes, None when the source lacks them; raises Refused."""
+        if target.length > limits.POLICY_BYTES:
+            raise Refused(path, expected="a trust document", got=f"{target.length} bytes",
+                          reason="limit")  # fmt: skip
+        file = layout.target_file(path, target.sha256)
+        try:
+            raw = fetch_whole(self.source, file, limit=target.length)
+        except NotFound:
+            return None
+        check_target(raw, path, length=target.length, sha256=target.sha256)
+        return raw
+
+
+def _still_vouched(held: Offline) -> Offline:
+    """Return `held` without what its own root and targets do not vouch for."""
+    signed, files = {layout.ROOT: held.signed[layout.ROOT]}, {layout.ROOT: held.files[layout.ROOT]}
+    order = [layout.TARGETS, *(r for r in held.files if r not in (layout.ROOT, layout.TARGETS))]
+    for role in order:
+        delegator = held.root if role == layout.TARGETS else signed.get(layout.TARGETS)
+        if role in held.files and isinstance(delegator, Root | Targets):
+            with contextlib.suppress(Refused):
+                signed[role] = verify_role(held.files[role], role, delegator)
+                files[role] = held.files[role]
+    return Offline(signed, files)
+
+
+def check_document(path: str, raw: bytes, *, root: str) -> None:
+    """Return only when a trust document is well-formed and of this fleet; raises Refused.
+
+    It would verify all the same, and then every node would stop at it.
+    """
+    found: Revocations | Shard | Policy | TlsBundle
+    if path.startswith("revoked/"):
+        found = parse_revocations(raw)
+    elif "/dir/" in path:
+        found = parse_shard(raw)
+    elif path.endswith("/policy.json"):
+        found = parse_policy(raw)
+    elif path.endswith("/tls.json"):
+        found = parse_tls_bundle(raw)
+        trust_of(found)
+    else:
+        raise Refused(path, expected="a document of fleet or revocations", got="another",
+                      reason="not-trust")  # fmt: skip
+    env = path.removesuffix(".json").split("/")[1]
+    if (found.root, found.env) != (root, env):
+        raise Refused(path, expected=f"a document of {env} in this fleet", got=found.env,
+                      reason="identity")  # fmt: skip
