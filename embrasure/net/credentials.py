@@ -68,10 +68,14 @@ class ServerKeys:
 
     def configuration(self) -> grpc.ServerCertificateConfiguration:
         """Return a new configuration out of memory; raises Refused when nobody is trusted."""
-        pair, trust = self.pair, self.holder.trust
+        pair = self.pair
         return grpc.ssl_server_certificate_configuration(
-            [(pair.key_pem, pair.chain_pem)], trust.listener_pem(self.roles)
+            [(pair.key_pem, pair.chain_pem)], self.anchors()
         )
+
+    def anchors(self) -> bytes:
+        """Return the issuers that TLS lets in, as PEM; raises Refused when there are none."""
+        return self.holder.trust.listener_pem(self.roles)
 
     def fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the configuration for one handshake; None keeps the last good one.

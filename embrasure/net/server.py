@@ -12,7 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import Failed
-from embrasure.net.authorize import Authorize, Groups, Peers, Table, check_table
+from embrasure.net.authorize import Authorize, Groups, Identifies, Peers, Table, check_table
 from embrasure.net.credentials import ServerKeys, server_credentials
 from embrasure.net.trustbundle import TrustHolder
 
@@ -50,7 +50,7 @@ def server_options(connections: int) -> list[tuple[str, int]]:
 def build_server(
     services: Sequence[Service],
     table: Table,
-    holder: TrustHolder,
+    holder: TrustHolder | Identifies,
     *,
     connections: int = limits.CONNECTIONS,
     groups: Groups = "hybrid",
@@ -59,11 +59,12 @@ def build_server(
 ) -> grpc.aio.Server:
     """Return a server that has `services` behind `table`, not yet bound.
 
-    table: "/embrasure.v1.Node/Order" -> roles. To be called in the running event loop.
+    table: "/embrasure.v1.Node/Order" -> roles. holder: whom to believe, or what says who calls
+    without any list (the metadata door). To be called in the running event loop.
     Raises Refused (`table`) when table and services differ.
     """
     check_table(table, served(services))
-    peers = Peers(holder, clock=clock, groups=groups)
+    peers = _peers(holder, clock=clock, groups=groups)
     server = grpc.aio.server(
         interceptors=[Authorize(table, peers, recheck_s=recheck_s)],
         options=server_options(connections),
@@ -72,6 +73,12 @@ def build_server(
     for service in services:
         service.add(service.servicer, server)
     return server
+
+
+def _peers(holder: TrustHolder | Identifies, *, clock: Clock, groups: Groups) -> Identifies:
+    if isinstance(holder, TrustHolder):
+        return Peers(holder, clock=clock, groups=groups)
+    return holder
 
 
 def served(services: Sequence[Service]) -> list[tuple[str, Callable[..., object]]]:

@@ -64,6 +64,12 @@ def is_trust_path(path: str) -> bool:
     return path.startswith(("targets/fleet/", "targets/revoked/"))
 
 
+def check_trust_path(path: str) -> None:
+    """Return only when `path` may be a trust file; raises Refused (`not-trust`, `bad-path`)."""
+    if not is_trust_path(path):
+        raise Refused(path, expected="a trust file", got="another", reason="not-trust")
+
+
 def newest_of(paths: Iterable[str]) -> dict[str, int]:
     """Return role -> highest version among the metadata files in `paths`."""
     newest: dict[str, int] = {}
