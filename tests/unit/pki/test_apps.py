@@ -15,6 +15,7 @@ from pki import apps, changes, denials, people, signing, store
 from pki.base import read_base
 from pki.desk import Desk
 from pki.folder import TrustFolder
+from tests.ablation import Ablation
 from tests.simulate import ceremony
 from tests.simulate.ceremony import sign_and_merge
 
@@ -115,21 +116,33 @@ def test_an_app_is_added_once_and_to_an_environment_that_exists(
 
 
 @pytest.mark.misuse
-def test_an_operators_name_does_not_change_hands(shop: TrustFolder, tmp_path: Path) -> None:
+def test_an_operators_name_does_not_change_hands(
+    shop: TrustFolder, tmp_path: Path, ablation: Ablation
+) -> None:
     (tmp_path / "x.pub").write_bytes((shop.path / "public" / "bea.pub").read_bytes())
     with pytest.raises(Misuse):
         apps.operators(shop, [f"anna={tmp_path}/x.pub"], generate=False)
+    with ablation("the name inside the file") as attack:
+        # The layer below names the key by whatever the command line says.
+        bea = people.read_public(tmp_path / "x.pub", purpose="operator")
+        taken = people.with_owner(people.named_key(bea), "anna")
+        attack.succeeded(people.owner_of(taken) == "anna" and taken.keyid == bea.keyid)
 
 
 @pytest.mark.misuse
-def test_a_keyholders_key_is_no_operators_key(shop: TrustFolder) -> None:
+def test_a_keyholders_key_is_no_operators_key(shop: TrustFolder, ablation: Ablation) -> None:
+    file = shop.path / "public" / "alice.pub"
     with pytest.raises(Misuse):
-        apps.operators(shop, [f"alice={shop.path}/public/alice.pub"], generate=False)
+        apps.operators(shop, [f"alice={file}"], generate=False)
+    with ablation("the purpose of a key") as attack:
+        found = people.parse_public(file.read_bytes())
+        who = apps.Operators((), (found,))
+        attack.succeeded([key.keyid for key in who.keys] == [found.keyid])
 
 
 @pytest.mark.misuse
 def test_another_key_under_a_known_name_is_refused(
-    shop: TrustFolder, ticking: Clock, tmp_path: Path
+    shop: TrustFolder, ticking: Clock, tmp_path: Path, ablation: Ablation
 ) -> None:
     other = ceremony.hold(tmp_path / "other", ticking)
     ceremony.add_environment(other, "prod", ticking)
@@ -137,6 +150,11 @@ def test_another_key_under_a_known_name_is_refused(
     who = apps.operators(shop, [f"anna={other.path}/public/anna.pub"], generate=False)
     with pytest.raises(Refused):
         apps.keep_keys(shop, who, None, ceremony.COSTS.online)
+    with ablation("the key that the folder knows by that name") as attack:
+        (shop.path / "public" / "anna.pub").unlink()
+        apps.keep_keys(shop, who, None, ceremony.COSTS.online)
+        kept = people.read_public(shop.path / "public" / "anna.pub", purpose="operator")
+        attack.succeeded(kept.keyid == who.known[0].keyid)
 
 
 def test_an_operator_without_a_key_is_a_usage_error(shop: TrustFolder) -> None:
@@ -148,7 +166,7 @@ def test_an_operator_without_a_key_is_a_usage_error(shop: TrustFolder) -> None:
 
 @pytest.mark.misuse
 def test_a_policy_that_gives_a_key_to_another_person_is_pointed_out(
-    shop: TrustFolder, ticking: Clock, at: datetime
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     work = Desk(shop, ticking)
     path = "fleet/prod/policy.json"
@@ -160,6 +178,9 @@ def test_a_policy_that_gives_a_key_to_another_person_is_pointed_out(
     (draft,) = work.write()
     shown = signing.review(draft, pinned=shop.root_id, at=at).text
     assert f"WARNING    policy gives the key of bea ({keys['bea'][:8]}) to anna" in shown
+    with ablation("the warnings of a draft") as attack:
+        attack.without("pki.changes.warnings", lambda *_: [])
+        attack.succeeded("WARNING" not in signing.review(draft, pinned=shop.root_id, at=at).text)
 
 
 def test_denials_are_lifted_by_leaving_them_out(
@@ -208,7 +229,7 @@ def test_a_signer_sees_thresholds_people_expiry_and_every_policy_field(
 
 @pytest.mark.misuse
 def test_a_lowered_threshold_is_pointed_out(
-    shop: TrustFolder, ticking: Clock, at: datetime
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     work = Desk(shop, ticking)
     delegations = work.targets().delegations
@@ -218,11 +239,14 @@ def test_a_lowered_threshold_is_pointed_out(
     text = signing.review(draft, pinned=shop.root_id, at=at).text
     assert "WARNING    role prod-shop needs fewer signatures: 1, was 2" in text
     assert "~ delegations.roles[prod-shop].threshold: 2 -> 1" in text
+    with ablation("the warnings of a draft") as attack:
+        attack.without("pki.changes.warnings", lambda *_: [])
+        attack.succeeded("WARNING" not in signing.review(draft, pinned=shop.root_id, at=at).text)
 
 
 @pytest.mark.misuse
 def test_text_from_a_draft_cannot_act_on_the_terminal(
-    shop: TrustFolder, ticking: Clock, at: datetime
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     draft = ceremony.add_environment(shop, "test", ticking)[0]
     draft.metadata.signed.unrecognized_fields["x\x1b[2J"] = "\u202e\x07"
@@ -230,6 +254,12 @@ def test_text_from_a_draft_cannot_act_on_the_terminal(
     text = changes.render(draft, base, at=at)
     assert "\x1b" not in text and "\u202e" not in text and "\x07" not in text
     assert "202e" in text
+    with ablation("both ways in which outside text is escaped") as attack:
+        attack.without("pki.changes._part", str)
+        attack.without("pki.changes._text", str)
+        assert "\x1b" not in changes.render(draft, base, at=at)
+        attack.without("pki.changes.shown", lambda text, limit: text)
+        attack.succeeded("\x1b" in changes.render(draft, base, at=at))
 
 
 def test_a_role_is_renewed_only_by_its_team(shop: TrustFolder, ticking: Clock) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from datetime import datetime, timedelta
 
 import pytest
@@ -98,21 +99,28 @@ def test_an_ed25519_leaf_is_refused_at_issuance(ablation: Ablation) -> None:
 
 
 @pytest.mark.misuse
-def test_a_p384_leaf_is_refused_at_issuance() -> None:
+def test_a_p384_leaf_is_refused_at_issuance(ablation: Ablation) -> None:
+    key = ec.generate_private_key(ec.SECP384R1()).public_key()
     with pytest.raises(Refused):
-        ca.issue_leaf(
-            "node/n1", ec.generate_private_key(ec.SECP384R1()).public_key(), ISSUERS["node"], clock
-        )
+        ca.issue_leaf("node/n1", key, ISSUERS["node"], clock)
+    with ablation("the kind of key") as attack:
+        attack.without("pki.ca.check_leaf_key", lambda found: found)
+        attack.succeeded(ca.issue_leaf("node/n1", key, ISSUERS["node"], clock).public_key() == key)
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.misuse
-def test_an_issuer_signs_for_its_own_role_only(role: Role) -> None:
+def test_an_issuer_signs_for_its_own_role_only(role: Role, ablation: Ablation) -> None:
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    right = PROFILES[role].issuer
     for name, issuer in ISSUERS.items():
-        if name != PROFILES[role].issuer:
+        if name != right:
             with pytest.raises(Refused):
                 ca.issue_leaf(f"{role}/x1", key, issuer, clock)
+            with ablation("the name of the issuer") as attack:
+                liar = dataclasses.replace(issuer, name=right)
+                leaf = ca.issue_leaf(f"{role}/x1", key, liar, clock)
+                attack.succeeded(leaf.issuer == issuer.certificate.subject)
 
 
 @pytest.mark.parametrize(
@@ -150,12 +158,16 @@ def test_whatever_a_request_asks_for_only_its_key_counts(asked: set[int]) -> Non
 
 
 @pytest.mark.misuse
-def test_a_request_without_proof_of_possession_is_refused() -> None:
+def test_a_request_without_proof_of_possession_is_refused(ablation: Ablation) -> None:
     der = bytearray(x509.load_pem_x509_csr(request()).public_bytes(Encoding.DER))
     der[-1] ^= 1
     forged = b"-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(bytes(der))
+    forged += b"-----END CERTIFICATE REQUEST-----\n"
     with pytest.raises(Refused):
-        ca.parse_request(forged + b"-----END CERTIFICATE REQUEST-----\n")
+        ca.parse_request(forged)
+    with ablation("the proof of possession") as attack:
+        public = x509.load_pem_x509_csr(forged).public_key()
+        attack.succeeded(ca.issue_leaf("mirror/m1", public, ISSUERS["mirror"], clock))
 
 
 @given(st.binary(max_size=512))
@@ -166,12 +178,14 @@ def test_foreign_bytes_are_refused_as_request_and_as_certificate(raw: bytes) -> 
 
 
 @pytest.mark.misuse
-def test_garbage_beside_a_certificate_is_refused() -> None:
+def test_garbage_beside_a_certificate_is_refused(ablation: Ablation) -> None:
     good = ca.pem(ROOT)
     assert ca.parse_certificate(good) == ROOT
-    for raw in (good + good, good + b"garbage", b"garbage" + good, good.rstrip()):
+    for raw in (good + good, good + b"garbage", b"garbage\n" + good, good.rstrip()):
         with pytest.raises(Refused):
             ca.parse_certificate(raw)
+        with ablation("the form of the whole file") as attack:
+            attack.succeeded(x509.load_pem_x509_certificates(raw)[0] == ROOT)
 
 
 def verifier(trusted: x509.Certificate, name: str) -> verification.ServerVerifier:
@@ -189,17 +203,23 @@ def test_a_chain_verifies_to_the_root_and_to_the_one_issuer() -> None:
 
 
 @pytest.mark.misuse
-def test_a_stolen_node_issuer_cannot_name_a_mirror(ablation: Ablation) -> None:
+def test_a_stolen_node_issuer_cannot_name_a_mirror(
+    monkeypatch: pytest.MonkeyPatch, ablation: Ablation
+) -> None:
     name = "m1.mirror.example.org.internal"
     public = ec.generate_private_key(ec.SECP256R1()).public_key()
     names = x509.SubjectAlternativeName([x509.DNSName(name)])
-    with ablation("names_of") as attack:
-        attack.without("pki.profiles.names_of", lambda *_: names)
-        thief = ca.issue_leaf("node/n1", public, ISSUERS["node"], clock)
-        with pytest.raises(verification.VerificationError):
-            verifier(ROOT, name).verify(thief, [ISSUERS["node"].certificate])
-        honest = ca.issue_leaf("mirror/m1", public, ISSUERS["mirror"], clock)
-        attack.succeeded(verifier(ROOT, name).verify(honest, [ISSUERS["mirror"].certificate]))
+    honest = ca.issue_leaf("mirror/m1", public, ISSUERS["mirror"], clock)
+    assert verifier(ROOT, name).verify(honest, [ISSUERS["mirror"].certificate])
+    monkeypatch.setattr("pki.profiles.names_of", lambda *_: names)  # the thief's own program
+    thief = ca.issue_leaf("node/n1", public, ISSUERS["node"], clock)
+    with pytest.raises(verification.VerificationError):
+        verifier(ROOT, name).verify(thief, [ISSUERS["node"].certificate])
+    with ablation("the constraints of the issuer") as attack:
+        attack.without("pki.profiles.issuer_zones", lambda *_: [])
+        key = KEYS["node"].public_key()
+        free = ca.make_issuer("node", key, root=ROOT, root_key=CA_KEY, domain=DOMAIN, at=AT)
+        attack.succeeded(verifier(ROOT, name).verify(thief, [free]))
 
 
 def test_a_fresh_leaf_comes_with_its_key_and_its_issuer() -> None:

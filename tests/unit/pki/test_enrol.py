@@ -16,7 +16,7 @@ from embrasure.clock import Clock
 from embrasure.command import Common
 from embrasure.errors import Denied, Misuse, Refused
 from embrasure.net.profile import check_leaf
-from embrasure.trust import directory, dsse
+from embrasure.trust import directory, documents, dsse
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.directory import Enrolled, Entry
 from pki import ca, enrol, enrolment
@@ -144,17 +144,29 @@ def test_an_answer_is_signed_by_a_fleet_key_only(
 
 @pytest.mark.misuse
 def test_a_statement_that_its_receipt_key_did_not_sign_is_refused(
-    shop: TrustFolder, push: NewNode, at: datetime
+    shop: TrustFolder, push: NewNode, at: datetime, ablation: Ablation
 ) -> None:
     thief = NewNode(shop.root_id, 1)
     said = msgspec.structs.replace(thief.statement(at), receipt=push.statement(at).receipt)
+    raw = thief.envelope(at, said=said)
     with pytest.raises(Refused) as told:
-        enrol.check_statement(thief.envelope(at, said=said), shop)
+        enrol.check_statement(raw, shop)
     assert told.value.reason == "bad-signature"
+    with ablation("the signature of the statement") as attack:
+        attack.without("embrasure.trust.dsse.unseal", unverified)
+        found = enrol.check_statement(raw, shop).statement
+        attack.succeeded(found.receipt == push.statement(at).receipt)
+
+
+def unverified(kind: str, raw: bytes, *_: object, **__: object) -> tuple[bytes, str]:
+    """Open an envelope without a look at its signature."""
+    return base64.b64decode(msgspec.json.decode(raw)["payload"]), "nobody"
 
 
 @pytest.mark.misuse
-def test_a_changed_statement_is_refused(shop: TrustFolder, push: NewNode, at: datetime) -> None:
+def test_a_changed_statement_is_refused(
+    shop: TrustFolder, push: NewNode, at: datetime, ablation: Ablation
+) -> None:
     raw = push.envelope(at)
     said = base64.b64encode(
         base64.b64decode(msgspec.json.decode(raw)["payload"]).replace(b'"prod"', b'"test"')
@@ -163,15 +175,26 @@ def test_a_changed_statement_is_refused(shop: TrustFolder, push: NewNode, at: da
     assert changed != raw
     with pytest.raises(Refused):
         enrol.check_statement(changed, shop)
+    with ablation("the signature of the statement") as attack:
+        attack.without("embrasure.trust.dsse.unseal", unverified)
+        attack.succeeded(enrol.check_statement(changed, shop).statement.env == "test")
 
 
 @pytest.mark.misuse
-def test_a_statement_for_another_fleet_is_refused(shop: TrustFolder, at: datetime) -> None:
+def test_a_statement_for_another_fleet_is_refused(
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
+) -> None:
+    raw = NewNode("0" * 64, 1).envelope(at)
     with pytest.raises(Refused):
-        enrol.check_statement(NewNode("0" * 64, 1).envelope(at), shop)
+        enrol.check_statement(raw, shop)
+    with ablation("the fleet in the statement") as attack:
+        said = directory.parse_statement(unverified("enrolment", raw)[0])
+        boot = enrol.check_boot(said, domain=shop.domain)
+        attack.succeeded(
+            enrol.add_nodes(shop, [enrol.Checked(said, boot)], labels={}, clock=ticking)
+        )
 
 
-@pytest.mark.misuse
 def test_a_statement_for_an_unknown_environment_is_refused(
     shop: TrustFolder, ticking: Clock, at: datetime
 ) -> None:
@@ -219,7 +242,7 @@ def test_a_boot_certificate_with_other_names_is_refused(
 
 @pytest.mark.misuse
 def test_a_boot_certificate_signed_by_somebody_else_is_refused(
-    shop: TrustFolder, push: NewNode, at: datetime
+    shop: TrustFolder, push: NewNode, at: datetime, ablation: Ablation
 ) -> None:
     # The names are right, the key is another's: possession is not proved.
     other = NewNode(shop.root_id, 1)
@@ -228,11 +251,14 @@ def test_a_boot_certificate_signed_by_somebody_else_is_refused(
     said = msgspec.structs.replace(
         push.statement(at), boot_cert=base64.b64encode(bytes(der)).decode()
     )
+    raw = push.envelope(at, said=said)
     with pytest.raises(Refused):
-        enrol.check_statement(push.envelope(at, said=said), shop)
+        enrol.check_statement(raw, shop)
+    with ablation("the check of the boot certificate") as attack:
+        attack.without("pki.enrol.check_boot")
+        attack.succeeded(enrol.check_statement(raw, shop).statement.boot_cert)
 
 
-@pytest.mark.misuse
 def test_a_push_node_without_and_a_pull_node_with_a_certificate_are_refused(
     shop: TrustFolder, push: NewNode, pull: NewNode, at: datetime
 ) -> None:
@@ -270,20 +296,40 @@ def test_a_node_made_anew_comes_back_under_the_next_epoch(
 
 
 @pytest.mark.misuse
-def test_a_retired_id_is_never_used_again(shop: TrustFolder, push: NewNode, ticking: Clock) -> None:
+def test_a_retired_id_is_never_used_again(
+    shop: TrustFolder, push: NewNode, ticking: Clock, ablation: Ablation
+) -> None:
     add(shop, ticking, push)
     old = listed(shop)[push.id]
     retired = msgspec.structs.replace(old, state="retired")
     with pytest.raises(Denied):
         enrol.check_successor(retired, msgspec.structs.replace(old, epoch=2))
+    with ablation("the state of the old entry") as attack:
+        anew = NewNode(shop.root_id, 1, epoch=2)
+        attack.without("pki.enrol.check_successor")
+        add(shop, ticking, anew)
+        attack.succeeded(listed(shop)[push.id].state == "active")
 
 
 @pytest.mark.misuse
-def test_one_receipt_key_serves_one_node(shop: TrustFolder, push: NewNode, ticking: Clock) -> None:
+def test_one_receipt_key_serves_one_node(
+    shop: TrustFolder, push: NewNode, ticking: Clock, ablation: Ablation
+) -> None:
     add(shop, ticking, push)
     copied = NewNode(shop.root_id, 5, receipt=push.receipt)
     with pytest.raises(Refused):
         add(shop, ticking, copied)
+    with ablation("each receipt key once in a directory") as attack:
+        attack.without("pki.lint.check_documents")
+        attack.without("embrasure.trust.directory.parse_shard", any_shard)
+        add(shop, ticking, copied)
+        held = listed(shop)
+        attack.succeeded(held[push.id].receipt.key == held[copied.id].receipt.key)
+
+
+def any_shard(raw: bytes) -> directory.Shard:
+    """Read a shard by its form alone."""
+    return documents.read(raw, directory.Shard, limit=131072, document="directory")
 
 
 def test_statements_are_read_signed_and_answered_in_one_act(
@@ -333,7 +379,6 @@ def test_a_keyholder_compares_a_fingerprint_of_the_statement(
     assert one.statement.receipt == again.statement.receipt
 
 
-@pytest.mark.misuse
 def test_foreign_bytes_are_refused(shop: TrustFolder) -> None:
     for raw in (b"", b"{}", b'{"payload":"AAAA","payloadType":"x","signatures":[]}', b"\xff" * 99):
         with pytest.raises(Refused):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -74,21 +75,44 @@ def test_a_swapped_header_is_refused(field: dict[str, object], ablation: Ablatio
 
 
 @pytest.mark.misuse
-def test_a_swapped_public_key_is_refused() -> None:
+def test_a_swapped_public_key_is_refused(ablation: Ablation) -> None:
     other = keyfile.header_of(make())
     raw = with_field(make(), keyid=other.keyid, pub=other.pub)
     with pytest.raises(Refused):
         reopen(raw)
+    with ablation("the comparison with what was sealed, and with the seed") as attack:
+        # Who reads the header alone takes the file for the other's key.
+        attack.succeeded(keyfile.header_of(raw).keyid == other.keyid)
+
+
+def unbounded(raw: bytes) -> SimpleNamespace:
+    """Read a key file and believe its parameters."""
+    return SimpleNamespace(**json.loads(raw))
+
+
+# A cheap guess, twice, and more memory than any machine has.
+@pytest.mark.parametrize("field", [{"ops": 2}, {"mem": 255 * 2**20}, {"mem": 2**42}])
+@pytest.mark.misuse
+def test_hostile_costs_are_refused_before_argon2_runs(
+    field: dict[str, object], ablation: Ablation
+) -> None:
+    raw = with_field(make(), **field)
+    before = keyfile._derive.cache_info()
+    with pytest.raises(Refused):
+        keyfile.open_bytes(raw, b"a passphrase never used before")
+    assert keyfile._derive.cache_info() == before
+    with ablation("the bounds of the parameters") as attack:
+        attack.without("pki.keyfile.parse", unbounded)
+        with pytest.raises(Denied):
+            keyfile.open_bytes(raw, b"a passphrase never used before")
+        attack.succeeded(keyfile._derive.cache_info().misses == before.misses + 1)
 
 
 @pytest.mark.parametrize(
     "field",
     [
-        {"ops": 2},
         {"ops": 11},
-        {"mem": 255 * 2**20},
         {"mem": 2**31 + 1},
-        {"mem": 2**42},
         {"salt": "AAAA"},
         {"kdf": "scrypt"},
         {"v": 2},
@@ -99,7 +123,6 @@ def test_a_swapped_public_key_is_refused() -> None:
     ],
     ids=lambda field: "-".join(map(str, field.items())),
 )
-@pytest.mark.misuse
 def test_bad_parameters_are_refused_before_argon2_runs(field: dict[str, object]) -> None:
     raw = with_field(make(), **field)
     before = keyfile._derive.cache_info()
@@ -109,10 +132,18 @@ def test_bad_parameters_are_refused_before_argon2_runs(field: dict[str, object])
 
 
 @pytest.mark.misuse
-def test_a_cheaper_cost_does_not_open_the_box() -> None:
+def test_a_cheaper_cost_does_not_open_the_box(ablation: Ablation) -> None:
     # A thief cannot make guessing cheap: the cost is inside the box, and changes its key.
+    raw = with_field(make(), ops=4)
     with pytest.raises(Denied):
-        keyfile.open_bytes(with_field(make(), ops=4), PASSPHRASE)
+        keyfile.open_bytes(raw, PASSPHRASE)
+    with ablation("the cost inside the box, and in its key") as attack:
+        real = keyfile._derive
+        attack.without("pki.keyfile._derive", lambda given, salt, _: real(given, salt, MODERATE))
+        with pytest.raises(Refused):
+            keyfile.open_bytes(raw, PASSPHRASE)
+        attack.without("pki.keyfile.check_same")
+        attack.succeeded(keyfile.open_bytes(raw, PASSPHRASE).header.ops == 4)
 
 
 def test_a_passphrase_has_twelve_characters_at_least() -> None:
@@ -168,10 +199,13 @@ def twice(folder: Path) -> Path:
 @pytest.mark.parametrize("build", [exposed, linked, twice])
 @pytest.mark.misuse
 def test_a_key_file_that_others_could_reach_is_refused(
-    build: Callable[[Path], Path], tmp_path: Path
+    build: Callable[[Path], Path], tmp_path: Path, ablation: Ablation
 ) -> None:
+    file = build(tmp_path)
     with pytest.raises((Denied, Refused)):
-        open_file(build(tmp_path))
+        open_file(file)
+    with ablation("the look at the file before it is read") as attack:
+        attack.succeeded(reopen(file.read_bytes()).signer.sign(b"x").signature)
 
 
 def test_a_private_key_file_is_opened_by_its_uri(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from tuf.api.metadata import DelegatedRole, Root, TargetFile, Targets
 from embrasure.clock import Clock
 from embrasure.errors import Refused
 from embrasure.trust.canonical import canonical
-from pki import lint, people
+from pki import lint, people, signing
 from pki.desk import Desk
 from pki.folder import TrustFolder
 from tests.ablation import Ablation
+from tests.simulate import ceremony
 
 
 def a_key(owner: str) -> SSlibKey:
@@ -142,25 +143,41 @@ def test_an_unsound_delegation_is_never_drafted(
         attack.succeeded(work.write())
 
 
-@pytest.mark.parametrize("change", [own_file, no_threshold])
-@pytest.mark.misuse
-def test_a_delegation_that_two_guards_refuse_is_never_drafted(
-    change: Callable[[Targets], None], shop: TrustFolder, ticking: Clock
+def test_targets_that_list_a_file_of_their_own_are_never_drafted(
+    shop: TrustFolder, ticking: Clock
 ) -> None:
     work = Desk(shop, ticking)
-    change(work.targets())
+    own_file(work.targets())
     with pytest.raises(Refused):
         work.write()
     assert not shop.drafts()
 
 
 @pytest.mark.misuse
-def test_a_root_with_threshold_zero_is_never_drafted(trust: TrustFolder, ticking: Clock) -> None:
+def test_a_delegation_with_threshold_zero_is_never_drafted(
+    shop: TrustFolder, ticking: Clock, ablation: Ablation
+) -> None:
+    work = Desk(shop, ticking)
+    no_threshold(work.targets())
+    with pytest.raises(Refused):
+        work.write()
+    assert not shop.drafts()
+    with ablation("a threshold of one at least") as attack:
+        # Such a role is signed by nobody and verifies.
+        attack.succeeded(work.targets().get_verification_result("prod-shop", b"any", {}).verified)
+
+
+@pytest.mark.misuse
+def test_a_root_with_threshold_zero_is_never_drafted(
+    trust: TrustFolder, ticking: Clock, ablation: Ablation
+) -> None:
     work = Desk(trust, ticking)
     low(work.root())
     with pytest.raises(Refused) as told:
         work.write()
     assert told.value.reason == "threshold"
+    with ablation("a threshold of one at least") as attack:
+        attack.succeeded(work.root().get_root_verification_result(None, b"any", {}).verified)
 
 
 POLICY, TLS, SHARD = "fleet/prod/policy.json", "fleet/prod/tls.json", "fleet/prod/dir/00.json"
@@ -182,7 +199,7 @@ POLICY, TLS, SHARD = "fleet/prod/policy.json", "fleet/prod/tls.json", "fleet/pro
 )
 @pytest.mark.misuse
 def test_an_unsound_document_is_never_drafted(
-    path: str, fields: dict[str, object], shop: TrustFolder, ticking: Clock
+    path: str, fields: dict[str, object], shop: TrustFolder, ticking: Clock, ablation: Ablation
 ) -> None:
     work = Desk(shop, ticking)
     found = json.loads(work.document("fleet-prod", path))
@@ -190,19 +207,27 @@ def test_an_unsound_document_is_never_drafted(
     with pytest.raises(Refused):
         work.write()
     assert not shop.drafts()
+    with ablation("the check of documents") as attack:
+        attack.without("pki.lint.check_documents")
+        attack.succeeded(work.write())
 
 
 @pytest.mark.misuse
-def test_a_document_beside_the_known_ones_is_refused(shop: TrustFolder, ticking: Clock) -> None:
+def test_a_document_beside_the_known_ones_is_refused(
+    shop: TrustFolder, ticking: Clock, ablation: Ablation
+) -> None:
     work = Desk(shop, ticking)
     work.put("fleet-prod", "fleet/prod/extra.json", b"{}")
     with pytest.raises(Refused):
         work.write()
+    with ablation("the check of documents") as attack:
+        attack.without("pki.lint.check_documents")
+        attack.succeeded(work.write())
 
 
 @pytest.mark.misuse
 def test_a_draft_that_has_expired_is_refused(
-    shop: TrustFolder, ticking: Clock, at: datetime
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     work = Desk(shop, ticking)
     work.targets("revocations")
@@ -210,3 +235,8 @@ def test_a_draft_that_has_expired_is_refused(
     lint.check_content(draft, root_id=shop.root_id, at=at)
     with pytest.raises(Refused):
         lint.check_content(draft, root_id=shop.root_id, at=at + timedelta(days=30))
+    with ablation("the check before a signature") as attack:
+        attack.without("pki.lint.check_content")
+        late = at + timedelta(days=30)
+        reviewed = signing.review(draft, pinned=shop.root_id, at=late)
+        attack.succeeded(signing.sign(reviewed, ceremony.opened(shop, "alice")))

@@ -9,6 +9,7 @@ import pytest
 
 from embrasure.errors import Denied, Misuse, Refused
 from pki.passphrase import PassphraseSource, passphrase_source
+from tests.ablation import Ablation
 
 
 @pytest.fixture(autouse=True)
@@ -30,18 +31,26 @@ def test_it_comes_from_a_private_file_without_its_line_end(tmp_path: Path) -> No
 
 
 @pytest.mark.misuse
-def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_others_can_read_is_refused(tmp_path: Path, ablation: Ablation) -> None:
     file = private(tmp_path, b"correct horse battery\n", 0o644)
     with pytest.raises(Denied):
         passphrase_source(fd=None, file=file, no_input=True)
+    with ablation("the mode of the file") as attack:
+        attack.without("embrasure.fs.check_private")
+        source = passphrase_source(fd=None, file=file, no_input=True)
+        attack.succeeded(source("key") == b"correct horse battery")
 
 
 @pytest.mark.misuse
-def test_a_link_is_refused(tmp_path: Path) -> None:
+def test_a_link_is_refused(tmp_path: Path, ablation: Ablation) -> None:
     private(tmp_path, b"correct horse battery\n")
     (tmp_path / "link").symlink_to("passphrase")
     with pytest.raises(Refused):
         passphrase_source(fd=None, file=tmp_path / "link", no_input=True)
+    with ablation("a file opened without following links") as attack:
+        attack.without("embrasure.fs._READ", os.O_RDONLY | os.O_CLOEXEC)
+        source = passphrase_source(fd=None, file=tmp_path / "link", no_input=True)
+        attack.succeeded(source("key") == b"correct horse battery")
 
 
 @pytest.mark.parametrize("text", [b"", b"\n", b"one\ntwo\n", b"a\0b", b"x" * 1025])
@@ -91,7 +100,6 @@ def test_a_person_types_a_new_one_twice() -> None:
         PassphraseSource(lambda _: answers.pop(0), tries=3).new("key")
 
 
-@pytest.mark.misuse
 def test_it_is_never_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PASSPHRASE", "EMBRASURE_PASSPHRASE", "EMBRASURE_PASSPHRASE_FILE"):
         monkeypatch.setenv(name, "correct horse battery")

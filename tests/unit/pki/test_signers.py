@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Signer
 
 from embrasure.errors import Denied, Misuse, NotFound, NotSupported, Refused
 from pki import keyfile, keyuri, services, signers
@@ -120,9 +120,16 @@ def test_a_library_must_be_named_and_there(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.misuse
-def test_a_key_in_the_clear_is_never_opened() -> None:
+def test_a_key_in_the_clear_is_never_opened(tmp_path: Path, ablation: Ablation) -> None:
+    file, key = tmp_path / "key.pem", CryptoSigner.generate_ed25519()
+    file.write_bytes(key.private_bytes)
+    file.chmod(0o644)
     with pytest.raises(Denied):
-        signers.open_signer("file2:/tmp/key.pem", lambda _: b"")
+        signers.open_signer(f"file2:{file}", lambda _: b"")
+    with ablation("the list of back ends") as attack:
+        # The library below opens it for whoever can read the file.
+        opened = Signer.from_priv_key_uri(f"file2:{file}", key.public_key)
+        attack.succeeded(opened.sign(b"x").signature)
 
 
 @pytest.mark.parametrize("uri", ["", "keyfile:", "alice.key", "https://x", ":"])
@@ -212,10 +219,13 @@ def test_an_authoritys_key_signs_and_tells_nothing() -> None:
 @pytest.mark.parametrize("algorithm", [hashes.SHA1(), hashes.SHA512(), Prehashed(hashes.SHA256())])  # noqa: S303 - it must be refused
 @pytest.mark.misuse
 def test_an_authoritys_key_signs_no_bare_digest_and_no_other_hash(
-    algorithm: hashes.HashAlgorithm | Prehashed,
+    algorithm: hashes.HashAlgorithm | Prehashed, ablation: Ablation
 ) -> None:
+    digest = b"x" * (20 if isinstance(algorithm, hashes.SHA1) else 32)
     with pytest.raises(Refused):
-        SignerKey(CryptoSigner.generate_ecdsa()).sign(b"x" * 32, ec.ECDSA(algorithm))
+        SignerKey(CryptoSigner.generate_ecdsa()).sign(digest, ec.ECDSA(algorithm))
+    with ablation("the one form that an authority signs") as attack:
+        attack.succeeded(ec.generate_private_key(ec.SECP256R1()).sign(digest, ec.ECDSA(algorithm)))
 
 
 def test_an_ed25519_key_is_no_authoritys_key() -> None:

@@ -14,6 +14,7 @@ from embrasure.clock import Clock
 from embrasure.command import Common
 from embrasure.errors import Denied, Misuse, NotSupported, Refused
 from embrasure.trust import layout
+from embrasure.trust.canonical import sha256_hex
 from pki import denials, drafts, keyfile, people, roles, signers, signing, signround, store
 from pki.base import read_base
 from pki.desk import Desk
@@ -74,11 +75,20 @@ def test_two_of_two_signatures_put_it_in_force(
 
 @pytest.mark.misuse
 def test_the_same_keyholder_twice_counts_once(
-    shop: TrustFolder, ticking: Clock, at: datetime
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
-    deny(shop, ticking)
+    draft = deny(shop, ticking)
     sign(shop, "alice", "alice", at=at)
+    # Nor does her signature count again under the id of somebody else's key.
+    (hers,) = shop.drafts()[0].metadata.signatures.values()
+    drafts.add_signature(draft, Signature(opened(shop, "bob").header.keyid, hers.signature))
+    assert len(shop.drafts()[0].metadata.signatures) == 2
     assert signing.missing(shop, shop.drafts()[0])[:2] == (1, ["alice"])
+    with ablation("signatures that are verified, not counted, twice") as attack:
+        attack.without("pki.signing.missing", lambda *_: (0, [], []))
+        attack.without("pki.verify.check_signed")
+        signing.merge(shop, shop.drafts()[0], at=at)
+        attack.succeeded(shop.roles()["fleet-prod"] == draft.version)
 
 
 @pytest.mark.misuse
@@ -103,7 +113,7 @@ def test_a_signature_over_other_bytes_does_not_count(
 
 @pytest.mark.misuse
 def test_a_stranger_cannot_sign(
-    shop: TrustFolder, ticking: Clock, at: datetime, monkeypatch: pytest.MonkeyPatch
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     draft = deny(shop, ticking)
     private = keyfile.generate("ed25519")
@@ -115,21 +125,29 @@ def test_a_stranger_cannot_sign(
     with pytest.raises(Denied) as told:
         signing.sign(reviewed, stranger)
     assert told.value.reason == "not-a-signer"
-    # Even when the tool lets her, her signature counts for nothing.
-    monkeypatch.setattr("pki.signing.check_may_sign", lambda *_: None)
-    signing.sign(reviewed, stranger)
-    sign(shop, "alice", at=at)
-    with pytest.raises(Denied):
+    with ablation("who may sign, and whose signature counts") as attack:
+        # Even when the tool lets her, her signature counts for nothing.
+        attack.without("pki.signing.check_may_sign")
+        signing.sign(reviewed, stranger)
+        sign(shop, "alice", at=at)
+        with pytest.raises(Denied):
+            signing.merge(shop, shop.drafts()[0], at=at)
+        attack.without("pki.signing.missing", lambda *_: (0, [], []))
+        attack.without("pki.verify.check_signed")
         signing.merge(shop, shop.drafts()[0], at=at)
+        attack.succeeded(shop.roles()["fleet-prod"] == draft.version)
 
 
 @pytest.mark.misuse
 def test_an_operator_cannot_sign_for_the_security_team(
-    shop: TrustFolder, ticking: Clock, at: datetime
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     reviewed = signing.review(deny(shop, ticking), pinned="", at=at)
     with pytest.raises(Denied):
         signing.sign(reviewed, opened(shop, "anna"))
+    with ablation("who may sign") as attack:
+        attack.without("pki.signing.check_may_sign")
+        attack.succeeded(signing.sign(reviewed, opened(shop, "anna")).exists())
 
 
 def test_one_keyholder_alone_can_stop_a_plan(
@@ -194,7 +212,7 @@ def test_drafts_are_signed_on_machines_that_hold_nothing_but_the_draft_and_a_key
 
 @pytest.mark.misuse
 def test_nothing_is_signed_that_was_not_confirmed_by_its_whole_digest(
-    shop: TrustFolder, ticking: Clock, tmp_path: Path
+    shop: TrustFolder, ticking: Clock, tmp_path: Path, ablation: Ablation
 ) -> None:
     draft = deny(shop, ticking)
     carried = carry(shop, tmp_path, "alice")
@@ -202,6 +220,10 @@ def test_nothing_is_signed_that_was_not_confirmed_by_its_whole_digest(
         with pytest.raises(Denied):
             sign_carried(carried, tmp_path / "alice.key", ticking, *digests)
     assert not list(carried.glob("*/signatures/*"))
+    with ablation("the confirmation") as attack:
+        attack.without("pki.acting.confirm")
+        sign_carried(carried, tmp_path / "alice.key", ticking)
+        attack.succeeded(list(carried.glob("*/signatures/*")))
 
 
 @pytest.mark.misuse
@@ -287,7 +309,7 @@ def test_a_discarded_draft_leaves_what_is_in_force(
 
 @pytest.mark.misuse
 def test_a_change_of_keys_that_orphans_a_role_is_refused(
-    shop: TrustFolder, ticking: Clock, at: datetime, monkeypatch: pytest.MonkeyPatch
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     work = Desk(shop, ticking)
     targets = work.targets()
@@ -302,10 +324,12 @@ def test_a_change_of_keys_that_orphans_a_role_is_refused(
     with pytest.raises(Denied) as told:
         signing.merge(shop, shop.drafts()[0], at=at)
     assert told.value.reason == "orphan"
-    monkeypatch.setattr("pki.signing.check_no_orphan", lambda *_: None)
-    signing.merge(shop, shop.drafts()[0], at=at)
-    with pytest.raises(Refused):
-        shop.verify(at)
+    with ablation("the look at what would be orphaned") as attack:
+        attack.without("pki.signing.check_no_orphan")
+        signing.merge(shop, shop.drafts()[0], at=at)
+        with pytest.raises(Refused) as broken:
+            shop.verify(at)
+        attack.succeeded(broken.value.reason == "threshold")
 
 
 def test_keyholders_change_when_the_role_was_signed_by_old_and_new_first(
@@ -377,12 +401,16 @@ def test_a_renewed_root_walks_on_from_the_anchor(
 
 @pytest.mark.misuse
 def test_an_expired_draft_is_not_put_in_force(
-    shop: TrustFolder, ticking: Clock, at: datetime
+    shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
-    revoke(shop, ticking)
+    draft = revoke(shop, ticking)
     sign(shop, "alice", at=at)
     with pytest.raises(Refused):
         signing.merge(shop, shop.drafts()[0], at=at + timedelta(days=31))
+    with ablation("the check of the content") as attack:
+        attack.without("pki.lint.check_content")
+        signing.merge(shop, shop.drafts()[0], at=at + timedelta(days=31))
+        attack.succeeded(shop.roles()["revocations"] == draft.version)
 
 
 @pytest.mark.misuse
@@ -408,16 +436,22 @@ def test_a_base_that_does_not_verify_hides_no_change(
 
 @pytest.mark.misuse
 def test_target_files_that_are_not_the_listed_ones_are_never_shown(
-    shop: TrustFolder, ticking: Clock
+    shop: TrustFolder, ticking: Clock, ablation: Ablation
 ) -> None:
     draft = deny(shop, ticking)
     (file,) = draft.folder.glob("targets/fleet/prod/*.policy.json")
     file.write_bytes(file.read_bytes().replace(DIGEST.encode(), b"e" * 64))
     with pytest.raises(Refused):
         drafts.load(draft.folder, "fleet-prod")
+    with ablation("the digest of each file") as attack:
+        listed = file.name.partition(".")[0]
+        attack.without(
+            "pki.store.sha256_hex", lambda raw: listed if b"e" * 64 in raw else sha256_hex(raw)
+        )
+        shown = drafts.load(draft.folder, "fleet-prod").documents["fleet/prod/policy.json"]
+        attack.succeeded(DIGEST.encode() not in shown)
 
 
-@pytest.mark.misuse
 def test_a_signature_file_under_another_name_is_refused(
     shop: TrustFolder, ticking: Clock, at: datetime
 ) -> None:
@@ -431,13 +465,18 @@ def test_a_signature_file_under_another_name_is_refused(
 
 @pytest.mark.misuse
 def test_carried_signatures_of_another_draft_are_not_taken(
-    shop: TrustFolder, ticking: Clock, tmp_path: Path
+    shop: TrustFolder, ticking: Clock, tmp_path: Path, ablation: Ablation
 ) -> None:
-    deny(shop, ticking)
+    draft = deny(shop, ticking)
     carried = carry(shop, tmp_path, "alice")
+    sign_carried(carried, tmp_path / "alice.key", ticking, draft.digest)
     deny(shop, ticking, "e" * 64)
     with pytest.raises(Refused):
         signround.collect(shop, carried)
+    with ablation("the digest of the draft") as attack:
+        (signed,) = drafts.load(carried / "fleet-prod", "fleet-prod").metadata.signatures.values()
+        drafts.add_signature(shop.drafts()[0], signed)
+        attack.succeeded(signed.keyid in shop.drafts()[0].metadata.signatures)
 
 
 def test_a_crash_between_the_last_file_and_the_end_of_the_draft_is_healed(
@@ -452,7 +491,6 @@ def test_a_crash_between_the_last_file_and_the_end_of_the_draft_is_healed(
     assert not shop.drafts()
 
 
-@pytest.mark.misuse
 def test_an_older_version_is_not_put_in_force_again(
     shop: TrustFolder, ticking: Clock, at: datetime, tmp_path: Path
 ) -> None:
