@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from embrasure.bundle.store import PARTIAL, BlobStore, BlobWriter
+from embrasure.descriptor import write_all
 from embrasure.errors import Damaged, Failed, NotFound, Refused, Unavailable
+from tests.ablation import Ablation
 
 DATA = bytes(range(256)) * 3_000  # three buffers
 
@@ -71,26 +73,34 @@ def wrong(store: BlobStore) -> BlobWriter:
     return store.writer(name(b"right"), length=5)
 
 
+def unhashed(self: BlobWriter) -> None:
+    """Commit whatever came."""
+    self._store._add_pending(self.digest, self.length)
+
+
 @pytest.mark.misuse
 def test_bytes_of_another_digest_are_refused_and_dropped(
-    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+    store: BlobStore, ablation: Ablation
 ) -> None:
     with pytest.raises(Refused) as problem, wrong(store) as writer:
         writer.write(b"wrong")
         writer.commit()
     assert problem.value.reason == "bad-hash"
     assert store.held_bytes(name(b"right")) == 0
-    # The guard removed: the same bytes would lie under the name of others.
-    monkeypatch.setattr(BlobWriter, "commit", lambda self: store._add_pending(self.digest, 5))
-    with wrong(store) as writer:
-        writer.write(b"wrong")
-        writer.commit()
-    store.sync()
-    assert store.path(name(b"right")).read_bytes() == b"wrong"
+    with ablation("the hash") as attack:
+        # The same bytes would lie under the name of others.
+        attack.without("embrasure.bundle.store.BlobWriter.commit", unhashed)
+        with wrong(store) as writer:
+            writer.write(b"wrong")
+            writer.commit()
+        store.sync()
+        attack.succeeded(store.path(name(b"right")).read_bytes() == b"wrong")
 
 
 @pytest.mark.misuse
-def test_a_resumed_transfer_is_hashed_from_its_first_byte(store: BlobStore) -> None:
+def test_a_resumed_transfer_is_hashed_from_its_first_byte(
+    store: BlobStore, ablation: Ablation
+) -> None:
     with wrong(store) as writer:
         writer.write(b"wro")  # a hostile source, broken off
     with pytest.raises(Refused) as problem, wrong(store) as writer:
@@ -98,10 +108,21 @@ def test_a_resumed_transfer_is_hashed_from_its_first_byte(store: BlobStore) -> N
         writer.commit()
     assert problem.value.reason == "bad-hash"
     assert put(store, b"right") == name(b"right"), "the next try starts from nothing"
+    with ablation("the hash from the first byte") as attack:
+        store.forget(name(b"right"))
+        attack.without("embrasure.bundle.store.BlobWriter.commit", unhashed)
+        with wrong(store) as writer:
+            writer.write(b"wro")
+        with wrong(store) as writer:
+            writer.write(b"ht")
+            writer.commit()
+        attack.succeeded(store.path(name(b"right")).read_bytes() == b"wroht")
 
 
 @pytest.mark.misuse
-def test_more_bytes_than_the_length_are_refused_before_they_are_written(store: BlobStore) -> None:
+def test_more_bytes_than_the_length_are_refused_before_they_are_written(
+    store: BlobStore, ablation: Ablation
+) -> None:
     with wrong(store) as writer:
         writer.write(b"righ")
         with pytest.raises(Refused) as problem:
@@ -110,6 +131,9 @@ def test_more_bytes_than_the_length_are_refused_before_they_are_written(store: B
         assert store.held_bytes(name(b"right")) == 4
         writer.write(b"t")
         writer.commit()
+    with ablation("the count of bytes") as attack, store.writer("a" * 64, length=5) as writer:
+        write_all(writer._fd, b"t" * 1_000_000)  # the layer below
+        attack.succeeded(store.held_bytes("a" * 64) == 1_000_000)
 
 
 def test_fewer_bytes_than_the_length_are_refused_and_kept(store: BlobStore) -> None:
@@ -121,11 +145,10 @@ def test_fewer_bytes_than_the_length_are_refused_and_kept(store: BlobStore) -> N
     assert store.held_bytes(name(b"right")) == 3
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize(
     "digest", ["", "a", "../../etc/passwd", "A" * 64, "a" * 63 + "\n", "g" * 64]
 )
-def test_a_name_that_is_no_digest_reaches_no_disk(store: BlobStore, digest: str) -> None:
+def test_a_name_that_is_no_digest_is_refused(store: BlobStore, digest: str) -> None:
     for act in (
         lambda: store.has(digest, length=1),
         lambda: store.path(digest),
@@ -140,7 +163,21 @@ def test_a_name_that_is_no_digest_reaches_no_disk(store: BlobStore, digest: str)
 
 
 @pytest.mark.misuse
-def test_a_blob_that_rotted_on_disk_is_told_when_it_is_read(store: BlobStore) -> None:
+def test_a_name_does_not_lead_out_of_the_store(
+    store: BlobStore, tmp_path: Path, ablation: Ablation
+) -> None:
+    (tmp_path / "..secret").write_bytes(b"secret")
+    with pytest.raises(Refused):
+        store.path("..secret")
+    with ablation("the form of a digest") as attack:
+        attack.without("embrasure.bundle.store.check_digest", lambda digest: digest)
+        attack.succeeded(store.path("..secret").read_bytes() == b"secret")
+
+
+@pytest.mark.misuse
+def test_a_blob_that_rotted_on_disk_is_told_when_it_is_read(
+    store: BlobStore, ablation: Ablation
+) -> None:
     digest = put(store, b"right")
     store.sync()
     path = store.path(digest)
@@ -150,6 +187,8 @@ def test_a_blob_that_rotted_on_disk_is_told_when_it_is_read(store: BlobStore) ->
     with pytest.raises(Damaged) as problem:
         list(store.read(digest))
     assert problem.value.reason == "bad-hash"
+    with ablation("the hash while it is read") as attack:
+        attack.succeeded(store.path(digest).read_bytes() == b"wrong")
     store.forget(digest)
     assert not store.has(digest, length=5)
     put(store, b"right")
@@ -157,7 +196,9 @@ def test_a_blob_that_rotted_on_disk_is_told_when_it_is_read(store: BlobStore) ->
 
 
 @pytest.mark.misuse
-def test_a_blob_that_is_a_link_is_not_there(store: BlobStore, tmp_path: Path) -> None:
+def test_a_blob_that_is_a_link_is_not_there(
+    store: BlobStore, tmp_path: Path, ablation: Ablation
+) -> None:
     digest = name(b"right")
     (tmp_path / "theirs").write_bytes(b"right")
     folder = store.folder / digest[:2]
@@ -166,11 +207,13 @@ def test_a_blob_that_is_a_link_is_not_there(store: BlobStore, tmp_path: Path) ->
     assert not store.has(digest, length=5)
     with pytest.raises(Refused):
         list(store.read(digest))
+    with ablation("a file opened without following links") as attack:
+        attack.succeeded(store.path(digest).read_bytes() == b"right")
 
 
 @pytest.mark.misuse
 def test_a_partial_file_that_is_a_link_is_not_written_through(
-    store: BlobStore, tmp_path: Path
+    store: BlobStore, tmp_path: Path, ablation: Ablation
 ) -> None:
     digest = name(b"right")
     (tmp_path / "theirs").write_bytes(b"theirs")
@@ -182,6 +225,18 @@ def test_a_partial_file_that_is_a_link_is_not_written_through(
     with pytest.raises(Damaged), wrong(store):
         pass
     assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    with ablation("a path that follows no link") as attack:
+        (store.folder / PARTIAL / digest).unlink()
+        (store.folder / PARTIAL / digest).symlink_to(tmp_path / "theirs")
+        fd = follows_links(store._partials.fd, digest, os.O_RDWR | os.O_CREAT, 0o600)
+        os.write(fd, b"right")
+        os.close(fd)
+        attack.succeeded((tmp_path / "theirs").read_bytes() == b"rights")
+
+
+def follows_links(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
+    """Open a path as anybody would."""
+    return os.open(path, flags & ~os.O_NOFOLLOW, mode, dir_fd=folder_fd)
 
 
 def test_two_writers_of_one_blob_do_not_mix(store: BlobStore) -> None:
@@ -215,7 +270,6 @@ def test_a_partial_file_longer_than_the_blob_starts_again(store: BlobStore) -> N
         writer.commit()
 
 
-@pytest.mark.misuse
 def test_a_full_disk_is_told_with_both_numbers_before_a_byte_comes(
     store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,7 +285,6 @@ def test_a_full_disk_is_told_with_both_numbers_before_a_byte_comes(
     put(store, b"right")
 
 
-@pytest.mark.misuse
 def test_a_disk_that_fills_up_in_the_middle_keeps_what_came(
     store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,7 +303,6 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_came(
         assert writer.offset == 1000
 
 
-@pytest.mark.misuse
 def test_a_sync_that_failed_names_nothing_and_drops_what_it_cannot_vouch_for(
     store: BlobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

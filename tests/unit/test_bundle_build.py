@@ -14,6 +14,7 @@ from embrasure import limits
 from embrasure.bundle.build import Built, build, write_bundle
 from embrasure.bundle.folder import open_bundle, verify_bundle
 from embrasure.bundle.manifest import Entry, Hook, HttpProbe, TcpProbe
+from embrasure.bundle.store import BlobStore
 from embrasure.errors import EmbrasureError, Misuse, NotSupported, Refused
 from tests.ablation import Ablation
 from tests.simulate.apps import APP_TOML, FILES, make_app
@@ -202,7 +203,6 @@ BAD_TREES = [
 ]
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize(("make", "reason"), BAD_TREES)
 def test_what_a_node_would_refuse_is_refused_when_it_is_built(
     app: Path, make: Callable[[Path], None], reason: str
@@ -218,13 +218,17 @@ def test_without_the_check_of_modes_a_set_user_id_bit_is_dropped_in_silence(
     app: Path, ablation: Ablation
 ) -> None:
     make_setuid(app)
-    with ablation("SPECIAL_BITS") as attack:
+    with pytest.raises(Refused):
+        build(app)
+    with ablation("the check of modes") as attack:
         attack.without("embrasure.bundle.tree._SPECIAL_BITS", 0)
         attack.succeeded(entries(build(app))["code/main.py"].mode == "0555")
 
 
 @pytest.mark.misuse
-def test_a_link_is_never_followed_into_what_is_shipped(app: Path, tmp_path: Path) -> None:
+def test_a_link_is_never_followed_into_what_is_shipped(
+    app: Path, tmp_path: Path, ablation: Ablation
+) -> None:
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "key").write_bytes(b"secret")
     (app / "config" / "shop.toml").unlink()
@@ -233,6 +237,8 @@ def test_a_link_is_never_followed_into_what_is_shipped(app: Path, tmp_path: Path
     with pytest.raises(Refused) as problem:
         build(app)
     assert problem.value.reason == "bad-link"
+    with ablation("a tree that follows no link") as attack:
+        attack.succeeded([path.read_bytes() for path in (app / "config").iterdir()] == [b"secret"])
 
 
 def test_too_many_files_are_refused(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,7 +339,7 @@ def test_a_bundle_is_not_written_into_what_it_ships(app: Path) -> None:
 @pytest.mark.misuse
 @pytest.mark.parametrize("content", [b"changed now!\n\n\n", b"longer than it was before", b"short"])
 def test_a_file_that_changes_between_hash_and_copy_is_refused(
-    app: Path, tmp_path: Path, content: bytes
+    app: Path, tmp_path: Path, content: bytes, ablation: Ablation
 ) -> None:
     built = build(app)
     (app / "code" / "main.py").write_bytes(content)
@@ -341,6 +347,19 @@ def test_a_file_that_changes_between_hash_and_copy_is_refused(
         write_bundle(built, tmp_path / "out")
     assert problem.value.reason == "bad-hash"
     assert not (tmp_path / "out" / "manifest.json").exists(), "no manifest, so no bundle"
+    with ablation("the second hash") as attack:
+        attack.without("embrasure.bundle.build._copy", any_copy)
+        write_bundle(built, tmp_path / "other")
+        held = [path.read_bytes() for path in (tmp_path / "other").rglob("blobs/*/*")]
+        attack.succeeded(content in held)
+
+
+def any_copy(store: BlobStore, source: Path, digest: str, length: int) -> None:
+    """Copy what lies there now under the name of what lay there before."""
+    content = source.read_bytes()
+    with store.writer(digest, length=len(content)) as writer:
+        writer.write(content)
+        store._add_pending(digest, len(content))
 
 
 @pytest.mark.misuse
@@ -355,7 +374,7 @@ def test_a_file_that_changes_between_hash_and_copy_is_refused(
     ids=["missing", "longer", "other", "link"],
 )
 def test_a_spoilt_blob_is_found(
-    app: Path, tmp_path: Path, spoil: Callable[[Path], object], reason: str
+    app: Path, tmp_path: Path, spoil: Callable[[Path], object], reason: str, ablation: Ablation
 ) -> None:
     built = build(app)
     write_bundle(built, tmp_path / "out")
@@ -366,6 +385,8 @@ def test_a_spoilt_blob_is_found(
     with pytest.raises(Refused) as problem:
         verify_bundle(bundle)
     assert problem.value.reason == reason
+    with ablation("the look at every blob") as attack:
+        attack.succeeded(open_bundle(tmp_path / "out").manifest.files)
 
 
 def test_what_a_bundle_does_not_name_is_told(app: Path, tmp_path: Path) -> None:

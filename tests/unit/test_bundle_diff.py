@@ -12,7 +12,8 @@ from embrasure import cli
 from embrasure.bundle.build import build, write_bundle
 from embrasure.bundle.diff import Diff, FieldChange, FileChange, diff, render
 from embrasure.bundle.manifest import ExecProbe, Hook, Manifest
-from embrasure.errors import MAX_SHOWN
+from embrasure.errors import MAX_SHOWN, shown
+from tests.ablation import Ablation
 from tests.simulate.apps import FILES, make_app
 
 
@@ -126,18 +127,22 @@ def test_a_link_that_points_elsewhere_is_told_with_both_targets(tmp_path: Path) 
 
 
 @pytest.mark.misuse
-def test_two_long_commands_that_differ_beyond_the_cut_do_not_look_the_same(old: Manifest) -> None:
+def test_two_long_commands_that_differ_beyond_the_cut_do_not_look_the_same(
+    old: Manifest, ablation: Ablation
+) -> None:
     padding = "x" * (2 * MAX_SHOWN)
     good = changed(old, run=changed_run(old, argv=("python3", padding, "good")))
     evil = changed(old, run=changed_run(old, argv=("python3", padding, "evil")))
     lines = [line for line in render(diff(good, evil)).splitlines() if "run.argv" in line]
     assert len(lines) == 2 and lines[0][1:] != lines[1][1:]
     assert all("characters) sha256:" in line for line in lines)
+    with ablation("the digest behind the cut") as attack:
+        attack.succeeded(shown(list(good.run.argv)) == shown(list(evil.run.argv)))
 
 
 @pytest.mark.misuse
 @pytest.mark.parametrize("evil", ["\x1b[2K", "\n+ all is well", "\u202e", "\r", "\x00"])
-def test_outside_text_cannot_paint_the_screen_of_an_approver(evil: str) -> None:
+def test_outside_text_cannot_paint_the_screen_of_an_approver(evil: str, ablation: Ablation) -> None:
     found = Diff(
         fields=(FieldChange(f"run.env.A{evil}", f"old{evil}", f"new{evil}"),),
         files=(FileChange(f"code/{evil}", None, None),),
@@ -148,6 +153,9 @@ def test_outside_text_cannot_paint_the_screen_of_an_approver(evil: str) -> None:
     text = render(found)
     assert evil not in text
     assert len(text.splitlines()) == 4
+    with ablation("the rendering of outside text") as attack:
+        attack.without("embrasure.bundle.diff.shown", lambda text, *_, **__: text)
+        attack.succeeded(evil in render(found))
 
 
 def run(*arguments: str | Path) -> int:
@@ -184,7 +192,6 @@ def test_the_four_verbs_on_a_real_folder(
     assert "+ version: 2" in capsys.readouterr().out
 
 
-@pytest.mark.misuse
 def test_a_spoilt_bundle_ends_with_four(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     built = build(make_app(tmp_path / "app"))
     write_bundle(built, tmp_path / "out")

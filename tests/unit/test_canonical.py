@@ -122,7 +122,6 @@ def test_brackets_inside_text_do_not_count_as_depth() -> None:
     assert parse(canonical(value), limit=1000, document="test") == value
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize("inside", [b'\\"', b'"', b'a"', b"\\", b'[{"', b'\\\n"', b'"\\'])
 def test_the_time_to_refuse_rises_with_the_length_and_no_faster(inside: bytes) -> None:
     # One operator may upload 16 MiB that the gateway and each approver parse: with a scanner that

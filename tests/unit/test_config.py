@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from embrasure import limits
 from embrasure.config import known_keys, parse_toml, read_toml
 from embrasure.errors import Denied, Misuse, Refused
 from embrasure.fs import create_file
+from tests.ablation import Ablation
 
 
 class Port(msgspec.Struct, forbid_unknown_fields=True):
@@ -103,22 +105,27 @@ def test_a_missing_file_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
 
 
 @pytest.mark.misuse
-def test_a_configuration_that_another_user_can_write_is_refused(tmp_path: Path) -> None:
+def test_a_configuration_that_another_user_can_write_is_refused(
+    tmp_path: Path, ablation: Ablation
+) -> None:
     create_file(tmp_path, "c.toml", b'name = "a"', mode=0o666)
     with pytest.raises(Denied) as problem:
         read_toml(tmp_path / "c.toml", Shape, document="configuration")
     assert problem.value.exit_code == 3
-    without = read_toml(tmp_path / "c.toml", Shape, document="app file", owned=False)
-    assert without.name == "a", "without the guard it is read"
+    with ablation("the look at its owner and mode") as attack:
+        without = read_toml(tmp_path / "c.toml", Shape, document="app file", owned=False)
+        attack.succeeded(without.name == "a")
 
 
 @pytest.mark.misuse
-def test_a_private_key_in_a_configuration_is_refused_and_not_shown() -> None:
+def test_a_private_key_in_a_configuration_is_refused_and_not_shown(ablation: Ablation) -> None:
     key = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQ\n-----END PRIVATE KEY-----"
     with pytest.raises(Denied) as problem:
         parse_toml(f'name = """{key}"""'.encode(), Shape, thing="node.toml")
     assert problem.value.reason == "secret"
     assert "MC4" not in "\n".join(problem.value.lines())
+    with ablation("the look for a key") as attack:
+        attack.succeeded(key in tomllib.loads(f'name = """{key}"""')["name"])
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from embrasure.errors import Denied, Refused
 from embrasure.trust import floors as module
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, TufFloors, Union
+from tests.ablation import Ablation
 
 A, B = "a" * 64, "b" * 64
 
@@ -98,7 +99,7 @@ def test_a_save_replaces_the_bad_copy_and_keeps_the_good_one(store: FloorStore) 
 
 
 @pytest.mark.misuse
-def test_two_bad_copies_never_start_again_from_zero(store: FloorStore) -> None:
+def test_two_bad_copies_never_start_again_from_zero(store: FloorStore, ablation: Ablation) -> None:
     for name in ("a", "b"):
         (store.folder / name).write_bytes(b"")
     with pytest.raises(Refused) as refused:
@@ -106,15 +107,16 @@ def test_two_bad_copies_never_start_again_from_zero(store: FloorStore) -> None:
     assert refused.value.reason == "no-trust"
     with pytest.raises(Refused):
         store.save(Floors.first())
-    # Without the rule (a store that begins anew) the floor of every app would be gone.
-    for name in ("a", "b"):
-        (store.folder / name).unlink()
-    store.create(Floors.first())
-    assert store.load().app("shop").seen_seq == 0
+    with ablation("the refusal to begin anew") as attack:
+        # Without the rule (a store that begins anew) the floor of every app would be gone.
+        for name in ("a", "b"):
+            (store.folder / name).unlink()
+        store.create(Floors.first())
+        attack.succeeded(store.load().app("shop").seen_seq == 0)
 
 
 @pytest.mark.misuse
-def test_an_edited_copy_is_not_believed(store: FloorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edited_copy_is_not_believed(store: FloorStore, ablation: Ablation) -> None:
     for time in (2, 3):
         store.save(some(time))
     raw = (store.folder / "a").read_bytes()
@@ -122,12 +124,13 @@ def test_an_edited_copy_is_not_believed(store: FloorStore, monkeypatch: pytest.M
     assert lowered != raw
     (store.folder / "a").write_bytes(lowered)
     assert store.load().app("shop").seen_seq == 4
-    # The same edit without the hash: the lower floor is believed.
-    sealed = module._encode(msgspec.structs.replace(some(9)), 99)
-    (store.folder / "a").write_bytes(sealed.replace(b'"seen_seq":4', b'"seen_seq":1'))
-    fake = sealed.split(b'"sha256":"')[1][:64].decode()
-    monkeypatch.setattr(module, "_hash", lambda counter, floors: fake)
-    assert store.load().app("shop").seen_seq == 1
+    with ablation("the digest of a copy") as attack:
+        # The same edit without the hash: the lower floor is believed.
+        sealed = module._encode(msgspec.structs.replace(some(9)), 99)
+        (store.folder / "a").write_bytes(sealed.replace(b'"seen_seq":4', b'"seen_seq":1'))
+        fake = sealed.split(b'"sha256":"')[1][:64].decode()
+        attack.without("embrasure.trust.floors._hash", lambda counter, floors: fake)
+        attack.succeeded(store.load().app("shop").seen_seq == 1)
 
 
 def test_floors_that_others_can_read_are_denied(store: FloorStore) -> None:

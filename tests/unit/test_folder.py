@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -64,7 +65,6 @@ def test_a_link_on_the_way_is_never_followed(
         attack.succeeded(folder.read(path, limit=100) == b"secret")
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc/passwd", "a\0b", "../outside/x"])
 def test_a_name_is_one_part_of_a_path(folder: Folder, name: str) -> None:
     for act in (
@@ -95,12 +95,16 @@ def test_without_the_check_of_names_a_folder_outside_is_emptied(
 
 
 @pytest.mark.misuse
-def test_dots_do_not_lead_out(folder: Folder, outside: Path) -> None:
+def test_dots_do_not_lead_out(folder: Folder, outside: Path, ablation: Ablation) -> None:
     with pytest.raises(Refused):
         folder.read("../outside/secret", limit=100)
     # The kernel says no as well, should a caller ever forget the name's check.
     with pytest.raises(OSError, match="cross-device"):
         kernel.open_inside(folder.fd, "../outside/secret", os.O_RDONLY)
+    with ablation("both guards of a path") as attack:
+        fd = follows_links(folder.fd, "../outside/secret", os.O_RDONLY)
+        attack.succeeded(os.read(fd, 100) == b"secret")
+        os.close(fd)
 
 
 def test_what_was_held_is_written_even_when_the_path_now_leads_elsewhere(
@@ -114,16 +118,24 @@ def test_what_was_held_is_written_even_when_the_path_now_leads_elsewhere(
 
 
 @pytest.mark.misuse
-def test_a_folder_that_is_a_link_is_not_opened(tmp_path: Path, outside: Path) -> None:
+def test_a_folder_that_is_a_link_is_not_opened(
+    tmp_path: Path, outside: Path, ablation: Ablation
+) -> None:
     (tmp_path / "link").symlink_to(outside)
     for create in (False, True):
         with pytest.raises(Refused):
             Folder.open(tmp_path / "link", create=create)
+    with ablation("a folder opened without following links") as attack:
+        fd = os.open(tmp_path / "link", os.O_RDONLY | os.O_DIRECTORY)
+        with Folder(fd, tmp_path / "link") as held:
+            attack.succeeded(held.read("secret", limit=100) == b"secret")
 
 
 @pytest.mark.misuse
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
-def test_a_folder_that_others_can_write_to_is_not_ours(tmp_path: Path, mode: int) -> None:
+def test_a_folder_that_others_can_write_to_is_not_ours(
+    tmp_path: Path, mode: int, ablation: Ablation
+) -> None:
     (tmp_path / "f").mkdir()
     (tmp_path / "f").chmod(mode)
     with Folder.open(tmp_path / "f") as held:
@@ -132,6 +144,11 @@ def test_a_folder_that_others_can_write_to_is_not_ours(tmp_path: Path, mode: int
         assert problem.value.reason == "bad-owner"
         held.chmod(0o700)
         held.check_mine()
+    with ablation("the look at its owner and mode") as attack:
+        (tmp_path / "f").chmod(mode)
+        (tmp_path / "f" / "planted").write_bytes(b"by somebody else")
+        with Folder.open(tmp_path / "f") as held:
+            attack.succeeded(held.read("planted", limit=100))
 
 
 def test_a_file_is_written_with_its_digest_and_mode(folder: Folder) -> None:
@@ -217,7 +234,7 @@ def test_a_file_has_a_second_name_without_a_copy(folder: Folder) -> None:
 
 @pytest.mark.misuse
 def test_removing_a_tree_removes_links_not_what_they_point_to(
-    folder: Folder, outside: Path
+    folder: Folder, outside: Path, ablation: Ablation
 ) -> None:
     with folder.mkdir("tree") as tree:
         tree.symlink(str(outside), "link")
@@ -228,6 +245,19 @@ def test_removing_a_tree_removes_links_not_what_they_point_to(
     folder.remove_tree("tree")
     assert folder.list() == []
     assert (outside / "secret").exists()
+    with ablation("the kind of each entry, read without following it") as attack:
+        (folder.path / "tree").mkdir()
+        (folder.path / "tree" / "link").symlink_to(outside)
+        attack.without("embrasure.kernel.open_inside", follows_links)
+        attack.without("embrasure.folder.Folder.stat", followed)
+        with contextlib.suppress(Refused):
+            folder.remove_tree("tree")
+        attack.succeeded(not (outside / "secret").exists())
+
+
+def followed(self: Folder, name: str) -> os.stat_result:
+    """Look at what a name leads to."""
+    return os.stat(name, dir_fd=self.fd)
 
 
 def test_a_tree_deeper_than_any_limit_is_removed(folder: Folder) -> None:
@@ -312,7 +342,7 @@ def test_a_file_system_without_exclusive_rename_still_replaces_nothing(
 
 @pytest.mark.misuse
 def test_a_kernel_without_openat2_is_as_strict(
-    folder: Folder, outside: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, outside: Path, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     def missing(*args: object) -> int:
         raise OSError(38, "Function not implemented")
@@ -325,3 +355,6 @@ def test_a_kernel_without_openat2_is_as_strict(
     assert folder.read("a/f", limit=1) == b"x"
     with pytest.raises(Refused):
         folder.read("a/link/secret", limit=100)
+    with ablation("the walk without links") as attack:
+        attack.without("embrasure.kernel.walk_inside", follows_links)
+        attack.succeeded(folder.read("a/link/secret", limit=100) == b"secret")

@@ -9,6 +9,7 @@ import pytest
 
 from embrasure.errors import NotFound, Refused
 from embrasure.trust.folder import FolderSource
+from tests.ablation import Ablation
 from tests.simulate.repository import SimRepository
 
 
@@ -55,11 +56,9 @@ def test_a_file_over_the_limit_is_refused(folder: Path, limit: int) -> None:
 
 
 @pytest.mark.misuse
-@pytest.mark.parametrize(
-    "path", ["../secret", "/etc/passwd", "metadata/../../secret", "metadata/timestamp.json\n", ""]
-)
+@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "metadata/../../secret"])
 def test_a_path_cannot_leave_the_folder(
-    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, path: str, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     with pytest.raises(Refused) as refused:
         read(FolderSource(folder), path)
@@ -68,10 +67,25 @@ def test_a_path_cannot_leave_the_folder(
     monkeypatch.setattr("embrasure.trust.layout.parse_file", lambda *a, **k: None)
     with pytest.raises((Refused, NotFound)):
         read(FolderSource(folder), path)
+    with ablation("the grammar of paths, and the folder that is held") as attack:
+        (folder.parent / "secret").write_bytes(b"secret")
+        attack.without("embrasure.trust.folder.FolderSource._open", plain_open)
+        attack.succeeded(read(FolderSource(folder), path))
+
+
+def plain_open(self: FolderSource, path: str) -> int:
+    """Open a path below a folder as anybody would."""
+    return os.open(self.folders[0] / path, os.O_RDONLY)
+
+
+@pytest.mark.parametrize("path", ["metadata/timestamp.json\n", ""])
+def test_a_path_outside_the_grammar_is_refused(folder: Path, path: str) -> None:
+    with pytest.raises(Refused):
+        read(FolderSource(folder), path)
 
 
 @pytest.mark.misuse
-def test_a_link_on_a_stick_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_on_a_stick_is_not_followed(tmp_path: Path, ablation: Ablation) -> None:
     secret = tmp_path / "shadow"
     secret.write_bytes(b"secret")
     stick = tmp_path / "stick"
@@ -83,11 +97,10 @@ def test_a_link_on_a_stick_is_not_followed(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(Refused) as refused:
             read(source, path)
         assert refused.value.reason == "bad-link"
-    # A plain open in place of the held folder would have read it.
-    monkeypatch.setattr(
-        FolderSource, "_open", lambda self, path: os.open(self.folders[0] / path, os.O_RDONLY)
-    )
-    assert read(source, "metadata/timestamp.json") == b"secret"
+    with ablation("the held folder") as attack:
+        # A plain open in place of the held folder would have read it.
+        attack.without("embrasure.trust.folder.FolderSource._open", plain_open)
+        attack.succeeded(read(source, "metadata/timestamp.json") == b"secret")
 
 
 def test_a_pipe_on_a_stick_does_not_block(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner, SSlibKey
+from tuf.api.metadata import Metadata, Targets
 from tuf.ngclient import Updater
 
 from embrasure import limits
@@ -175,15 +176,18 @@ def test_nothing_held_is_no_trust(bench: Bench) -> None:
 
 
 @pytest.mark.misuse
-def test_a_mirror_cannot_go_back_to_what_it_showed_before(bench: Bench) -> None:
+def test_a_mirror_cannot_go_back_to_what_it_showed_before(bench: Bench, ablation: Ablation) -> None:
     old = bench.repo.frozen_source()
     bench.gate()
     newest = versions(bench.refresh())
     assert bench.refused(old).reason == "rollback"
     assert versions(bench.refresh()) == newest
-    # A client without memory takes the old one: it is the memory that refuses.
-    fresh = TrustClient(bench.folder.parent / "other", bench.repo.anchor, clock=bench.time)
-    assert fresh.refresh(old, roles=ROLES).roles["timestamp"].version < newest["timestamp"]
+    with ablation("the memory of what was seen") as attack:
+        # A client without memory takes the old one: it is the memory that refuses.
+        fresh = TrustClient(bench.folder.parent / "other", bench.repo.anchor, clock=bench.time)
+        attack.succeeded(
+            fresh.refresh(old, roles=ROLES).roles["timestamp"].version < newest["timestamp"]
+        )
 
 
 @pytest.mark.misuse
@@ -213,7 +217,7 @@ def test_a_lost_metadata_folder_is_fetched_again_but_never_older(bench: Bench) -
 
 
 @pytest.mark.misuse
-def test_lost_floors_are_never_started_again_from_zero(bench: Bench) -> None:
+def test_lost_floors_are_never_started_again_from_zero(bench: Bench, ablation: Ablation) -> None:
     old = bench.repo.frozen_source()
     bench.gate()
     bench.refresh()
@@ -221,10 +225,11 @@ def test_lost_floors_are_never_started_again_from_zero(bench: Bench) -> None:
         (bench.folder / "tuf-floors" / name).unlink()
     assert bench.refused(old).reason == "no-trust"
     assert bench.refused().reason == "no-trust"
-    # Had they been created anew, the emptied cache would have let the old repository in.
-    bench.client().workflow.store.create(TufFloors.first())
-    (bench.folder / "current").unlink()
-    assert bench.refresh(old).roles["timestamp"].version == 2
+    with ablation("the refusal to begin anew") as attack:
+        # Had they been created anew, the emptied cache would have let the old repository in.
+        bench.client().workflow.store.create(TufFloors.first())
+        (bench.folder / "current").unlink()
+        attack.succeeded(bench.refresh(old).roles["timestamp"].version == 2)
 
 
 def test_an_enrolled_machine_does_not_begin_with_an_empty_folder(bench: Bench) -> None:
@@ -252,32 +257,36 @@ def test_first_floors_of_an_enrolment_answer_hold_at_once(bench: Bench) -> None:
 
 
 @pytest.mark.misuse
-def test_a_snapshot_cannot_hide_a_role_that_was_seen(bench: Bench) -> None:
+def test_a_snapshot_cannot_hide_a_role_that_was_seen(bench: Bench, ablation: Ablation) -> None:
     bench.refresh()
     (bench.folder / "current" / "snapshot.json").write_bytes(b"")
     del bench.repo.roles["gates-dev"]  # a thief of snapshot and timestamp leaves it out
     bench.repo.publish()
     found = bench.refused()
     assert (found.reason, found.thing) == ("rollback", "gates-dev version")
-    # Nobody who has not seen it is told that something is missing.
-    fresh = TrustClient(bench.folder.parent / "other", bench.repo.anchor, clock=bench.time)
-    assert fresh.refresh(bench.source, roles=ROLES).role("gates-dev") is None
+    with ablation("the memory of what was seen") as attack:
+        # Nobody who has not seen it is told that something is missing.
+        fresh = TrustClient(bench.folder.parent / "other", bench.repo.anchor, clock=bench.time)
+        attack.succeeded(fresh.refresh(bench.source, roles=ROLES).role("gates-dev") is None)
 
 
 # --- freeze, clock ---------------------------------------------------------------------------
 
 
 @pytest.mark.misuse
-def test_a_frozen_mirror_is_refused_when_its_timestamp_expires(bench: Bench) -> None:
+def test_a_frozen_mirror_is_refused_when_its_timestamp_expires(
+    bench: Bench, ablation: Ablation
+) -> None:
     frozen = bench.repo.frozen_source()
     bench.refresh()
     bench.time.pass_(hours=23)
     bench.refresh(frozen)
     bench.time.pass_(hours=2)
     assert bench.refused(frozen).reason == "expired"
-    # The only guard is time: with the clock of yesterday the same bytes pass.
-    fresh = TrustClient(bench.folder.parent / "other", bench.repo.anchor, clock=lambda: START)
-    fresh.refresh(frozen, roles=ROLES)
+    with ablation("the clock") as attack:
+        # The only guard is time: with the clock of yesterday the same bytes pass.
+        fresh = TrustClient(bench.folder.parent / "other", bench.repo.anchor, clock=lambda: START)
+        attack.succeeded(fresh.refresh(frozen, roles=ROLES).roles["timestamp"].version == 2)
 
 
 @pytest.mark.misuse
@@ -326,7 +335,9 @@ def test_each_role_expires_by_itself(bench: Bench, role: str) -> None:
 
 
 @pytest.mark.misuse
-def test_an_expired_app_does_not_stop_a_mirror_but_stops_a_node(bench: Bench) -> None:
+def test_an_expired_app_does_not_stop_a_mirror_but_stops_a_node(
+    bench: Bench, ablation: Ablation
+) -> None:
     bench.repo.life["dev-shop"] = timedelta(hours=1)
     bench.repo.touch("dev-shop")
     bench.repo.publish()
@@ -338,6 +349,9 @@ def test_an_expired_app_does_not_stop_a_mirror_but_stops_a_node(bench: Bench) ->
     with pytest.raises(Refused) as refused:
         client.refresh(bench.source, roles=ROLES)
     assert refused.value.reason == "expired"
+    with ablation("the refusal of expired roles") as attack:
+        view = client.refresh(bench.source, roles=ROLES, tolerate_expired=True)
+        attack.succeeded(view.roles["dev-shop"].expires < bench.time.at)
     bench.time.pass_(hours=23)  # now the timestamp too: tolerated by nobody
     with pytest.raises(Refused):
         client.refresh(bench.source, roles=None, tolerate_expired=True)
@@ -356,7 +370,7 @@ def test_expiry_is_checked_also_when_nothing_changed(bench: Bench) -> None:
 
 
 @pytest.mark.misuse
-def test_files_of_two_moments_do_not_mix(bench: Bench) -> None:
+def test_files_of_two_moments_do_not_mix(bench: Bench, ablation: Ablation) -> None:
     bench.refresh()
     files = dict(bench.repo.files)
     bench.gate()
@@ -366,10 +380,16 @@ def test_files_of_two_moments_do_not_mix(bench: Bench) -> None:
     snapshot = {**bench.repo.files, "metadata/4.snapshot.json": files["metadata/2.snapshot.json"]}
     assert bench.refused(MemorySource(snapshot)).reason == "rollback"
     bench.refresh()  # the honest ones still pass
+    with ablation("the version in the snapshot") as attack:
+        # Each file alone is whole, and signed by who may sign it.
+        top = Metadata[Targets].from_bytes(files["metadata/1.targets.json"]).signed
+        old = Metadata[Targets].from_bytes(files["metadata/2.gates-dev.json"])
+        top.verify_delegate("gates-dev", old.signed_bytes, old.signatures)
+        attack.succeeded(old.signed.version == 2)
 
 
 @pytest.mark.misuse
-def test_fewer_signatures_than_the_threshold_are_refused(bench: Bench) -> None:
+def test_fewer_signatures_than_the_threshold_are_refused(bench: Bench, ablation: Ablation) -> None:
     repo = bench.repo
     repo.set_plan(bench.release, canary=[bench.node], by=("anna",))
     repo.publish()
@@ -383,6 +403,9 @@ def test_fewer_signatures_than_the_threshold_are_refused(bench: Bench) -> None:
     repo.touch("dev-shop")
     repo.publish()
     assert bench.refused().reason == "threshold"
+    with ablation("the count of signatures") as attack:
+        attack.without("tuf.api.metadata.Targets.verify_delegate")
+        attack.succeeded(len(bench.refresh().roles["dev-shop"].signers) == 1)
 
 
 @pytest.mark.misuse
@@ -531,14 +554,19 @@ def test_a_new_key_of_one_role_resets_that_floor_only(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "path", ["metadata/2.root.json", "metadata/timestamp.json", "metadata/1.dev-shop.json"]
 )
-def test_data_without_end_is_cut_off(bench: Bench, path: str) -> None:
+def test_data_without_end_is_cut_off(bench: Bench, path: str, ablation: Ablation) -> None:
     endless = EndlessSource(bench.repo.source(), path)
     assert bench.refused(endless).reason == "limit"
     assert endless.sent <= limits.ROOT_BYTES + 2 * 4096
+    with ablation("the cut in the reader") as attack:
+        # What such a source goes on to send to whoever keeps reading.
+        pieces = endless.fetch(path, offset=0, limit=1)
+        got = sum(len(piece) for piece, _ in zip(pieces, range(1000), strict=False))
+        attack.succeeded(got > limits.ROOT_BYTES)
 
 
 @pytest.mark.misuse
-def test_a_source_that_drips_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_drips_is_given_up(bench: Bench, ablation: Ablation) -> None:
     ticks = iter(range(0, 10**9, 7))  # each look at the clock is 7 s later
 
     @dataclass
@@ -553,8 +581,9 @@ def test_a_source_that_drips_is_given_up(bench: Bench, monkeypatch: pytest.Monke
     with pytest.raises(Unavailable) as slow:
         client.refresh(Dripping(), roles=ROLES)
     assert slow.value.reason == "slow"
-    monkeypatch.setattr("embrasure.trust.fetcher.timed", lambda pieces, **options: iter(pieces))
-    client.refresh(Dripping(), roles=ROLES)
+    with ablation("the time for a whole file") as attack:
+        attack.without("embrasure.trust.fetcher.timed", lambda pieces, **options: iter(pieces))
+        attack.succeeded(client.refresh(Dripping(), roles=ROLES).roles["root"].version == 1)
 
 
 def test_a_cut_line_is_an_error_and_not_a_short_file(bench: Bench) -> None:
@@ -607,9 +636,7 @@ def test_a_damaged_document_on_disk_is_fetched_again(bench: Bench) -> None:
 
 
 @pytest.mark.misuse
-def test_metadata_edited_on_disk_is_not_shown_as_held(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metadata_edited_on_disk_is_not_shown_as_held(bench: Bench, ablation: Ablation) -> None:
     bench.refresh()
     before = {p.name: p.read_bytes() for p in (bench.folder / "complete").glob("*.json")}
     bench.gate()
@@ -621,8 +648,9 @@ def test_metadata_edited_on_disk_is_not_shown_as_held(
     with pytest.raises(Refused) as refused:
         bench.client().held()
     assert refused.value.reason == "no-trust"
-    monkeypatch.setattr("embrasure.trust.client.check_held", lambda *a: None)
-    assert bench.client().held().roles["timestamp"].version == 2
+    with ablation("the floors at a look at the disk") as attack:
+        attack.without("embrasure.trust.client.check_held")
+        attack.succeeded(bench.client().held().roles["timestamp"].version == 2)
     (bench.folder / "complete" / "snapshot.json").write_bytes(b"{}")
     with pytest.raises(Refused):
         bench.client().held()
