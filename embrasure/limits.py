@@ -191,6 +191,16 @@ WARN_TOKEN_SECONDS = 600  # of a join token's hour
 WARN_LOG_SECONDS = 3600  # between two log lines about the same thing
 METRICS_SECONDS = 60  # between two writings of the metrics file
 
+# Log-in
+LOGIN_SECONDS = 60  # life of a nonce, and longest connection to the log-in port
+LOGIN_FAILURES = 5  # of one source address in LOGIN_WINDOW_SECONDS
+LOGIN_WINDOW_SECONDS = 60
+LOGIN_PAUSE_SECONDS = 900  # of that address; an account is never paused
+LOGIN_SOURCES = 4_096  # addresses remembered
+LOGIN_BYTES = 16 * KIB  # envelope, and request; an ML-DSA-65 signature is 4.4 KiB in base64
+LOGIN_CALLS = 32  # open at once, of all callers
+LOGIN_IDLE_MILLISECONDS = 5_000  # an idle connection to the log-in port ends
+
 # gRPC servers
 HANDSHAKE_MILLISECONDS = 3_000
 CONNECTION_AGE_MILLISECONDS = 600_000

@@ -249,6 +249,7 @@ TABLE: dict[str, tuple[str | click.Group, str]] = {
     "rollout": (ROLLOUT, "Take an approved plan to the fleet, wave by wave."),
     "fleet": (FLEET, "The nodes: status, list, addresses."),
     "status": ("gateway.cli_fleet:overview", "One screen: roll-outs, approvals, fleet."),
+    "login": ("gateway.cli_login:login", "Get a 10 h TLS certificate with your signing key."),
     "whoami": ("gateway.cli_login:whoami", "Who the gateway takes this operator for."),
     "audit": (AUDIT, "Show and verify the journal."),
     "gateway": (GATEWAY, "Run the gateway."),

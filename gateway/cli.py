@@ -17,9 +17,15 @@ _DIR = click.Path(path_type=Path, file_okay=False)
 @click.option("--trust", required=True, type=_DIR, help="The security team's folder.")
 @click.option("--name", show_default="g1", help="The gateway's id.")
 @click.option("--listen", show_default="127.0.0.1:0", help="Where operators dial.")
+@click.option("--login", metavar="HOST:PORT", help="Open a log-in port (copies that issuer too).")
 @common
 def gateway_init(
-    common: Common, folder: Path, trust: Path, name: str | None, listen: str | None
+    common: Common,
+    folder: Path,
+    trust: Path,
+    name: str | None,
+    listen: str | None,
+    login: str | None,
 ) -> None:
     """Make the gateway's folder DIR, or bring newer trust files and gate keys to it.
 
@@ -31,6 +37,7 @@ def gateway_init(
     Examples:
       embrasure gateway init gw --trust trust --name g1 --listen 127.0.0.1:7443
       embrasure gateway init gw --trust trust
+      embrasure gateway init gw --trust trust --login 127.0.0.1:7444
     """
     from embrasure.undo import all_or_nothing
     from gateway.init import initialise
@@ -38,7 +45,7 @@ def gateway_init(
 
     fleet = TrustFolder.open(trust)
     with all_or_nothing(folder):
-        made = initialise(folder, fleet, name=name, listen=listen)
+        made = initialise(folder, fleet, name=name, listen=listen, login=login)
     body = {
         "folder": str(made.folder),
         "environments": list(made.environments),

@@ -3,10 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import click
 
 from embrasure.command import Common, common
+from pki.options import passphrase_options
+
+
+@click.command()
+@passphrase_options
+@common
+def login(common: Common, passphrase_fd: int | None, passphrase_file: Path | None) -> None:
+    """Get a TLS certificate of 10 hours for the context, with your signing key.
+
+    Needs no certificate: an ended one is replaced. The gateway is known by the context's issuer
+    before anything is signed, and nobody else can use the signature.
+
+    \b
+    Examples:
+      embrasure login --context anna/context.toml
+      embrasure login --passphrase-file pass --json
+    """
+    from embrasure.clock import now, write_time
+    from embrasure.errors import EmbrasureError
+    from embrasure.wire import admin_pb2 as wire
+    from gateway.client import AdminClient
+    from gateway.context import read_context
+    from gateway.logging_in import log_in
+    from gateway.shown import rows_of
+    from pki.passphrase import passphrase_source
+
+    source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
+    context = read_context(common.context)
+    done = log_in(context, source, clock=now)
+    try:
+        with AdminClient(context, timeout_s=common.timeout_s) as client:
+            found = client.json("Whoami", wire.Empty())
+    except EmbrasureError as problem:
+        common.say(f"logged in; the gateway does not answer yet: {problem}")
+        found = {}
+    body = {**done.as_json(), "expiring": rows_of(found, "expiring")}
+    lines = [f"{done.identity}: certificate until {write_time(done.until)}", *soon(found)]
+    common.emit("embrasure.login/1", body, "\n".join(lines))
 
 
 @click.command()

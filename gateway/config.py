@@ -40,13 +40,14 @@ class Issuers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The intermediates by which a gateway certifies itself, to nodes and to operators.
 
     node, mirror: by which it renews the certificates of those it dials; without them that is
-    done by hand.
+    done by hand. operator: certifies operators who log in; only beside `login`.
     """
 
     gateway: IssuerFiles
     admin: IssuerFiles
     node: IssuerFiles | None = None
     mirror: IssuerFiles | None = None
+    operator: IssuerFiles | None = None
 
     def held(self) -> dict[IssuerName, IssuerFiles]:
         """Return the intermediates that are there, by name."""
@@ -55,16 +56,21 @@ class Issuers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ("admin", self.admin),
             ("node", self.node),
             ("mirror", self.mirror),
+            ("operator", self.operator),
         )
         return {name: files for name, files in every if files is not None}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `gateway.toml` says. Paths are relative to its folder."""
+    """What `gateway.toml` says. Paths are relative to its folder.
+
+    listen: where operators dial; login: where those without a certificate do, a port of its own
+    """
 
     name: str
     domain: str
     listen: Address
+    login: Address | None = None
     collect_key_file: str
     online: Online
     issuers: Issuers
@@ -109,6 +115,11 @@ def read_config(folder: Path) -> Config:
     check_domain(config.domain)
     for env in config.online.gates:
         layout.check_env(env)
+    if (config.login is None) != (config.issuers.operator is None):
+        raise Misuse(
+            FILE, expected="`login` and [issuers.operator] together", got="one of them",
+            hint="embrasure gateway init DIR --trust TRUST --login HOST:PORT writes both",
+        )  # fmt: skip
     return config
 
 
@@ -118,6 +129,7 @@ def write_config(folder: Path, config: Config) -> None:
         _line("name", config.name),
         _line("domain", config.domain),
         _line("listen", config.listen),
+        *([_line("login", config.login)] if config.login else []),
         _line("collect_key_file", config.collect_key_file),
         "\n[online]",
         _line("snapshot", config.online.snapshot),

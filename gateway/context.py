@@ -20,7 +20,10 @@ _PEM_BYTES = 64 * limits.KIB
 
 
 class ContextFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`context.toml` as `embrasure pki issue operator/NAME` writes it; paths relative to it."""
+    """`context.toml` as `embrasure pki issue operator/NAME` writes it; paths relative to it.
+
+    gateway: where operators dial; login: where `embrasure login` does, empty for none
+    """
 
     gateway: str
     domain: str
@@ -31,6 +34,7 @@ class ContextFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tls_key: str
     key: Annotated[str, Meta(min_length=1, max_length=1024)]
     state: str
+    login: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ def read_context(path: Path | None) -> OperatorContext:
         )
     file = read_toml(where, ContextFile, document="context")
     check_address(file.gateway)
+    if file.login:
+        check_address(file.login)
     check_domain(file.domain)
     check_name(file.person)
     return OperatorContext(where.parent, file)

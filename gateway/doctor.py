@@ -18,7 +18,7 @@ def findings(folder: Path, at: datetime) -> list[Finding]:
     config, paths = read_config(folder), Paths(folder)
     run = f"embrasure gateway run {folder}"
     keys = sorted(paths.keys.glob("*.key"))
-    listens = {"admin": config.listen}
+    listens = {"admin": config.listen, **({"login": config.login} if config.login else {})}
     return [
         *look.private([*keys, paths.state / "gateway.sqlite"]),
         *look.unshared([folder / FILE, paths.anchor]),
@@ -38,7 +38,8 @@ def _half_made(paths: Paths, config: Config, run: str) -> Iterator[Finding]:
     if paths.incoming.is_dir() and not look.is_locked(paths.state / "lock"):
         yield Finding("half-made", str(paths.incoming), "waits for the next start", run)
     uris = [config.online.snapshot, config.online.timestamp, *config.online.gates.values()]
-    uris += [getattr(config.issuers, name).key for name in ("gateway", "admin")]
+    issuers = [config.issuers.gateway, config.issuers.admin, config.issuers.operator]
+    uris += [files.key for files in issuers if files is not None]
     for uri in uris:
         scheme, _, path = uri.partition(":")
         if scheme == "keyfile" and not (paths.folder / path).is_file():

@@ -156,7 +156,7 @@ def load_grounds(client: Verified, view: View, source: Source, *, env: str, app:
         app=app,
         policy=policy,
         policy_digest=sha256_hex(raw),
-        denied=_denied(client, view, source, policy),
+        denied=load_denied(client, view, source, policy),
         keys=keys,
         threshold=threshold,
         targets=targets,
@@ -218,7 +218,8 @@ def _delegation(targets: Targets, role: str) -> tuple[dict[str, Key], int]:
     return keys, delegated.threshold
 
 
-def _denied(client: Documents, view: View, source: Source, policy: Policy) -> DeniedSets:
+def load_denied(client: Documents, view: View, source: Source, policy: Policy) -> DeniedSets:
+    """Return what policy and published revocations of its environment deny; raises Refused."""
     union = Union()
     found = view.role(layout.REVOCATIONS)
     path = layout.revocations_path(policy.env)

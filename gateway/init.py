@@ -40,9 +40,17 @@ class Made:
     keys: tuple[str, ...]
 
 
-def initialise(folder: Path, trust: TrustFolder, *, name: str | None, listen: str | None) -> Made:
+def initialise(
+    folder: Path,
+    trust: TrustFolder,
+    *,
+    name: str | None,
+    listen: str | None,
+    login: str | None = None,
+) -> Made:
     """Return what was copied: trust files, online keys, issuers, the collect key.
 
+    login: an address opens the log-in port, and the operators' issuer is copied too
     A folder that exists gets what is new in the trust folder; its name and address stay: others
     are Misuse. Offline keys never travel: only the files named here are read. Raises Refused too.
     """
@@ -50,6 +58,7 @@ def initialise(folder: Path, trust: TrustFolder, *, name: str | None, listen: st
     again = (folder / FILE).exists()
     if again:
         name, listen = _same(folder, name=name, listen=listen)
+        login = login or read_config(folder).login
     name, listen = name or FIRST_NAME, listen or ANY_PORT
     check_name(name)
     Folder.open(folder, create=True, mode=0o700).close()
@@ -65,9 +74,10 @@ def initialise(folder: Path, trust: TrustFolder, *, name: str | None, listen: st
                      hint="embrasure trust merge")  # fmt: skip
     if not again:
         fs.replace_file(folder, "anchor.json", trust.anchor, mode=0o644)
-    keys = copy_keys(trust, paths)
+    keys = copy_keys(trust, paths, with_operators=login is not None)
     envs = tuple(sorted(key.removeprefix("gates-") for key in keys if key.startswith("gates-")))
-    write_config(folder, _config(trust, name=name, listen=listen, envs=envs, keys=keys))
+    config = _config(trust, name=name, listen=listen, login=login, envs=envs, keys=keys)
+    write_config(folder, config)
     return Made(folder, envs, copied, keys)
 
 
@@ -82,7 +92,13 @@ def _same(folder: Path, *, name: str | None, listen: str | None) -> tuple[str, s
 
 
 def _config(
-    trust: TrustFolder, *, name: str, listen: str, envs: tuple[str, ...], keys: tuple[str, ...]
+    trust: TrustFolder,
+    *,
+    name: str,
+    listen: str,
+    login: str | None,
+    envs: tuple[str, ...],
+    keys: tuple[str, ...],
 ) -> Config:
     def issuer(role: str) -> IssuerFiles:
         return IssuerFiles(certificate=f"keys/{role}-ca.crt", key=f"keyfile:keys/{role}-ca.key")
@@ -94,6 +110,7 @@ def _config(
         name=name,
         domain=trust.domain,
         listen=listen,
+        login=login,
         collect_key_file="keys/collect.key",
         online=Online(
             snapshot="keyfile:keys/snapshot.key",
@@ -105,11 +122,12 @@ def _config(
             admin=issuer("admin"),
             node=renews("node"),
             mirror=renews("mirror"),
+            operator=issuer("operator") if login else None,
         ),
     )
 
 
-def copy_keys(trust: TrustFolder, paths: Paths) -> tuple[str, ...]:
+def copy_keys(trust: TrustFolder, paths: Paths, *, with_operators: bool) -> tuple[str, ...]:
     """Return the names of the keys that were copied, encrypted as they are (the collect key is
     not: it opens receipts, and signs nothing).
     """
@@ -118,7 +136,7 @@ def copy_keys(trust: TrustFolder, paths: Paths) -> tuple[str, ...]:
         raw = fs.read_file(file, limit=_KEY_BYTES, private=True)
         fs.replace_file(paths.keys, file.name, raw)
         done.append(file.stem)
-    for role in (*OWN_ISSUERS, *RENEWING_ISSUERS):
+    for role in (*OWN_ISSUERS, *RENEWING_ISSUERS, *(["operator"] if with_operators else [])):
         file = trust.path / "ca" / f"{role}.key"
         if role in RENEWING_ISSUERS and not file.exists():
             continue

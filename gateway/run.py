@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from logging import getLogger
@@ -18,7 +18,7 @@ from embrasure.bundle.store import BlobStore
 from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError
 from embrasure.fs import Folder
-from embrasure.net.credentials import ServerKeys
+from embrasure.net.credentials import AnonymousKeys, ServerKeys
 from embrasure.net.identity import IssuerName
 from embrasure.net.server import Service, bind, build_server
 from embrasure.net.trustbundle import TrustHolder
@@ -34,6 +34,7 @@ from gateway.config import Config, Paths, read_collect_key, read_config
 from gateway.database import Database
 from gateway.engine import Engine
 from gateway.init import trust_files
+from gateway.login_listener import counts_of, login_desk, login_port
 from gateway.parts import EngineParts
 from gateway.people import People
 from gateway.proposals import Proposals
@@ -64,6 +65,7 @@ class Opened:
     blobs: BlobStore
     certificates: Certificates
     certifier: Certifier | None
+    operators: Issuer | None  # who certifies those who log in
 
 
 def open_online(
@@ -147,7 +149,17 @@ def opened(
         repository.open()
         blobs = BlobStore(paths.repository / "blobs", mode=0o755)
         held.callback(blobs.close)
-        yield Opened(config, paths, database, journal, repository, blobs, certificates, certifier)
+        yield Opened(
+            config,
+            paths,
+            database,
+            journal,
+            repository,
+            blobs,
+            certificates,
+            certifier,
+            issuers.get("operator"),
+        )
 
 
 def close_intents(journal: Journal) -> None:
@@ -214,6 +226,7 @@ async def serve(
         engine.wake()
 
     people = People(held.repository)
+    desk = login_desk(held, people, clock=clock)
     watch = Watch(
         held.paths.folder,
         held.config,
@@ -222,7 +235,7 @@ async def serve(
         people=people,
         database=held.database,
         clock=clock,
-        counts=lambda: {"tls_configuration_failed": keys.failures},
+        counts=lambda: {"tls_configuration_failed": keys.failures, **counts_of(desk)},
     )
     parts = Parts(
         name=held.config.name,
@@ -252,19 +265,23 @@ async def serve(
     port = bind(server, held.config.listen, keys)
     await server.start()
     try:
-        fs.replace_file(held.paths.folder, PORTS, json.dumps({"admin": port}).encode())
-        ready(port)
-        await _until_stopped(stop, engine.run(), _renew(keys, held.certificates), watch.run())
+        async with login_port(held, desk) as (ports, shown):
+            ports["admin"] = port
+            fs.replace_file(held.paths.folder, PORTS, json.dumps(ports).encode())
+            ready(port)
+            renewal = _renew([keys, *shown], held.certificates)
+            await _until_stopped(stop, engine.run(), renewal, watch.run())
     finally:
         await server.stop(DRAIN_SECONDS)
         with Folder.open(held.paths.folder) as top:
             top.unlink(PORTS, missing_ok=True)
 
 
-async def _renew(keys: ServerKeys, certificates: Certificates) -> None:
+async def _renew(shown: Sequence[ServerKeys | AnonymousKeys], certificates: Certificates) -> None:
     while True:
         await asyncio.sleep(RENEW_SECONDS)
-        keys.swap(certificates.admin())
+        for keys in shown:
+            keys.swap(certificates.admin())
 
 
 async def _until_stopped(stop: asyncio.Event, *jobs: Coroutine[object, object, None]) -> None:

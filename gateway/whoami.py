@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from tuf.api.metadata import DelegatedRole, Targets
 
 from embrasure.clock import write_time
 from embrasure.net.identity import Identity, uri
 from embrasure.trust import layout
 from embrasure.trust.policy import Policy
-from embrasure.trust.view import View
+from gateway.metadata import read_metadata
 from gateway.rights import rights_of
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
 def whoami(parts: Parts, identity: Identity, cert: x509.Certificate) -> dict[str, object]:
     """Return what `embrasure whoami` shows; for a caller that `Authorize` has let in."""
-    person, view = identity.name, parts.repository.view()
+    person, client = identity.name, parts.repository.client
+    raw = client.role_bytes(parts.repository.view(), layout.TARGETS)
+    found = read_metadata(raw, Targets, layout.TARGETS).signed.delegations
+    delegated = found.roles or {} if found is not None else {}
     policies = parts.people.policies()
     listed = parts.people.environments(person)
     return {
@@ -28,9 +33,9 @@ def whoami(parts: Parts, identity: Identity, cert: x509.Certificate) -> dict[str
         "id": uri(identity.role, person, parts.domain),
         "certificate": _certificate(cert),
         "environments": listed,
-        "roles": [_roles(view, env, policies[env], person) for env in listed],
+        "roles": [_roles(delegated, env, policies[env], person) for env in listed],
         "gateway": parts.name,
-        "root": parts.repository.client.root_id,
+        "root": client.root_id,
         "expiring": parts.watch.due() if listed else [],
     }
 
@@ -49,14 +54,16 @@ def _certificate(cert: x509.Certificate) -> dict[str, object]:
     }
 
 
-def _roles(view: View, env: str, policy: Policy, person: str) -> dict[str, object]:
+def _roles(
+    delegated: Mapping[str, DelegatedRole], env: str, policy: Policy, person: str
+) -> dict[str, object]:
     """Return what a person is in one environment; keys: whole ids, and whether one is denied."""
     (mine,) = [listed for listed in policy.people if listed.id == person]
     prefix = layout.app_role(env, "")
     signs = {
-        name.removeprefix(prefix): f"{role.threshold} of {len(role.keys)}"
-        for name, role in sorted(view.roles.items())
-        if name.startswith(prefix) and role.keys & set(mine.keys)
+        name.removeprefix(prefix): f"{role.threshold} of {len(role.keyids)}"
+        for name, role in sorted(delegated.items())
+        if name.startswith(prefix) and set(role.keyids) & set(mine.keys)
     }
     return {
         "env": env,

@@ -100,6 +100,7 @@ def pki_init(
 )
 @click.option("--csr", type=_FILE, help="Certify this request's key; no key is made here.")
 @click.option("--gateway", metavar="HOST:PORT", help="Operators: the gateway's admin address.")
+@click.option("--login", metavar="HOST:PORT", help="Operators: the gateway's log-in address.")
 @click.option(
     "--key",
     metavar="URI",
@@ -114,6 +115,7 @@ def pki_issue(
     out: Path,
     csr: Path | None,
     gateway: str | None,
+    login: str | None,
     key: str | None,
     passphrase_fd: int | None,
     passphrase_file: Path | None,
@@ -141,7 +143,7 @@ def pki_issue(
         place = out / identity.partition("/")[2] if several else out
         issued = issue.issue(trust, identity, place, csr=csr, source=source, clock=now)
         if issued.role == "operator":
-            issue.write_context(trust, issued, gateway=gateway, key=key)
+            issue.write_context(trust, issued, gateway=gateway, key=key, login=login)
         made.append(issued)
     common.emit(
         "embrasure.pki.issue/1",

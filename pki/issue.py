@@ -74,7 +74,12 @@ def issue(
 
 
 def write_context(
-    trust: TrustFolder, made: Issued, *, gateway: str | None, key: str | None
+    trust: TrustFolder,
+    made: Issued,
+    *,
+    gateway: str | None,
+    key: str | None,
+    login: str | None = None,
 ) -> None:
     """The operator's folder has anchor, admin issuer and, when asked for, `context.toml`."""
     out = made.folder
@@ -97,6 +102,7 @@ def write_context(
         "tls_key": "tls.key",
         "key": _relative(key, out),
         "state": "state",
+        **({"login": login} if login else {}),
     }
     text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
     fs.replace_file(out, "context.toml", text.encode("utf-8"))

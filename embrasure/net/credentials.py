@@ -101,6 +101,37 @@ def server_credentials(keys: ServerKeys) -> grpc.ServerCredentials:
     )
 
 
+class AnonymousKeys:
+    """What a listener shows to callers of whom it asks no certificate; swapped as a whole."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+
+    def swap(self, pair: Pair) -> None:
+        """New connections see `pair`."""
+        self.pair = pair
+
+    def fetch(self) -> grpc.ServerCertificateConfiguration:
+        """Return the configuration for one handshake: a new one each time, so no ticket counts."""
+        return grpc.ssl_server_certificate_configuration([(self.pair.key_pem, self.pair.chain_pem)])
+
+
+def anonymous_credentials(keys: AnonymousKeys) -> grpc.ServerCredentials:
+    """Return credentials that ask for no client certificate and never see one."""
+    return grpc.dynamic_ssl_server_credentials(keys.fetch(), keys.fetch, False)
+
+
+def pinned_channel(address: str, *, leaf: bytes, host: str) -> grpc.aio.Channel:
+    """Return a channel to whoever holds the key of exactly the certificate `leaf` (PEM).
+
+    host: its one DNS name. The caller shows no certificate.
+    """
+    load_certificates(leaf, what="pinned certificate")
+    credentials = grpc.ssl_channel_credentials(leaf)
+    override: Option = ("grpc.ssl_target_name_override", host)
+    return grpc.aio.secure_channel(address, credentials, options=[*CHANNEL_OPTIONS, override])
+
+
 def channel(
     address: str,
     *,

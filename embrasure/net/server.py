@@ -13,7 +13,12 @@ from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import Failed
 from embrasure.net.authorize import Authorize, Groups, Identifies, Peers, Table, check_table
-from embrasure.net.credentials import ServerKeys, server_credentials
+from embrasure.net.credentials import (
+    AnonymousKeys,
+    ServerKeys,
+    anonymous_credentials,
+    server_credentials,
+)
 from embrasure.net.trustbundle import TrustHolder
 
 
@@ -90,12 +95,15 @@ def served(services: Sequence[Service]) -> list[tuple[str, Callable[..., object]
     ]
 
 
-def bind(server: grpc.aio.Server, address: str, keys: ServerKeys) -> int:
+def bind(server: grpc.aio.Server, address: str, keys: ServerKeys | AnonymousKeys) -> int:
     """Return the port on which `server` will listen at `address` (`127.0.0.1:0`: any).
 
     Raises Failed (`bind`), Refused (`no-issuer`).
     """
-    credentials = server_credentials(keys)
+    if isinstance(keys, ServerKeys):
+        credentials = server_credentials(keys)
+    else:
+        credentials = anonymous_credentials(keys)
     try:
         port = server.add_secure_port(address, credentials)
     except RuntimeError as problem:

@@ -30,7 +30,7 @@ class Envelope(Document, frozen=True, kw_only=True):
     signatures: tuple[_Signature]
 
 
-Type = Literal["order", "approval", "enrolment", "enrolled", "post", "audit"]
+Type = Literal["order", "approval", "enrolment", "enrolled", "post", "audit", "login"]
 
 
 def payload_type(kind: Type) -> str:
