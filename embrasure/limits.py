@@ -26,6 +26,14 @@ JSON_DEPTH = 8  # nesting; scanned before the parser runs
 MAX_INTEGER = 2**53 - 1  # RFC 8785 / IEEE 754 exact integers
 CONFIG_BYTES = 256 * KIB  # one TOML file: configuration, plan file, app.toml
 
+# Ceremonies
+POSSESSION_BYTES = 8 * KIB  # a proof that a new keyholder has his key; ML-DSA-65 signs with 3.3 KB
+POSSESSION_SECONDS = 30 * 86400  # after which such a proof is made again
+PROOFS_PER_DRAFT = 64  # new keys of two roles of 32
+REFUSAL_BYTES = 8 * KIB  # a signed no to a draft
+TRANSCRIPT_LINE_BYTES = 64 * KIB  # one act of a ceremony with the digests of what it left
+TRANSCRIPT_BYTES = 8 * MIB  # one transcript; the next act begins another
+
 # TUF metadata (bytes a file)
 ROOT_BYTES = 512_000
 TIMESTAMP_BYTES = 16_000

@@ -55,6 +55,30 @@ PKI = _verbs(
     },
     "The root of trust and the certificates.",
 )
+PKI.table["keyholder"] = (
+    _verbs(
+        "pki keyholder",
+        {
+            "pki.cli_keyholder": {
+                "add": "Draft more keyholders of a role.",
+                "remove": "Draft a role without some keyholders.",
+                "replace": "Draft other keys in the place of some keyholders'.",
+                "threshold": "Draft how many keyholders must sign.",
+                "prove": "Prove that you hold your new key.",
+            }
+        },
+        "Keyholders of root, targets, revocations, environments and apps.",
+    ),
+    "Keyholders: add, remove, replace, threshold, prove.",
+)
+PKI.table["online"] = (
+    _verbs(
+        "pki online",
+        {"pki.cli_keyholder": {"rotate": "Make new online keys and draft who names them."}},
+        "Keys that a gateway signs with.",
+    ),
+    "Online keys: rotate.",
+)
 TRUST = _verbs(
     "trust",
     {

@@ -21,12 +21,21 @@ Uri = Annotated[str, Meta(min_length=1, max_length=1024)]
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9a-f:]+\]|[a-z0-9.-]+):[0-9]{1,5}$")]
 
 
-class Online(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """URIs of the keys that sign online; gates: environment -> URI."""
+# One key, or while it is rotated the new and the old one; the published root says which signs.
+Keys = Uri | Annotated[tuple[Uri, ...], Meta(min_length=1, max_length=8)]
 
-    snapshot: Uri
-    timestamp: Uri
-    gates: dict[str, Uri]
+
+class Online(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """URIs of the keys that sign online; gates: by environment."""
+
+    snapshot: Keys
+    timestamp: Keys
+    gates: dict[str, Keys]
+
+    def uris(self) -> list[str]:
+        """Return the URI of every key."""
+        found = (self.snapshot, self.timestamp, *self.gates.values())
+        return [uri for one in found for uri in ((one,) if isinstance(one, str) else one)]
 
 
 class IssuerFiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -146,10 +155,16 @@ def write_config(folder: Path, config: Config) -> None:
     fs.replace_file(folder, FILE, ("\n".join(lines) + "\n").encode("utf-8"))
 
 
-def _line(key: str, value: str) -> str:
+def _line(key: str, value: str | tuple[str, ...]) -> str:
+    if not isinstance(value, str):
+        return f"{key} = [{', '.join(_text(key, item) for item in value)}]"
+    return f"{key} = {_text(key, value)}"
+
+
+def _text(key: str, value: str) -> str:
     if not value.isprintable() or '"' in value or "\\" in value:
         raise Misuse(f"{FILE}: {key}", expected="plain text", got=value)
-    return f'{key} = "{value}"'
+    return f'"{value}"'
 
 
 def read_collect_key(folder: Path, config: Config) -> PrivateKey:

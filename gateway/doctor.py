@@ -37,7 +37,7 @@ def _half_made(paths: Paths, config: Config, run: str) -> Iterator[Finding]:
     again = f"embrasure gateway init {paths.folder} --trust TRUST"
     if paths.incoming.is_dir() and not look.is_locked(paths.state / "lock"):
         yield Finding("half-made", str(paths.incoming), "waits for the next start", run)
-    uris = [config.online.snapshot, config.online.timestamp, *config.online.gates.values()]
+    uris = config.online.uris()
     issuers = [config.issuers.gateway, config.issuers.admin, config.issuers.operator]
     uris += [files.key for files in issuers if files is not None]
     for uri in uris:

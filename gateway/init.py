@@ -11,6 +11,7 @@ from embrasure.errors import EmbrasureError, Misuse
 from embrasure.fs import Folder
 from embrasure.net.identity import check_name
 from embrasure.trust import layout
+from gateway import handover
 from gateway.config import (
     FILE,
     Config,
@@ -74,11 +75,12 @@ def initialise(
                      hint="embrasure trust merge")  # fmt: skip
     if not again:
         fs.replace_file(folder, "anchor.json", trust.anchor, mode=0o644)
-    keys = copy_keys(trust, paths, with_operators=login is not None)
-    envs = tuple(sorted(key.removeprefix("gates-") for key in keys if key.startswith("gates-")))
-    config = _config(trust, name=name, listen=listen, login=login, envs=envs, keys=keys)
+    held = read_config(folder).online if again else None
+    online = handover.take_keys(trust, paths, held)
+    keys = (*online.names, *copy_issuers(trust, paths, with_operators=login is not None))
+    config = _config(trust, name=name, listen=listen, login=login, online=online.uris, keys=keys)
     write_config(folder, config)
-    return Made(folder, envs, copied, keys)
+    return Made(folder, tuple(sorted(online.uris.gates)), copied, keys)
 
 
 def _same(folder: Path, *, name: str | None, listen: str | None) -> tuple[str, str]:
@@ -97,7 +99,7 @@ def _config(
     name: str,
     listen: str,
     login: str | None,
-    envs: tuple[str, ...],
+    online: Online,
     keys: tuple[str, ...],
 ) -> Config:
     def issuer(role: str) -> IssuerFiles:
@@ -112,11 +114,7 @@ def _config(
         listen=listen,
         login=login,
         collect_key_file="keys/collect.key",
-        online=Online(
-            snapshot="keyfile:keys/snapshot.key",
-            timestamp="keyfile:keys/timestamp.key",
-            gates={env: f"keyfile:keys/gates-{env}.key" for env in envs},
-        ),
+        online=online,
         issuers=Issuers(
             gateway=issuer("gateway"),
             admin=issuer("admin"),
@@ -127,15 +125,9 @@ def _config(
     )
 
 
-def copy_keys(trust: TrustFolder, paths: Paths, *, with_operators: bool) -> tuple[str, ...]:
-    """Return the names of the keys that were copied, encrypted as they are (the collect key is
-    not: it opens receipts, and signs nothing).
-    """
+def copy_issuers(trust: TrustFolder, paths: Paths, *, with_operators: bool) -> tuple[str, ...]:
+    """Return the names of the issuers' keys that were copied, encrypted as they are."""
     done = []
-    for file in sorted((trust.path / "online").glob("*.key")):
-        raw = fs.read_file(file, limit=_KEY_BYTES, private=True)
-        fs.replace_file(paths.keys, file.name, raw)
-        done.append(file.stem)
     for role in (*OWN_ISSUERS, *RENEWING_ISSUERS, *(["operator"] if with_operators else [])):
         file = trust.path / "ca" / f"{role}.key"
         if role in RENEWING_ISSUERS and not file.exists():
@@ -145,11 +137,6 @@ def copy_keys(trust: TrustFolder, paths: Paths, *, with_operators: bool) -> tupl
         certificate = ca.pem(trust.certificate(role))
         fs.replace_file(paths.keys, f"{role}-ca.crt", certificate, mode=0o644)
         done.append(f"{role}-ca")
-    missing = {"snapshot", "timestamp", "collect"} - set(done)
-    if missing:
-        raise Misuse(
-            str(trust.path / "online"), expected=", ".join(sorted(missing)), got="no such key file"
-        )
     return tuple(done)
 
 

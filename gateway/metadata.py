@@ -109,6 +109,23 @@ def delegated_names(targets: Targets) -> set[str]:
     return set(found.roles or {}) if found is not None else set()
 
 
+def key_ids(delegator: Root | Targets, role: str) -> frozenset[str]:
+    """Return the ids of the keys that may sign `role`; none for a role that is not delegated."""
+    try:
+        return frozenset(delegator.get_delegated_role(role).keyids)
+    except ValueError:
+        return frozenset()
+
+
+def newest(files: Mapping[str, bytes], role: str) -> int:
+    """Return the highest version of `role` among these repository paths, 0 for none."""
+    tail = f".{role}.json"
+    names = (path.removeprefix("metadata/") for path in files if path.endswith(tail))
+    return max(
+        (int(n.removesuffix(tail)) for n in names if n.removesuffix(tail).isdigit()), default=0
+    )
+
+
 def has_threshold(raw: bytes, role: str, targets: Targets) -> bool:
     """Return whether this file of a delegated role carries its threshold of signatures."""
     try:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from securesystemslib.signer import Signer
-from tuf.api.metadata import Targets
+from tuf.api.metadata import Root, Targets
 
 from embrasure import limits
 from embrasure.clock import Clock, now
-from embrasure.errors import Denied, EmbrasureError, NotFound, Refused
+from embrasure.errors import EmbrasureError, NotFound, Refused
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.client import TrustClient
@@ -26,6 +25,7 @@ from embrasure.trust.folder import FolderSource
 from embrasure.trust.view import View
 from gateway import metadata as form
 from gateway.audit import Journal
+from gateway.keyring import OnlineKeys, check_environment
 from gateway.overlay import Overlay
 from gateway.repository_folder import LAST, RepositoryFolder
 from gateway.staged import Staged, check_numbers
@@ -35,15 +35,6 @@ GATES_EVERY = timedelta(days=1)
 TIMESTAMP_LIFE = timedelta(seconds=limits.TIMESTAMP_SECONDS)
 SNAPSHOT_LIFE = timedelta(seconds=limits.SNAPSHOT_SECONDS)
 GATES_LIFE = timedelta(seconds=limits.GATES_SECONDS)
-
-
-@dataclass(frozen=True, slots=True)
-class Online:
-    """The signers of the online roles; gates: by environment."""
-
-    snapshot: Signer
-    timestamp: Signer
-    gates: Mapping[str, Signer]
 
 
 class Repository:
@@ -58,7 +49,7 @@ class Repository:
         *,
         state: Path,
         anchor: bytes,
-        online: Online,
+        online: OnlineKeys,
         journal: Journal,
         clock: Clock = now,
     ) -> None:
@@ -69,6 +60,7 @@ class Repository:
         self._staged = Staged()
         self.client = TrustClient(state / "tuf", anchor, clock=clock)
         self._view: View | None = None
+        self._named: dict[tuple[str, str], frozenset[str]] = {}  # who signs gates, by targets
         self.problems: dict[str, str] = {}  # role -> why nodes cannot use it now
 
     # --- reading -----------------------------------------------------------------------------
@@ -106,16 +98,20 @@ class Repository:
         return found.version if found else self.disk.listed().get(role, 0)
 
     def gate_signer(self, env: str) -> Signer:
-        """Return the key that signs gates and orders of `env`; raises Denied."""
-        signer = self._online.gates.get(env)
-        if signer is None:
-            raise Denied(
-                f"environment {env}",
-                expected=f"a key for {layout.gates_role(env)}",
-                got="none in gateway.toml",
-                reason="no-gate-key",
-            )
-        return signer
+        """Return the key that signs gates and orders of `env` as published; raises Denied."""
+        view, role = self._view, layout.gates_role(env)
+        if view is None:
+            return self._gate_signer(env, None)
+        known = (view.roles[layout.TARGETS].sha256, role)
+        if known not in self._named:
+            # The keys of this very targets file; those of an older one are not asked for again.
+            kept = {key: value for key, value in self._named.items() if key[0] == known[0]}
+            self._named = {**kept, known: frozenset(self.client.keys(view, role))}
+        return self._gate_signer(env, self._named[known])
+
+    def _gate_signer(self, env: str, named: frozenset[str] | None) -> Signer:
+        check_environment(self._online, env)
+        return self._online.signer(layout.gates_role(env), named)
 
     # --- changing ----------------------------------------------------------------------------
 
@@ -183,7 +179,7 @@ class Repository:
             old = any(
                 layout.gates_role(env) in form.delegated_names(targets)
                 and self._is_old(env, listed, targets)
-                for env in self._online.gates
+                for env in self._online.environments
             )
             # The snapshot grows old with the gates: both are signed again every day.
             old = old or self.clock() - self._snapshot_made() >= GATES_EVERY
@@ -212,13 +208,15 @@ class Repository:
         at = self.clock()
         for env in self._due_gates(staged, roles):
             role = layout.gates_role(env)
-            self._add_gates(files, roles, role, staged.gates.get(env, {}), at)
+            named = form.key_ids(self._delegated(staged.files, roles), role)
+            signer = self._gate_signer(env, named)
+            self._add_gates(files, roles, role, staged.gates.get(env, {}), at, signer)
         self._add_top(files, roles, at, snapshot=snapshot or roles != listed)
         changed = {role for role, version in roles.items() if listed.get(role) != version}
         self._verify(files, roles, changed)
         self.disk.write(files)
         self._view = self._refresh()
-        online = {layout.SNAPSHOT, *(layout.gates_role(env) for env in self._online.gates)}
+        online = {layout.SNAPSHOT, *(layout.gates_role(env) for env in self._online.environments)}
         self.disk.prune({name: r.version for name, r in self._view.roles.items() if name in online})
         return self._view
 
@@ -228,7 +226,7 @@ class Repository:
         known = form.delegated_names(targets)
         return sorted(
             env
-            for env in self._online.gates
+            for env in self._online.environments
             if layout.gates_role(env) in known
             and (env in staged.gates or self._is_old(env, roles, targets))
         )
@@ -249,6 +247,7 @@ class Repository:
         role: str,
         gates: Mapping[str, bytes],
         at: datetime,
+        signer: Signer,
     ) -> None:
         former = None
         if role in roles:
@@ -256,7 +255,6 @@ class Repository:
             former = form.read_metadata(raw, Targets, role).signed
         roles[role] = self._next(role, roles.get(role, 0))
         signed = form.make_gates(former, gates, version=roles[role], at=at)
-        signer = self.gate_signer(role.removeprefix("gates-"))
         files[layout.metadata_file(role, roles[role])] = form.sign(signed, signer, role=role)
         for path, raw in gates.items():
             files[layout.target_file(path, sha256_hex(raw))] = raw
@@ -269,13 +267,23 @@ class Repository:
         if snapshot or last is None:
             number = self._next(layout.SNAPSHOT, number)
             made = form.make_snapshot(roles, version=number, at=at)
-            raw = form.sign(made, self._online.snapshot, role=layout.SNAPSHOT)
+            raw = form.sign(made, self._top_signer(layout.SNAPSHOT, files), role=layout.SNAPSHOT)
             files[layout.metadata_file(layout.SNAPSHOT, number)] = raw
         else:
             raw = self.disk.role_file(layout.SNAPSHOT, number)
         version = self._next(layout.TIMESTAMP, 0 if last is None else last.version)
         stamp = form.make_timestamp(raw, number, version=version, at=at)
-        files[LAST] = form.sign(stamp, self._online.timestamp, role=layout.TIMESTAMP)
+        signer = self._top_signer(layout.TIMESTAMP, files)
+        files[LAST] = form.sign(stamp, signer, role=layout.TIMESTAMP)
+
+    def _top_signer(self, role: str, files: Mapping[str, bytes]) -> Signer:
+        """The key that the root of this very publication names."""
+        version = max(self.disk.root_version(), form.newest(files, layout.ROOT))
+        if version == 0:
+            return self._online.signer(role, None)
+        raw = self._file(files, layout.ROOT, version)
+        root = form.read_metadata(raw, Root, layout.ROOT).signed
+        return self._online.signer(role, form.key_ids(root, role))
 
     def _next(self, role: str, published: int) -> int:
         """The next version: above what is published, and above what our own client has seen."""

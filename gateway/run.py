@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 
-from securesystemslib.signer import Signer
-
 from embrasure import fs, limits
 from embrasure.bundle.store import BlobStore
 from embrasure.clock import Clock, now
@@ -34,11 +32,12 @@ from gateway.config import Config, Paths, read_collect_key, read_config
 from gateway.database import Database
 from gateway.engine import Engine
 from gateway.init import trust_files
+from gateway.keyring import Keyring
 from gateway.login_listener import counts_of, login_desk, login_port
 from gateway.parts import EngineParts
 from gateway.people import People
 from gateway.proposals import Proposals
-from gateway.repository import Online, Repository
+from gateway.repository import Repository
 from gateway.service_table import ADMIN_TABLE
 from gateway.watch import Watch
 from pki.ca import Issuer, load_issuer
@@ -66,21 +65,6 @@ class Opened:
     certificates: Certificates
     certifier: Certifier | None
     operators: Issuer | None  # who certifies those who log in
-
-
-def open_online(
-    folder: Path, config: Config, passphrase: Callable[[str], bytes], *, root: str
-) -> Online:
-    """Return the signers of the online roles; raises Denied, Refused."""
-
-    def signer(uri: str) -> Signer:
-        return open_signer(within(uri, folder), passphrase, purpose="online", root=root)
-
-    return Online(
-        snapshot=signer(config.online.snapshot),
-        timestamp=signer(config.online.timestamp),
-        gates={env: signer(uri) for env, uri in config.online.gates.items()},
-    )
 
 
 def open_issuers(
@@ -130,7 +114,8 @@ def opened(
         actor = f"gateway/{config.name}"
         journal = Journal(paths.state, database, root=root, actor=actor, clock=clock)
         held.callback(journal.close)
-        online = open_online(folder, config, passphrase, root=root)
+        online = Keyring(folder, passphrase, root=root)
+        online.open_all()
         issuers = open_issuers(folder, config, passphrase, root=root)
         certificates = Certificates(
             config.name, gateway=issuers["gateway"], admin=issuers["admin"], clock=clock

@@ -20,7 +20,8 @@ class Staged:
     gates: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.roles or self.gates)
+        # A new root alone is no role of the snapshot, and still news.
+        return bool(self.roles or self.gates or self.files)
 
 
 def check_numbers(

@@ -99,12 +99,17 @@ def sign_and_merge(
     shown: set[str] = set()
     for uri in [signers.as_uri(text) for text in keys]:
         opened = signers.open_key(uri, source, purpose="security", root=trust.root_id)
-        for draft in [draft for draft in trust.drafts() if draft.role in only]:
-            reviewed = signing.review(draft, pinned=trust.root_id, at=clock())
-            if draft.role not in shown:
-                show(reviewed)
-                shown.add(draft.role)
-            sign_with(reviewed, opened, uri, common)
+        reviewed = [
+            signing.review(draft, pinned=trust.root_id, at=clock())
+            for draft in trust.drafts()
+            if draft.role in only
+        ]
+        mine = [one for one in reviewed if signing.may_sign(one, opened.header)]
+        for one in mine or reviewed:
+            if one.draft.role not in shown:
+                show(one)
+                shown.add(one.draft.role)
+            sign_with(one, opened, uri, common)
     merged, waiting = signing.merge_ready(trust, at=clock(), only=only) if keys else ([], [])
     return report(trust, merged, waiting)
 

@@ -21,7 +21,7 @@ from embrasure.clock import write_time
 from embrasure.errors import shown
 from embrasure.fingerprint import groups, words
 from embrasure.trust import layout
-from pki import people, store, verify
+from pki import people, possession, store, verify
 from pki.base import Base
 from pki.drafts import Draft
 
@@ -106,6 +106,7 @@ def render(draft: Draft, base: Base, *, at: datetime) -> str:
         f"  signed by  {', '.join(_owner(key, signed[key]) for key in signed) or 'nobody yet'}",
         *(f"  note       {note}" for note in base.notes),
         *(f"  WARNING    {warning}" for warning in warnings(draft, base)),
+        *(f"  WARNING    {warning}" for warning in possession.unproved(draft, base, at=at)),
         f"changes ({len(found)}):",
         *(change.line(names) for change in found),
     ]

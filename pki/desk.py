@@ -56,6 +56,10 @@ class Desk:
         self.targets(role).targets[path] = TargetFile.from_data(path, raw, ["sha256"])
         self._documents[role][path] = raw
 
+    def edits(self, role: str) -> bool:
+        """Return whether the next version of `role` is being edited here."""
+        return role in self._open
+
     def write(self) -> list[Draft]:
         """The edited roles are drafts on disk; return them in order of delegation.
 

@@ -25,6 +25,7 @@ from pki.store import AnyMetadata
 
 METADATA = "metadata.json"
 BASE = "base"
+PROOFS = "proofs"
 _SIGNATURES = "signatures"
 _FILE_BYTES = 2 * limits.SIGNATURE_BYTES + limits.KIB  # hex, and the key id
 in_order = roles.in_order
@@ -86,14 +87,25 @@ def find(folder: Path, role: str | None) -> list[Draft]:
 def write(folder: Path, role: str, metadata: AnyMetadata, contents: Mapping[str, bytes]) -> None:
     """`folder` is a draft of `role`: these signed bytes, these target files, no signature."""
     roles.check_drafted(role)
+    proofs = _proofs(folder)
     discard(folder)
     store.make_folder(folder)
     metadata.signatures.clear()
+    for name, raw in proofs.items():
+        store.make_folder(folder / PROOFS)
+        fs.create_file(folder / PROOFS, name, raw)
     if role != layout.ROOT:
         for path, entry in store.as_targets(metadata).targets.items():
             store.write(folder, layout.target_file(path, entry.hashes["sha256"]), contents[path])
     # Last: a draft cut short by a crash has no metadata and counts as none.
     fs.create_file(folder, METADATA, metadata.to_bytes())
+
+
+def _proofs(folder: Path) -> dict[str, bytes]:
+    """Return the proofs of possession of an edited draft: its new keys are still the same."""
+    inside = folder / PROOFS
+    files = list(inside.glob("*.json"))[: limits.PROOFS_PER_DRAFT] if inside.is_dir() else []
+    return {file.name: fs.read_file(file, limit=limits.POSSESSION_BYTES) for file in files}
 
 
 def discard(folder: Path) -> None:

@@ -12,7 +12,7 @@ from tuf.api.metadata import Key, Root
 from embrasure import fs
 from embrasure.errors import Denied, NotFound, Refused
 from embrasure.trust import layout
-from pki import changes, desk, drafts, lint, roles, store, verify
+from pki import changes, desk, drafts, lint, roles, store, verify, walk
 from pki.base import Base, read_base
 from pki.drafts import Draft
 from pki.folder import TrustFolder
@@ -61,6 +61,15 @@ def check_may_sign(reviewed: Review, header: KeyFacts) -> None:
         )
 
 
+def may_sign(reviewed: Review, header: KeyFacts) -> bool:
+    """Return whether this key counts for this draft."""
+    try:
+        check_may_sign(reviewed, header)
+    except Denied:
+        return False
+    return True
+
+
 def _countable(reviewed: Review) -> dict[str, Key]:
     role, base = reviewed.draft.role, reviewed.base
     keys = dict(verify.keys_of(role, base.delegator)[1])
@@ -94,24 +103,24 @@ def missing(trust: TrustFolder, draft: Draft) -> tuple[int, list[str], list[str]
 
 
 def _delegators(trust: TrustFolder, draft: Draft) -> list[verify.Delegator]:
+    """Return who must accept the draft: what is in force, and the open draft that will be."""
     if draft.role == layout.ROOT:
         held = trust.held(layout.ROOT)
         own = store.as_root(draft.metadata)
         return [own] if held is None else [store.as_root(held), own]
-    if draft.role == layout.TARGETS:
-        held = trust.held(layout.ROOT)
-        return [trust.root() if held is None else store.as_root(held)]
-    top = trust.held(layout.TARGETS)
-    if top is not None and verify.delegates(store.as_targets(top), draft.role):
-        return [store.as_targets(top)]
-    return [trust.targets()]
+    above = layout.ROOT if draft.role == layout.TARGETS else layout.TARGETS
+    held, coming = trust.held(above), trust.draft(above)
+    both = [found.metadata if isinstance(found, Draft) else found for found in (held, coming)]
+    found = [_delegator(one) for one in both if one is not None]
+    return [one for one in found if verify.delegates(one, draft.role)] or found[-1:]
 
 
 def merge(trust: TrustFolder, draft: Draft, *, at: datetime) -> None:
     """The draft is in force: verified by what is in force, files first, metadata last.
 
-    Raises Denied (`threshold`) when signatures are missing, Refused for an unsound draft. Steps: 1
-    its delegator is in force, 2 signatures, 3 version, 4 content, 5 no role loses its signatures.
+    Raises Denied (`threshold`) when signatures are missing, Refused for an unsound draft.
+    Steps: 1 its delegator is in force, 2 signatures, 3 version, 4 content, 5 no role loses its
+    signatures, 6 clients on the old root walk to a new one.
     """
     if _is_in_force(trust, draft):
         # A crash came between the last file and the end of the draft.
@@ -137,8 +146,11 @@ def merge(trust: TrustFolder, draft: Draft, *, at: datetime) -> None:
     # 4.
     lint.check_content(draft, root_id=trust.root_id, at=at)
     # 5.
-    if draft.role == layout.TARGETS:
+    if draft.role in (layout.ROOT, layout.TARGETS):
         check_no_orphan(trust, draft)
+    # 6.
+    if draft.role == layout.ROOT and draft.version > 1:
+        walk.check_walk(trust, draft, at=at)
     _put_in_force(trust, draft)
 
 
@@ -173,23 +185,45 @@ def _delegator(held: store.AnyMetadata) -> verify.Delegator:
 def check_no_orphan(trust: TrustFolder, draft: Draft) -> None:
     """Return only when no role in force would lose its valid signatures; raises Denied.
 
-    A routine change of keys must not take the way back away.
+    A routine change of keys must not take the way back away. A role whose open draft has the new
+    keys' signatures already does not count: it is put in force next.
     """
-    targets = store.as_targets(draft.metadata)
+    delegator = _delegator(draft.metadata)
     for role in trust.roles():
         held = trust.held(role)
-        if role in (layout.ROOT, layout.TARGETS) or held is None:
+        if held is None or not _is_delegated(role, draft.role):
             continue
         try:
-            verify.check_signed(role, held, targets)
+            verify.check_signed(role, held, delegator)
         except Refused as problem:
+            if _is_signed_anew(trust, role, delegator):
+                continue
             raise Denied(
-                f"targets v{draft.version}",
+                f"{draft.role} v{draft.version}",
                 expected=f"{role} v{held.signed.version} to stay valid",
                 got=problem.got,
-                hint=f"sign {role} again with the new keys first",
-                reason="orphan",
+                hint=f"embrasure trust sign --role {role}"
+                if trust.draft(role)
+                else f"sign {role} again with the new keys first: embrasure trust renew",
+                reason="threshold" if trust.draft(role) else "orphan",
             ) from None
+
+
+def _is_delegated(role: str, by: str) -> bool:
+    if by == layout.ROOT:
+        return role == layout.TARGETS
+    return role not in (layout.ROOT, layout.TARGETS)
+
+
+def _is_signed_anew(trust: TrustFolder, role: str, delegator: verify.Delegator) -> bool:
+    draft = trust.draft(role)
+    if draft is None:
+        return False
+    try:
+        verify.check_signed(role, draft.metadata, delegator)
+    except Refused:
+        return False
+    return True
 
 
 def _put_in_force(trust: TrustFolder, draft: Draft) -> None:

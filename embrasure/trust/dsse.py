@@ -30,7 +30,18 @@ class Envelope(Document, frozen=True, kw_only=True):
     signatures: tuple[_Signature]
 
 
-Type = Literal["order", "approval", "enrolment", "enrolled", "post", "audit", "login"]
+Type = Literal[
+    "order",
+    "approval",
+    "enrolment",
+    "enrolled",
+    "post",
+    "audit",
+    "login",
+    "possession",
+    "refusal",
+    "transcript",
+]
 
 
 def payload_type(kind: Type) -> str:

@@ -19,9 +19,10 @@ from embrasure.bundle.store import BlobStore
 from gateway.audit import Journal
 from gateway.database import Database
 from gateway.engine import Engine
+from gateway.keyring import Online
 from gateway.parts import EngineParts
 from gateway.proposals import Proposals
-from gateway.repository import Online, Repository
+from gateway.repository import Repository
 from tests.simulate.engine import FAST, SimEngine, SimFleet
 
 

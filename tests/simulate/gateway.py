@@ -20,9 +20,10 @@ from embrasure.trust.plan import Plan
 from gateway.audit import Journal
 from gateway.database import Database
 from gateway.grounds import Grounds
+from gateway.keyring import Online
 from gateway.proposals import Proposals
 from gateway.releases import Release, build_role, check_release
-from gateway.repository import Online, Repository
+from gateway.repository import Repository
 from gateway.statements import Decision, make_statement
 from tests.simulate.releases import SimRelease, make_release
 from tests.simulate.repository import SimRepository

@@ -1,0 +1,87 @@
+"""Rotate online keys: a new key file beside the old one, and the drafts that name only the new.
+
+The gateway is given the new key files first (`gateway init` again, also while it runs); it signs
+with whichever key the published root and targets name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from securesystemslib.signer import SSlibKey
+from tuf.api.metadata import Root, Targets
+
+from embrasure.clock import Clock
+from embrasure.errors import Misuse
+from embrasure.trust import layout
+from pki import people, roles
+from pki.desk import Desk
+from pki.drafts import Draft
+from pki.folder import TrustFolder
+from pki.keyfile import Cost
+from pki.makekeys import NewKey, new_key, write_keys
+
+_BY_ROOT = (layout.SNAPSHOT, layout.TIMESTAMP)
+
+
+def check_online(role: str) -> str:
+    """Return `role` when a gateway signs it; raises Misuse."""
+    if role in _BY_ROOT or roles.kind_of(role).family == "gates":
+        return role
+    raise Misuse(
+        role,
+        expected="snapshot, timestamp or gates-ENV",
+        got="a role that people sign",
+        hint="embrasure pki keyholder replace",
+    )
+
+
+def rotate(
+    trust: TrustFolder, names: Sequence[str], *, secret: bytes, cost: Cost, clock: Clock
+) -> tuple[list[Draft], list[str]]:
+    """Drafts of root and targets in which these online roles have new keys; return them, and the
+    new key files below the folder. The old key counts until the drafts are published.
+
+    secret: the passphrase of the new files, which the gateway must know. Raises Misuse.
+    """
+    asked = [check_online(name) for name in dict.fromkeys(names)]
+    if not asked:
+        raise Misuse("online role", expected="snapshot, timestamp or gates-ENV", got="none")
+    work = Desk(trust, clock)
+    made: list[NewKey] = []
+    for role in asked:
+        signed = work.root() if role in _BY_ROOT else work.targets()
+        made.append(_give_new_key(signed, role))
+    # Keys first: a draft that names a key which no disk holds would lock the gateway out.
+    write_keys(trust.path, made, secret, root=trust.root_id, cost=cost)
+    return work.write(), [key.file for key in made]
+
+
+def _give_new_key(signed: Root | Targets, role: str) -> NewKey:
+    try:
+        old = list(signed.get_delegated_role(role).keyids)
+    except ValueError:
+        raise Misuse(role, expected="a role that exists", got="none") from None
+    plain = new_key(role, purpose="online", file="")
+    file = f"online/{role}-{plain.public.keyid[:8]}.key"
+    key = NewKey(role, "online", file, plain.private)
+    for keyid in old:
+        signed.revoke_key(keyid, role)
+    public: SSlibKey = key.public
+    signed.add_key(people.with_owner(public, role) if role not in _BY_ROOT else public, role)
+    return key
+
+
+def listed_keys(trust: TrustFolder) -> dict[str, frozenset[str]]:
+    """Return the ids of the keys that may sign each online role, by what is in force."""
+    found: dict[str, frozenset[str]] = {}
+    root, targets = trust.held(layout.ROOT), trust.held(layout.TARGETS)
+    if root is not None and isinstance(root.signed, Root):
+        found.update({name: frozenset(root.signed.roles[name].keyids) for name in _BY_ROOT})
+    if targets is not None and isinstance(targets.signed, Targets):
+        delegations = targets.signed.delegations
+        named = (delegations.roles or {}) if delegations is not None else {}
+        for name, role in named.items():
+            if roles.kind_of(name).family == "gates":
+                found[name] = frozenset(role.keyids)
+    return found

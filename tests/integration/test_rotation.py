@@ -1,0 +1,141 @@
+"""Online keys are rotated under a running gateway: it signs with what root and targets name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embrasure.clock import now
+from embrasure.errors import Refused
+from embrasure.trust.client import TrustClient
+from embrasure.trust.folder import FolderSource
+from gateway import metadata as form
+from gateway.config import read_config
+from gateway.keyring import uris_of
+from tests.ablation import Ablation
+from tests.simulate.office import Office, Running, verb
+
+ONLINE = ("snapshot", "timestamp", "gates-prod")
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Office:
+    return Office.make(tmp_path_factory.mktemp("office") / "first", nodes=1)
+
+
+@pytest.fixture
+def mine(office: Office, tmp_path: Path) -> Office:
+    return office.copy(tmp_path / "office")
+
+
+def rotate(mine: Office, *names: str) -> None:
+    mine.pki("pki", "online", "rotate", *names, mine.trust, "--kdf", "moderate", *mine.signs())
+
+
+def named(mine: Office, running: Running) -> dict[str, str]:
+    """Return the one key that verified metadata names for each online role."""
+    client, view = running.held.repository.client, running.held.repository.view()
+    return {role: next(iter(client.keys(view, role))) for role in ONLINE}
+
+
+def test_every_online_key_is_rotated_while_the_gateway_runs(mine: Office, tmp_path: Path) -> None:
+    with mine.gateway() as running:
+        mine.as_person("anna", running.port)
+        before = named(mine, running)
+        old = TrustClient(tmp_path / "old", running.held.repository.anchor)
+        source = FolderSource(mine.gateway_folder / "repository")
+        first = old.refresh(source, roles=None)
+        rotate(mine, *ONLINE)
+        # Without the new keys nothing is published, and what is published stays good.
+        early = mine.verb("trust", "submit", mine.trust, person="anna")
+        assert (early.code, early.error["reason"]) == (3, "E_NO_ONLINE_KEY")
+        assert old.refresh(source, roles=None).roles["root"].version == 1
+        # The hand-over, beside the running gateway; then the new root and targets.
+        assert mine.init().code == 0
+        done = mine.verb("trust", "submit", mine.trust, person="anna")
+        assert done.code == 0, done.told
+        assert done.body["roles"]["root"] == 2
+        after = named(mine, running)
+        assert not set(before.values()) & set(after.values())
+        assert running.held.repository.gate_signer("prod").public_key.keyid == after["gates-prod"]
+        # A client of before walks on; a new one starts.
+        then = old.refresh(source, roles=None)
+        assert then.roles["root"].version == 2
+        assert then.roles["timestamp"].version > first.roles["timestamp"].version
+        TrustClient(tmp_path / "new", running.held.repository.anchor).refresh(source, roles=None)
+        # Old keys are not kept any longer than what is published names them.
+        assert mine.init().code == 0
+        held = read_config(mine.gateway_folder).online
+        assert [len(uris_of(held, role)) for role in ONLINE] == [1, 1, 1]
+    # And it starts again with the new ones alone.
+    with mine.gateway() as running:
+        assert named(mine, running) == after
+
+
+@pytest.mark.misuse
+def test_an_old_online_key_signs_nothing_once_it_is_rotated(
+    mine: Office, tmp_path: Path, ablation: Ablation
+) -> None:
+    with mine.gateway() as running:
+        mine.as_person("anna", running.port)
+        repository = running.held.repository
+        thief = repository._online.signer("timestamp", None)
+        rotate(mine, "timestamp")
+        assert mine.init().code == 0
+        assert mine.verb("trust", "submit", mine.trust, person="anna").code == 0
+        last = repository.disk.timestamp()
+        assert last is not None
+        version = last.snapshot_meta.version
+        raw = repository.disk.role_file("snapshot", version)
+        stamp = form.make_timestamp(raw, version, version=last.version + 1, at=now())
+        forged = form.sign(stamp, thief, role="timestamp")
+        with pytest.raises(Refused) as caught:
+            refresh(mine, tmp_path / "one", repository.anchor, {"metadata/timestamp.json": forged})
+        assert caught.value.reason == "threshold"
+        with ablation("the root without the old key") as attack:
+            # Where the new root is withheld, the old key still counts: hence root + 1 at once.
+            hidden = {"metadata/timestamp.json": forged, "metadata/2.root.json": None}
+            view = refresh(mine, tmp_path / "two", repository.anchor, hidden)
+            attack.succeeded(view == last.version + 1)
+
+
+def refresh(mine: Office, folder: Path, anchor: bytes, other: dict[str, bytes | None]) -> int:
+    """Return the timestamp version that a new client accepts of the repository with other files."""
+    import shutil
+
+    place = folder.with_name(f"{folder.name}-repository")
+    shutil.copytree(mine.gateway_folder / "repository", place)
+    for path, raw in other.items():
+        (place / path).unlink()
+        if raw is not None:
+            (place / path).write_bytes(raw)
+    folder.mkdir(mode=0o700)
+    view = TrustClient(folder, anchor).refresh(FolderSource(place), roles=())
+    return view.roles["timestamp"].version
+
+
+def test_an_operator_comes_and_goes_without_a_restart(mine: Office, tmp_path: Path) -> None:
+    secret = ("--passphrase-file", mine.passphrase)
+    out, anchor = tmp_path / "eve", mine.trust / "anchor.json"
+    assert verb("keys", "generate", "eve", "--out", out, "--kdf", "moderate", *secret).code == 0
+    proof = out / "eve.proof"
+    proved = verb("pki", "keyholder", "prove", "--key", out / "eve.key", "--anchor", anchor,
+                  "--out", proof, *secret)  # fmt: skip
+    assert proved.code == 0, proved.told
+    with mine.gateway() as running:
+        mine.as_person("anna", running.port)
+        mine.pki("pki", "keyholder", "replace", f"carl={out / 'eve.pub'}", mine.trust,
+                 "--role", "prod-shop", "--proof", proof, *mine.signs())  # fmt: skip
+        assert mine.verb("trust", "submit", mine.trust, person="anna").code == 0
+        people = running.held.repository
+        assert people.view().role("fleet-prod") is not None
+        mine.pki("pki", "issue", "operator/eve", mine.trust, "--out", mine.folder / "eve",
+                 "--gateway", f"127.0.0.1:{running.port}", "--key", out / "eve.key")  # fmt: skip
+        plan = mine.propose().body["plan"]
+        assert mine.approve(plan, person="eve").code == 0
+        mine.as_person("ben", running.port)
+        assert mine.approve(plan, person="ben").body["state"] == "approved"
+        mine.as_person("carl", running.port)
+        gone = mine.approve(plan, person="carl")
+        assert gone.code == 3, gone.told
