@@ -21,6 +21,7 @@ from embrasure.trust import dsse
 from embrasure.trust.floors import FloorStore
 from embrasure.trust.order import Order, check_order, parse_order
 from embrasure.trust.source import Source
+from node import credentials
 from node.config import NodeConfig, app_names
 from node.ground import FloorKeeper, Ground, Report, Silent
 from node.identity import Identity
@@ -32,6 +33,7 @@ from node.orders import ORDERS, Last
 from node.paths import Paths
 from node.receipts import Receipts
 from node.recovery import settle
+from node.secrets import Secrets
 from node.supervisor import Supervisor
 
 _NO_NONCE = "0" * 32
@@ -62,6 +64,7 @@ class Acceptor:
             Folder.open(folder, create=True).close()
         self._held = contextlib.ExitStack()
         self._held.enter_context(lock(paths.lock / "node", seconds=1))
+        credentials.take_all_away(paths)
         self._identity = identity
         self._clock = clock
         self._mutex = threading.RLock()
@@ -73,6 +76,7 @@ class Acceptor:
             blobs=BlobStore(paths.blobs),
             receipts=Receipts(paths, identity, clock=clock),
             floors=floors,
+            secrets=Secrets(paths, identity),
             clock=clock,
         )
         self._judge = Judge(paths, identity, floors, clock=clock)
@@ -167,6 +171,7 @@ class Acceptor:
         """`stop`, and this node's lock is free."""
         self.stop()
         with self._mutex:
+            credentials.take_all_away(self._ground.paths)
             self._ground.blobs.close()
             self._held.close()
 

@@ -1,4 +1,4 @@
-"""The apply process: holds the receipt key, verifies, installs, runs the apps; dials nobody.
+"""The apply process: holds the node's keys, verifies, installs, runs the apps; dials nobody.
 
 It never imports gRPC or protobuf: what comes from outside reaches it through pipes fetch fills.
 """
@@ -6,6 +6,7 @@ It never imports gRPC or protobuf: what comes from outside reaches it through pi
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import threading
 from collections.abc import Iterator
@@ -78,6 +79,8 @@ def run(paths: Paths, stop: threading.Event) -> None:
 def main() -> int:
     """The apply process of the prefix in the arguments, until SIGTERM."""
     prefix, parent = service.arguments(sys.argv[1:])
+    # Secrets pass through this process: no core of it is ever written.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     return service.run("apply", parent, lambda stop: run(Paths(Path(prefix)), stop))
 
 

@@ -13,6 +13,7 @@ from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore
 from node.journal import Journal
 from node.paths import Paths
 from node.receipts import Receipts
+from node.secrets import Secrets
 from node.states import Release, release_name
 from node.supervisor import Supervisor
 
@@ -75,6 +76,7 @@ class Ground:
     blobs: BlobStore
     receipts: Receipts
     floors: FloorKeeper
+    secrets: Secrets
     clock: Clock
     halt: threading.Event = field(default_factory=threading.Event)
 

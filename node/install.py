@@ -17,7 +17,7 @@ from embrasure.trust import layout
 from embrasure.trust.fetcher import paced
 from embrasure.trust.floors import AppFloor, Committed
 from embrasure.trust.receipt import Kind, Outcome, Ran
-from node import rollback, switch, tree, units
+from node import credentials, rollback, switch, tree, units
 from node.config import app_names
 from node.probe import Died
 from node.releases import blobs_of, collect, is_whole
@@ -37,8 +37,10 @@ def _offer(tx: Transaction) -> Offer:
 
 
 def offered(tx: Transaction) -> To:
-    """The owner of this node lets the release run here."""
-    units.check_allowed(_offer(tx).manifest, tx.config)
+    """The owner of this node lets the release run here, and its secrets open here."""
+    offer = _offer(tx)
+    units.check_allowed(offer.manifest, tx.config)
+    tx.ground.secrets.check(offer.manifest, offer.documents)
     return To(State.RESERVED)
 
 
@@ -254,7 +256,7 @@ def rejected(tx: Transaction) -> To:
     release's own `check` counts against it; a full disk is this node's matter (`deferred`).
     """
     record, back = tx.record, tx.record.back
-    if record.reason not in ("no-space", "hook", "trust", "internal"):
+    if record.reason not in ("no-space", "no-secret", "hook", "trust", "internal"):
         return To(State.CLEANING)
     rollback.burn_try(tx)
     tx.tell(
@@ -270,6 +272,8 @@ def rejected(tx: Transaction) -> To:
 def cleaning(tx: Transaction) -> To:
     """Disk use is back within its bound."""
     with contextlib.suppress(EmbrasureError):
+        # A release that did not come to run may have left its own: its hooks saw them.
+        credentials.take_away(tx.ground.paths, tx.app, keep=_linked(tx))
         clean(tx)
     return To(State.IDLE)
 

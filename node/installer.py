@@ -201,6 +201,7 @@ class Installer:
             MANIFEST: docs.manifest_raw,
             PLAN: write(docs.plan),
             APPROVAL: self._judge.approval(docs),
+            **self._judge.secrets(docs, source),
         }
         offer = Offer(docs.manifest, documents, source, again)
         config = load_app(self._ground.paths, app)

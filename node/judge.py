@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from logging import getLogger
 
 import msgspec
 from securesystemslib.signer import Key
 
 from embrasure import limits
 from embrasure.clock import Clock, read_time
-from embrasure.errors import Refused
+from embrasure.errors import NotFound, Refused
 from embrasure.fs import read_file
+from embrasure.secret.sealed import parse_sealed
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
 from embrasure.trust.decide import NodeState, Verdict, below_ceiling, decide, union_after
@@ -26,6 +28,9 @@ from node.ground import FloorKeeper
 from node.identity import Identity
 from node.paths import Paths
 from node.receipts import ISOLATION
+from node.releases import secret_document
+
+LOG = getLogger(__name__)
 
 # Verdicts that say nothing about the plan's number: its floor stays.
 _BEFORE_SEQUENCE = frozenset(
@@ -128,6 +133,32 @@ class Judge:
     def approval(self, docs: Docs) -> bytes:
         """Return the role file that names the manifest, byte for byte as it was verified."""
         return self._client.role_bytes(docs.view, layout.app_role(docs.env, docs.app))
+
+    def secrets(self, docs: Docs, source: Source) -> dict[str, bytes]:
+        """Return the sealed files that the approval lists for the manifest, by document name.
+
+        Verified by length and digest like every target; whether they open is asked later. One that
+        is withheld, is no sealed file, or comes twice under a name is left out. Raises Unavailable.
+        """
+        role = layout.app_role(docs.env, docs.app)
+        listed = docs.view.role(role)
+        wanted = {one.name for one in docs.manifest.secrets} if docs.manifest else set()
+        found: dict[str, list[bytes]] = {}
+        for path in listed.targets if listed is not None and wanted else ():
+            if not layout.is_secret(path):
+                continue
+            try:
+                raw = self._client.target(docs.view, role, path, source, limit=limits.SECRET_BYTES)
+                found.setdefault(parse_sealed(raw).name, []).append(raw)
+            except NotFound:
+                continue
+            except Refused as problem:
+                LOG.warning("%s [%s]", problem, problem.word)
+        return {
+            secret_document(name): raws[0]
+            for name, raws in found.items()
+            if name in wanted and len(raws) == 1
+        }
 
     def see_time(self, issued: str, policy_skew_s: int = limits.SKEW_SECONDS) -> None:
         """The time floor is not before this signed time, which counts at most `skew` ahead of the

@@ -148,6 +148,11 @@ class Paths:
         return self.prefix / "run" / "embrasure"
 
     @property
+    def credentials(self) -> Path:
+        """Plaintext secrets of what runs; in memory where `/run` is."""
+        return self.run / "credentials"
+
+    @property
     def opt(self) -> Path:
         """One folder for each app."""
         return self.prefix / "opt" / "embrasure"

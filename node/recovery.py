@@ -159,5 +159,6 @@ def _run(ground: Ground, app: str, release: Release) -> None:
         installed = load_release(ground.paths, app, release)
         unit = units.unit_of(ground.paths, installed, load_app(ground.paths, app))
         ground.supervisor.stop(app)
+        ground.secrets.place(installed)
         ground.supervisor.start(unit)
     ground.supervisor.keep(app)

@@ -16,6 +16,13 @@ from node.states import Release, release_name
 from node.tree import STAGING, Drift, compare
 
 MANIFEST, PLAN, APPROVAL = "manifest.json", "plan.json", "approval.json"
+
+
+def secret_document(name: str) -> str:
+    """Return how the sealed file of a secret is called beside the release's other documents."""
+    return f"secret.{name}.json"
+
+
 # These change what would run. A wrong mode or a stray file is drift, never a reason to downgrade.
 BROKEN = frozenset({"missing", "content", "type", "link"})
 
@@ -31,20 +38,27 @@ class Installed:
 
 
 def load_release(paths: Paths, app: str, release: Release) -> Installed:
-    """Return the release as its folder has it; raises Damaged when its documents are others."""
+    """Return the release as its folder has it; raises Damaged when its documents are others.
+
+    Its secrets are there as they were sealed: whether they open is asked when it is started.
+    """
     with Folder.open(paths.release(app, release.id)) as folder:
         manifest = folder.read(MANIFEST, limit=limits.MANIFEST_BYTES)
         plan = folder.read(PLAN, limit=limits.PLAN_BYTES)
         approval = folder.read(APPROVAL, limit=limits.DELEGATED_BYTES)
-    if (sha256_hex(manifest), sha256_hex(plan)) != (release.manifest, release.plan):
-        raise Damaged(
-            str(paths.release(app, release.id)),
-            expected="the manifest and plan that were approved",
-            got="others",
-            untouched="it is not started",
-        )
-    documents = {MANIFEST: manifest, PLAN: plan, APPROVAL: approval}
-    return Installed(release, parse_manifest(manifest), parse_plan(plan), documents)
+        if (sha256_hex(manifest), sha256_hex(plan)) != (release.manifest, release.plan):
+            raise Damaged(
+                str(paths.release(app, release.id)),
+                expected="the manifest and plan that were approved",
+                got="others",
+                untouched="it is not started",
+            )
+        found = parse_manifest(manifest)
+        documents = {MANIFEST: manifest, PLAN: plan, APPROVAL: approval}
+        for secret in found.secrets:
+            name = secret_document(secret.name)
+            documents[name] = folder.read(name, limit=limits.SECRET_BYTES)
+    return Installed(release, found, parse_plan(plan), documents)
 
 
 def find_release(paths: Paths, app: str, name: str) -> Release | None:

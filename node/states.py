@@ -83,7 +83,7 @@ _FINISHING = frozenset(
 
 Word = Literal[
     "", "probe", "crash-loop", "hook", "start", "no-space", "trust", "fetch", "power", "no-target",
-    "internal", "transitions", "turn", "bad-hash",
+    "internal", "transitions", "turn", "bad-hash", "no-secret",
 ]  # fmt: skip
 # Only these say that the content itself is bad; they burn one of the node's tries.
 BURNS_A_TRY = frozenset({"probe", "crash-loop", "hook"})

@@ -24,7 +24,7 @@ from typing import TypeVar
 from embrasure import limits
 from embrasure.errors import EmbrasureError, Failed, NotFound
 from embrasure.fs import Folder
-from node import processes
+from node import credentials, processes
 from node.output import Output
 from node.paths import Paths
 
@@ -119,7 +119,8 @@ class Supervisor:
         return self._ask(lambda: self._tail(app, length))
 
     def stop(self, app: str) -> None:
-        """No process of the app lives: SIGTERM to all, after `stop_seconds` SIGKILL.
+        """No process of the app lives, and no secret of it lies open: SIGTERM to all, after
+        `stop_seconds` SIGKILL.
 
         Raises Failed (`start`) for a process that survives even that.
         """
@@ -128,6 +129,7 @@ class Supervisor:
             self._end(child.instance.pid, child.instance.token)
             self._ask(lambda: self._forget(app))
         self.clear_leftovers(app)
+        credentials.take_away(self._paths, app)
 
     def stop_all(self) -> None:
         """No process of any app lives."""

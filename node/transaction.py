@@ -39,6 +39,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "bad-hash": Reason.FETCH,
         "power": Reason.POWER,
         "no-target": Reason.NO_TARGET,
+        "no-secret": Reason.NO_SECRET,
     }
 )
 
@@ -163,6 +164,7 @@ class Transaction:
         """Return a new instance of the release; no other process of the app lives."""
         unit = units.unit_of(self.ground.paths, installed, self.config)
         self.ground.supervisor.stop(self.app)
+        self.ground.secrets.place(installed)
         return self.ground.supervisor.start(unit)
 
     def watch(self, installed: Installed) -> Watch:
@@ -203,6 +205,7 @@ class Transaction:
     def _run_hook(self, installed: Installed, hook: Hook) -> commands.Finished:
         paths, record = self.ground.paths, self.record
         folder = paths.release(self.app, installed.release.id)
+        self.ground.secrets.place(installed)
         ended = commands.run(
             units.resolve(
                 hook.argv, manifest=installed.manifest, folder=folder, config=self.config
@@ -279,6 +282,7 @@ def explain(problem: Exception, state: State) -> dict[str, object]:
         "start",
         "no-space",
         "no-target",
+        "no-secret",
         "turn",
     )
     for name in known:

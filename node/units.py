@@ -8,6 +8,7 @@ from pathlib import Path
 from embrasure.bundle.manifest import ExecProbe, Manifest, is_listed
 from embrasure.errors import Denied
 from embrasure.fs import Folder
+from node import credentials
 from node.config import AppConfig
 from node.paths import Paths
 from node.releases import Installed
@@ -54,7 +55,10 @@ def environment(
     What we set comes last: neither manifest nor plan can say another port or release.
     """
     manifest = installed.manifest
+    release = installed.release.id
+    where = credentials.folder_of(paths, manifest.app, release)
     own = {
+        **({credentials.VARIABLE: str(where)} if manifest.secrets else {}),
         "EMBRASURE_APP": manifest.app,
         "EMBRASURE_RELEASE": installed.release.manifest[:16],
         "EMBRASURE_SHARED": str(paths.shared(manifest.app)),

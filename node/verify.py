@@ -9,13 +9,14 @@ import msgspec
 from embrasure import limits
 from embrasure.errors import EmbrasureError
 from embrasure.trust import layout
+from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.floors import Committed, FloorStore
 from node.config import app_names
 from node.ground import release_of
 from node.journal import Journal
 from node.paths import Paths
 from node.recovery import linked_in
-from node.releases import APPROVAL, Installed, drifts, load_release
+from node.releases import APPROVAL, Installed, drifts, load_release, secret_document
 from node.states import RESTING, Release
 from node.tree import Drift
 
@@ -78,6 +79,9 @@ def _documents(installed: Installed, release: Release) -> list[Drift]:
         layout.plan_path(plan.env, plan.app): release.plan,
         layout.manifest_path(plan.env, plan.app, release.manifest): release.manifest,
     }
+    for secret in installed.manifest.secrets:
+        digest = sha256_hex(installed.documents[secret_document(secret.name)])
+        wanted[layout.secret_path(plan.env, plan.app, digest)] = digest
     if any(listed.get(path) != digest for path, digest in wanted.items()):
         return [Drift(APPROVAL, "content")]
     return []

@@ -150,14 +150,31 @@ def parse_manifest(raw: bytes) -> Manifest:
     manifest = read(raw, Manifest, limit=limits.MANIFEST_BYTES, document="manifest")
     check_tree(manifest.files)
     check_commands(manifest)
+    check_secrets(manifest.secrets)
     check_unused(
         "manifest",
         confirm=manifest.confirm != "probes",
         requires=manifest.requires,
-        secrets=manifest.secrets,
         irreversible=manifest.irreversible,
     )
     return manifest
+
+
+OWNER_ONLY = "0400"
+
+
+def check_secrets(secrets: tuple[SecretName, ...]) -> None:
+    """Return only when each secret is named once, sorted, for the app's own user alone.
+
+    Raises Refused (`duplicate`, `bad-mode`).
+    """
+    names = [one.name for one in secrets]
+    if names != sorted(set(names)):
+        raise Refused("manifest", expected="each secret once, sorted", got=", ".join(names),
+                      reason="duplicate")  # fmt: skip
+    if any(one.mode != OWNER_ONLY for one in secrets):
+        raise Refused("manifest", expected=f"secrets of mode {OWNER_ONLY}", got="another mode",
+                      reason="bad-mode")  # fmt: skip
 
 
 def _refuse(path: str, expected: str, got: object, reason: str) -> Refused:

@@ -66,6 +66,7 @@ class Reason(IntEnum):
     NO_TARGET = 9
     INTERNAL = 10
     DRIFT = 11
+    NO_SECRET = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -262,7 +262,7 @@ def test_too_many_files_are_refused(app: Path, monkeypatch: pytest.MonkeyPatch) 
         (("[run]", 'confirm = "mirror"\n[run]'), NotSupported),
         (("[run]", "irreversible = true\n[run]"), NotSupported),
         (("[run]", 'requires = [{app = "db"}]\n[run]'), NotSupported),
-        (("[run]", 'secrets = [{name = "key"}]\n[run]'), NotSupported),
+        (("[run]", 'secrets = [{name = "key", mode = "0444"}]\n[run]'), Refused),
         (('version = "1.0"', 'version = "1 0"'), Misuse),
         (('version = "1.0"', ""), Misuse),
         (('app = "shop"', 'app = "Shop"'), Misuse),

@@ -74,7 +74,9 @@ def test_without_the_tree_rule_every_bad_tree_of_good_form_passes(
     ("changes", "expected"),
     [
         ({"requires": [{"app": "db", "min_seq": 1}]}, "not-supported"),
-        ({"secrets": [{"name": "x", "min_version": 1, "mode": "0400"}]}, "not-supported"),
+        ({"secrets": [{"name": "x", "min_version": 1, "mode": "0444"}]}, "bad-mode"),
+        ({"secrets": [{"name": "x", "min_version": 1, "mode": "0400"}] * 2}, "duplicate"),
+        ({"secrets": [{"name": "../x", "min_version": 1, "mode": "0400"}]}, "bad-schema"),
         ({"confirm": "mirror"}, "not-supported"),
         ({"irreversible": True}, "not-supported"),
         ({"probes": []}, "bad-schema"),

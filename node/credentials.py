@@ -1,0 +1,71 @@
+"""Plaintext secrets of running apps, below the run folder: `credentials/<app>/<release>/<name>`.
+
+`/run` is memory, so nothing of it outlives a boot; in development it is a folder like any other.
+A folder is there whole or not at all, for the node's own user alone, and goes with its app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from embrasure.errors import NotFound
+from embrasure.fs import Folder
+from node.paths import Paths
+
+VARIABLE = "CREDENTIALS_DIRECTORY"  # as systemd calls it: an app works unchanged under both
+_UNFINISHED = ".tmp-"
+_FOLDER_MODE, _FILE_MODE = 0o500, 0o400
+
+
+def folder_of(paths: Paths, app: str, release: str) -> Path:
+    """Return where the secrets of one release lie while it runs."""
+    return paths.credentials / app / release
+
+
+def is_placed(paths: Paths, app: str, release: str) -> bool:
+    """Return whether they lie there, all of them."""
+    return folder_of(paths, app, release).is_dir()
+
+
+def place(paths: Paths, app: str, release: str, secrets: Mapping[str, bytes]) -> None:
+    """Each secret is a file of its name (0400); after an error none is."""
+    unfinished = f"{_UNFINISHED}{release}"
+    with (
+        Folder.open(paths.run) as run,
+        run.ensure(paths.credentials.name) as top,
+        top.ensure(app) as folder,
+    ):
+        _drop(folder, unfinished)
+        try:
+            with folder.mkdir(unfinished, mode=0o700) as new:
+                for name, plain in secrets.items():
+                    new.create(name, plain, mode=_FILE_MODE)
+                new.chmod(_FOLDER_MODE)
+            folder.rename(unfinished, folder, release)
+        except BaseException:
+            _drop(folder, unfinished)
+            raise
+
+
+def take_away(paths: Paths, app: str, *, keep: str | None = None) -> None:
+    """No secret of the app lies here any more, but those of the release `keep`."""
+    try:
+        folder = Folder.open(paths.credentials / app)
+    except NotFound:
+        return
+    with folder:
+        for name in folder.list():
+            if name != keep:
+                _drop(folder, name)
+
+
+def take_all_away(paths: Paths) -> None:
+    """No secret of any app lies here: what a killed node left goes before anything starts."""
+    with Folder.open(paths.run) as run:
+        _drop(run, paths.credentials.name)
+
+
+def _drop(folder: Folder, name: str) -> None:
+    if folder.has(name):
+        folder.remove_tree(name)
