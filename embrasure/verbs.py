@@ -49,6 +49,9 @@ PKI = _verbs(
             "enrol": "Check a node's statement and propose its directory entry.",
             "issue": "Issue a certificate for a gateway, mirror, letterbox or operator.",
         },
+        "pki.cli_nodes": {
+            "retire": "Take a node out of the fleet; its id is never used again.",
+        },
         "embrasure.cli_care": {
             "inventory": "List who holds what, what ends when, and what to run.",
         },

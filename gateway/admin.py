@@ -13,9 +13,8 @@ from embrasure.errors import Refused
 from embrasure.net.authorize import peer
 from embrasure.trust import layout
 from embrasure.wire import admin_pb2 as wire
-from gateway import adopt, uploads, views
-from gateway.addresses import set_address
-from gateway.admin_nodes import NodeActs
+from gateway import uploads, views
+from gateway.admin_fleet import FleetActs
 from gateway.answers import answer
 from gateway.audit import Journal
 from gateway.database import Database
@@ -90,7 +89,7 @@ class Parts:
     watch: Watch
 
 
-class Admin(NodeActs):
+class Admin(FleetActs):
     """The handlers; `gateway.service_table` lists them all."""
 
     def __init__(self, parts: Parts) -> None:
@@ -262,20 +261,6 @@ class Admin(NodeActs):
         found = await asyncio.to_thread(views.release, self._parts, name)
         return answer("embrasure.release/1", found)
 
-    async def SubmitTrust(
-        self, requests: AsyncIterator[wire.TrustFile], context: Context
-    ) -> wire.Json:
-        """Publish trust files that verify themselves."""
-        person = await self._caller("SubmitTrust", context)
-        files, force = await uploads.receive_trust(requests)
-        with self._parts.journal.act(
-            "submit-trust", f"{len(files)} files", actor=f"operator/{person}",
-            files=sorted(files)[: limits.LIST_ROWS],
-        ):  # fmt: skip
-            done = await asyncio.to_thread(adopt.adopt, self._parts.repository, files, force=force)
-        self._parts.on_change()
-        return answer("embrasure.trust.submit/1", {"roles": done})
-
     # --- running -----------------------------------------------------------------------------
 
     async def StartRollout(self, request: wire.StartRequest, context: Context) -> wire.Json:
@@ -316,15 +301,6 @@ class Admin(NodeActs):
 
     def _rollout(self, name: str) -> wire.Json:
         return answer("embrasure.rollout.status/1", self._parts.rollouts.status(name))
-
-    async def SetAddress(self, request: wire.AddressRequest, context: Context) -> wire.Json:
-        """Remember where a node, mirror or letterbox is dialled."""
-        person = await self._caller("SetAddress", context, request.env)
-        found = await asyncio.to_thread(
-            set_address, self._parts.database, self._parts.journal, request, person=person
-        )
-        self._parts.on_change()
-        return answer("embrasure.address/1", found)
 
 
 def number_of(value: int) -> int:

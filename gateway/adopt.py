@@ -5,26 +5,42 @@ Who brings them proves nothing and needs no right: they count only when a node w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tuf.api.metadata import Targets
 
+from embrasure import limits
 from embrasure.errors import Refused
 from embrasure.net.trustbundle import trust_of
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
-from embrasure.trust.directory import parse_recovery, parse_shard, parse_tls_bundle
+from embrasure.trust.directory import (
+    Entry,
+    parse_recovery,
+    parse_shard,
+    parse_tls_bundle,
+    shard_names,
+)
+from embrasure.trust.plan import Plan
 from embrasure.trust.policy import parse_policy, parse_revocations
 from gateway import metadata as form
+from gateway.named import check_named
 from gateway.repository import Repository
 
 
-def adopt(repository: Repository, files: Mapping[str, bytes], *, force: bool) -> dict[str, int]:
+def adopt(
+    repository: Repository,
+    files: Mapping[str, bytes],
+    *,
+    force: bool,
+    plans: Sequence[Plan] = (),
+) -> dict[str, int]:
     """Return role -> version of what is new; it is published, and so nothing else is wrong.
 
-    force: publish also when a current approval role loses its signatures by it
-    Steps: 1 only paths of trust files; 2 only newer versions; 3 documents that parse; 4 no
-    approval is orphaned; 5 the publisher lets a fresh client verify all of it.
+    force: publish also when a current approval role loses its signatures by it, or a node that
+    one of `plans`, the open ones, names is changed
+    Steps: 1 only paths of trust files; 2 only newer versions; 3 documents that parse; 4 no open
+    plan and no approval is orphaned; 5 the publisher lets a fresh client verify all of it.
     """
     # 1.
     metadata = {path: raw for path, raw in files.items() if layout.parse_file(path).metadata}
@@ -54,6 +70,8 @@ def adopt(repository: Repository, files: Mapping[str, bytes], *, force: bool) ->
     for path, raw in documents.items():
         check_document(path, raw)
     # 4.
+    if plans and not force:
+        check_named(plans, listed_nodes(repository), documents)
     if layout.TARGETS in roles and not force:
         check_orphans(repository, newer[layout.metadata_file(layout.TARGETS, roles["targets"])])
     # 5.
@@ -62,6 +80,21 @@ def adopt(repository: Repository, files: Mapping[str, bytes], *, force: bool) ->
     found = dict(roles)
     if roots > before:
         found[layout.ROOT] = roots
+    return found
+
+
+def listed_nodes(repository: Repository) -> dict[str, Entry]:
+    """Return the directory entries in force, of every environment, by node id; raises Refused."""
+    view, found = repository.view(), dict[str, Entry]()
+    for role in sorted(view.roles):
+        env = role.removeprefix("fleet-")
+        if env == role or view.target(role, layout.policy_path(env)) is None:
+            continue
+        raw = repository.document(role, layout.policy_path(env), limit=limits.POLICY_BYTES)
+        for name in shard_names(parse_policy(raw).shards):
+            path = layout.shard_path(env, name)
+            shard = parse_shard(repository.document(role, path, limit=limits.SHARD_BYTES))
+            found |= {entry.id: entry for entry in shard.entries}
     return found
 
 

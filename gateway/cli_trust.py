@@ -11,13 +11,14 @@ from embrasure.command import Common, common
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--force", is_flag=True, help="Also when a current approval loses its signatures.")
+@click.option("--force", is_flag=True, help="Also when an approval or an open plan is lost by it.")
 @common
 def trust_submit(common: Common, folder: Path, force: bool) -> None:
     """Send the trust files in force in DIR; the gateway publishes what is newer and verifies.
 
     Root, targets, revocations and fleet roles with their documents; nothing else is read. A new
-    targets file that takes signatures from a current approval is refused unless --force.
+    targets file that takes signatures from a current approval is refused unless --force, and so is
+    a directory that changes a node which an open plan names.
 
     \b
     Examples:

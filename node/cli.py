@@ -62,6 +62,10 @@ def _finer(plain_exit: bool) -> Iterator[None]:
 @click.option("--domain", required=True, help="The TLS trust domain, as in `pki init`.")
 @click.option("--anchor", required=True, type=FILE, help="anchor.json of the security team.")
 @click.option("--id", "node", default="", metavar="ID", help="A node id; default: a random one.")
+@click.option(
+    "--epoch", default=1, show_default=True, type=click.IntRange(1, 2**53 - 1),
+    help="With --id: one above that of the keys which this node had before.",
+)  # fmt: skip
 @click.option("--listen", default="127.0.0.1:0", show_default=True, help="Push: where to listen.")
 @click.option("--mirror", "mirrors", multiple=True, metavar="NAME=HOST:PORT", help="Pull: ask it.")
 @click.option("--letterbox", metavar="NAME=HOST:PORT", help="Pull: where receipts are posted.")
@@ -83,6 +87,7 @@ def node_init(
     domain: str,
     anchor: Path,
     node: str,
+    epoch: int,
     listen: str,
     mirrors: Sequence[str],
     letterbox: str | None,
@@ -97,6 +102,8 @@ def node_init(
       embrasure node init --root /srv/n1 --env prod --mode push --domain corp --anchor anchor.json
       embrasure node init --root /srv/n1 --env prod --mode push --domain corp \\
           --anchor anchor.json --app shop:web=8001 --interpreter python3=/usr/bin/python3
+      embrasure node init --root /srv/n1 --env prod --mode push --domain corp \\
+          --anchor anchor.json --id n-... --epoch 2
     """
     from embrasure.fingerprint import groups, words
     from embrasure.undo import all_or_nothing
@@ -105,7 +112,8 @@ def node_init(
     from node.setup import Wish, make_node, parse_server
 
     wish = Wish(
-        env=env, mode=mode, domain=domain, anchor=anchor, node=node, listen=listen, poll_s=poll_s,
+        env=env, mode=mode, domain=domain, anchor=anchor, node=node, epoch=epoch, listen=listen,
+        poll_s=poll_s,
         mirrors=tuple(parse_server(one) for one in mirrors),
         letterbox=parse_server(letterbox) if letterbox else None,
         apps=app_texts(apps, interpreters),

@@ -119,13 +119,21 @@ def create_identity(
     domain: str,
     root_id: str,
     clock: Clock,
+    epoch: int = 1,
 ) -> bytes:
     """Return the enrolment statement (DSSE envelope) of a node whose keys are on disk from now on.
 
     Raises Misuse (`exists`) when this node has keys already: they are never overwritten.
     """
     card = Card(
-        v=1, type="identity", root=root_id, node=node, env=env, mode=mode, domain=domain, epoch=1
+        v=1,
+        type="identity",
+        root=root_id,
+        node=node,
+        env=env,
+        mode=mode,
+        domain=domain,
+        epoch=epoch,
     )
     if paths.keys.exists() and any(paths.keys.iterdir()):
         raise Misuse(

@@ -34,13 +34,16 @@ STATEMENT = "statement.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What the owner asks for. node: "" for a new random id."""
+    """What the owner asks for. node: "" for a new random id; epoch: above that of the keys that
+    this id had before.
+    """
 
     env: str
     mode: Literal["push", "pull"]
     domain: str
     anchor: Path
     node: str = ""
+    epoch: int = 1
     listen: str = "127.0.0.1:0"
     mirrors: Sequence[Server] = field(default_factory=tuple)
     letterbox: Server | None = None
@@ -72,13 +75,15 @@ def make_node(paths: Paths, wish: Wish) -> Made:
             str(paths.prefix), expected="no node yet", got="a node", reason="exists",
             hint="keys are never overwritten: choose another --root",
         )  # fmt: skip
+    if wish.epoch > 1 and not wish.node:
+        raise Misuse("--epoch", expected="--id of the node that is made anew", got="a new id")
     node = wish.node or new_node_id()
     text = config_text(wish, node)
     for path in paths.folders():
         Folder.open(path, create=True).close()
     statement = create_identity(
         paths, node=node, env=wish.env, mode=wish.mode, domain=wish.domain, root_id=root_id,
-        clock=clock.now,
+        clock=clock.now, epoch=wish.epoch,
     )  # fmt: skip
     replace_file(paths.config, paths.anchor.name, anchor, mode=0o644)
     replace_file(paths.config, STATEMENT, statement, mode=0o644)

@@ -195,7 +195,8 @@ def check_successor(old: Entry, new: Entry) -> None:
             old.id,
             expected=f"the same keys, or new ones under epoch {old.epoch + 1}",
             got=f"other keys under epoch {new.epoch}",
-            hint="if the node was made anew: embrasure node init again, with the next epoch",
+            hint=f"if the node was made anew: embrasure node init --id {old.id} "
+            f"--epoch {old.epoch + 1}",
             reason="identity",
         )
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
+from nacl.signing import SigningKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Targets
 
 from embrasure.clock import now
-from embrasure.errors import EmbrasureError, Refused
+from embrasure.errors import Denied, EmbrasureError, Refused
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
 from gateway import adopt as adopting
 from gateway.adopt import adopt
+from gateway.named import open_plans
 from tests.ablation import Ablation
 from tests.simulate.gateway import SimGateway, trust_files
 from tests.simulate.metadata import sign_metadata
+from tests.simulate.nodes import SimNode
 from tests.simulate.repository import SimRepository
 
 
@@ -215,3 +218,68 @@ def test_a_policy_of_another_environment_is_of_no_use(gateway: SimGateway) -> No
     bring(gateway)
     with pytest.raises(EmbrasureError, match="policy"):
         gateway.grounds()
+
+
+# --- nodes that an open plan names ---------------------------------------------------------------
+
+
+def retired(node: SimNode) -> None:
+    node.state = "retired"
+
+
+def relabelled(node: SimNode) -> None:
+    node.labels = {"site": "elsewhere"}
+
+
+def made_anew(node: SimNode) -> None:
+    node.signing, node.epoch = SigningKey.generate(), 2
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("change", [retired, relabelled, made_anew])
+def test_a_node_that_an_open_plan_names_is_not_changed_under_it(
+    change: Callable[[SimNode], None], gateway: SimGateway, ablation: Ablation
+) -> None:
+    sim = gateway.sim
+    gateway.propose(gateway.draft("shop", by="anna"))
+    (plan,) = open_plans(gateway.database)
+    node = next(iter(sim.nodes.values()))
+    assert {named.id for wave in plan.waves for named in wave.nodes} == {node.id}
+    change(node)
+    sim.add_node(node)
+    sim.publish()
+    before = gateway.repository.view().roles["fleet-dev"].version
+    with pytest.raises(Denied) as told:
+        adopt(gateway.repository, trust_files(sim), force=False, plans=[plan])
+    assert told.value.reason == "open-plan" and node.id in told.value.got
+    assert gateway.repository.view().roles["fleet-dev"].version == before
+    with ablation("the nodes that an open plan names") as attack:
+        attack.without("gateway.adopt.check_named")
+        done = adopt(gateway.repository, trust_files(sim), force=False, plans=[plan])
+        attack.succeeded(done["fleet-dev"] > before)
+
+
+def test_other_nodes_change_freely_and_force_changes_any(gateway: SimGateway) -> None:
+    sim = gateway.sim
+    gateway.propose(gateway.draft("shop", by="anna"))
+    plans = open_plans(gateway.database)
+    other = sim.add_node()
+    sim.publish()
+    assert adopt(gateway.repository, trust_files(sim), force=False, plans=plans)
+    named = next(node for node in sim.nodes.values() if node is not other)
+    retired(other)
+    sim.add_node(other)
+    sim.publish()
+    assert adopt(gateway.repository, trust_files(sim), force=False, plans=plans)
+    retired(named)
+    sim.add_node(named)
+    sim.publish()
+    assert adopt(gateway.repository, trust_files(sim), force=True, plans=plans)
+
+
+def test_a_plan_that_ended_names_nobody_any_more(gateway: SimGateway) -> None:
+    draft = gateway.draft("shop", by="anna")
+    name = gateway.propose(draft)
+    gateway.proposals.withdraw(name, gateway.statement(draft.release, "anna", "withdraw"),
+                               person="anna")  # fmt: skip
+    assert open_plans(gateway.database) == []
