@@ -74,6 +74,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What `gateway.toml` says. Paths are relative to its folder.
 
     listen: where operators dial; login: where those without a certificate do, a port of its own
+    tls_key: of the identity that dials, when it lies in a token; else a new one in memory each day
     """
 
     name: str
@@ -83,6 +84,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     collect_key_file: str
     online: Online
     issuers: Issuers
+    tls_key: Uri | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ def write_config(folder: Path, config: Config) -> None:
         _line("listen", config.listen),
         *([_line("login", config.login)] if config.login else []),
         _line("collect_key_file", config.collect_key_file),
+        *([_line("tls_key", config.tls_key)] if config.tls_key is not None else []),
         "\n[online]",
         _line("snapshot", config.online.snapshot),
         _line("timestamp", config.online.timestamp),

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from embrasure import fs, limits
 from embrasure.errors import EmbrasureError, Misuse
 from embrasure.fs import Folder
@@ -22,7 +24,7 @@ from gateway.config import (
     read_config,
     write_config,
 )
-from pki import ca
+from gateway.issuer_keys import copy_issuer, has_key, issuer_files
 from pki.folder import TrustFolder
 
 FIRST_NAME, ANY_PORT = "g1", "127.0.0.1:0"  # of a new gateway, unless others are asked for
@@ -75,11 +77,13 @@ def initialise(
                      hint="embrasure trust merge")  # fmt: skip
     if not again:
         fs.replace_file(folder, "anchor.json", trust.anchor, mode=0o644)
-    held = read_config(folder).online if again else None
-    online = handover.take_keys(trust, paths, held)
+    held = read_config(folder) if again else None
+    online = handover.take_keys(trust, paths, held.online if held is not None else None)
     keys = (*online.names, *copy_issuers(trust, paths, with_operators=login is not None))
     config = _config(trust, name=name, listen=listen, login=login, online=online.uris, keys=keys)
-    write_config(folder, config)
+    # Said by hand in gateway.toml; the trust folder knows nothing of it.
+    tls_key = held.tls_key if held is not None else None
+    write_config(folder, msgspec.structs.replace(config, tls_key=tls_key))
     return Made(folder, tuple(sorted(online.uris.gates)), copied, keys)
 
 
@@ -102,11 +106,8 @@ def _config(
     online: Online,
     keys: tuple[str, ...],
 ) -> Config:
-    def issuer(role: str) -> IssuerFiles:
-        return IssuerFiles(certificate=f"keys/{role}-ca.crt", key=f"keyfile:keys/{role}-ca.key")
-
     def renews(role: str) -> IssuerFiles | None:
-        return issuer(role) if f"{role}-ca" in keys else None
+        return issuer_files(trust, role) if f"{role}-ca" in keys else None
 
     return Config(
         name=name,
@@ -116,11 +117,11 @@ def _config(
         collect_key_file="keys/collect.key",
         online=online,
         issuers=Issuers(
-            gateway=issuer("gateway"),
-            admin=issuer("admin"),
+            gateway=issuer_files(trust, "gateway"),
+            admin=issuer_files(trust, "admin"),
             node=renews("node"),
             mirror=renews("mirror"),
-            operator=issuer("operator") if login else None,
+            operator=issuer_files(trust, "operator") if login else None,
         ),
     )
 
@@ -129,14 +130,8 @@ def copy_issuers(trust: TrustFolder, paths: Paths, *, with_operators: bool) -> t
     """Return the names of the issuers' keys that were copied, encrypted as they are."""
     done = []
     for role in (*OWN_ISSUERS, *RENEWING_ISSUERS, *(["operator"] if with_operators else [])):
-        file = trust.path / "ca" / f"{role}.key"
-        if role in RENEWING_ISSUERS and not file.exists():
-            continue
-        raw = fs.read_file(file, limit=_KEY_BYTES, private=True)
-        fs.replace_file(paths.keys, f"{role}-ca.key", raw)
-        certificate = ca.pem(trust.certificate(role))
-        fs.replace_file(paths.keys, f"{role}-ca.crt", certificate, mode=0o644)
-        done.append(f"{role}-ca")
+        if role not in RENEWING_ISSUERS or has_key(trust, role):
+            done.append(copy_issuer(trust, paths, role))
     return tuple(done)
 
 

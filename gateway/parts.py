@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from nacl.public import PrivateKey
 
 from embrasure import limits
@@ -19,8 +20,8 @@ from gateway.repository import Repository
 class Identity(Protocol):
     """Who this gateway is when it dials; renewed by whoever made it."""
 
-    def client(self) -> tuple[bytes, bytes]:
-        """Return key and certificate chain as PEM, valid now."""
+    def client(self) -> tuple[bytes | EllipticCurvePrivateKey, bytes]:
+        """Return key and certificate chain, valid now: PEM, or a key that signs where it lies."""
         ...
 
 

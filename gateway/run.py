@@ -41,7 +41,7 @@ from gateway.repository import Repository
 from gateway.service_table import ADMIN_TABLE
 from gateway.watch import Watch
 from pki.ca import Issuer, load_issuer
-from pki.signers import open_signer, within
+from pki.signers import SignerKey, open_signer, within
 
 LOG = getLogger(__name__)
 PORTS = "ports.json"
@@ -77,6 +77,16 @@ def open_issuers(
         certificate = folder / files.certificate
         found[name] = load_issuer(name, domain=config.domain, certificate=certificate, signer=key)
     return found
+
+
+def open_client_key(
+    folder: Path, config: Config, passphrase: Callable[[str], bytes], *, root: str
+) -> SignerKey | None:
+    """Return the key of `tls_key`, by which this gateway dials, None without; raises Denied."""
+    if config.tls_key is None:
+        return None
+    uri = within(config.tls_key, folder)
+    return SignerKey(open_signer(uri, passphrase, purpose="tls", root=root))
 
 
 def open_certifier(issuers: Mapping[IssuerName, Issuer], clock: Clock) -> Certifier | None:
@@ -118,8 +128,9 @@ def opened(
         online.open_all()
         issuers = open_issuers(folder, config, passphrase, root=root)
         certificates = Certificates(
-            config.name, gateway=issuers["gateway"], admin=issuers["admin"], clock=clock
-        )
+            config.name, gateway=issuers["gateway"], admin=issuers["admin"], clock=clock,
+            client_key=open_client_key(folder, config, passphrase, root=root),
+        )  # fmt: skip
         certifier = open_certifier(issuers, clock)
         repository = Repository(
             paths.repository,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric import ec
 from nacl.public import PrivateKey as SealKey
 from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, Role, Root, Targets
@@ -21,12 +20,12 @@ from embrasure.clock import Clock
 from embrasure.errors import Misuse
 from embrasure.net.identity import check_domain
 from embrasure.trust import layout
-from pki import ca, desk, drafts, people, profiles, roles, signing, store
+from pki import desk, drafts, people, roles, signing, store
+from pki.authorities import Authorities, make_authorities
 from pki.folder import Fleet, TrustFolder, write_fleet
 from pki.keyfile import Cost
 from pki.makekeys import NewKey, new_key, write_keys, write_public
 from pki.people import PublicFile
-from pki.signers import SignerKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +78,11 @@ def hold(
     passphrase: bytes,
     costs: Costs,
     clock: Clock,
+    outside: Authorities | None = None,
 ) -> TrustFolder:
     """`path` is a new trust folder; return it. Drafts of keys made here are signed and in force.
 
+    outside: CA keys that lie in tokens; the others are made here
     Raises Misuse, Refused (`exists`).
     """
     check_domain(domain)
@@ -95,10 +96,13 @@ def hold(
     ]
     root = _first_root(holders, online[0].public, online[1].public, at)
     root_id = store.signed_digest(root)
-    authorities = _authorities(path, domain=domain, at=at)
-    offline = [*holders.made, authorities[0]]
+    outside = outside or Authorities()
+    authorities = make_authorities(path, domain=domain, at=at, outside=outside)
+    outside.keep(path / "ca", root_id)
+    offline = [*holders.made, *(key for key in authorities if key.label == "root")]
+    others = [*online, *(key for key in authorities if key.label != "root")]
     write_keys(path, offline, passphrase, root=root_id, cost=costs.offline)
-    write_keys(path, [*online, *authorities[1:]], passphrase, root=root_id, cost=costs.online)
+    write_keys(path, others, passphrase, root=root_id, cost=costs.online)
     for pub in holders.known:
         write_public(path / "public", people.write_public_file(pub), pub.person)
     seal = SealKey.generate()
@@ -126,24 +130,6 @@ def _first_root(
         },
     )
     return Metadata(root)
-
-
-def _authorities(path: Path, *, domain: str, at: datetime) -> list[NewKey]:
-    """Return the new keys of CA root and issuers, whose certificates are in `ca/`."""
-    folder = path / "ca"
-    store.make_folder(folder)
-    keys = [
-        new_key(name, purpose="ca", file=f"ca/{name}.key", scheme="ecdsa-p256")
-        for name in ("root", *profiles.ISSUERS)
-    ]
-    root_key: ec.EllipticCurvePrivateKey = SignerKey(keys[0].signer)
-    root = ca.make_root(root_key, domain=domain, at=at)
-    fs.create_file(folder, "root.crt", ca.pem(root), mode=0o644)
-    for name, key in zip(profiles.ISSUERS, keys[1:], strict=True):
-        public = SignerKey(key.signer).public_key()
-        made = ca.make_issuer(name, public, root=root, root_key=root_key, domain=domain, at=at)
-        fs.create_file(folder, f"{name}.crt", ca.pem(made), mode=0o644)
-    return keys
 
 
 def _first_drafts(

@@ -28,6 +28,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--threshold", type=click.IntRange(1, 32), required=True, help="How many of them.")
 @click.option("--generate", is_flag=True, help="Make keys of plain names here and sign at once.")
 @click.option("--env", metavar="ENV", help="With --generate: add this environment, signed too.")
+@click.option(
+    "--ca-key",
+    "ca_keys",
+    multiple=True,
+    metavar="NAME=URI",
+    help="The key of root, gateway, admin, node, mirror or operator CA lies in a token (repeat).",
+)
 @kdf_option
 @passphrase_options
 @common
@@ -39,6 +46,7 @@ def pki_init(
     threshold: int,
     generate: bool,
     env: str | None,
+    ca_keys: tuple[str, ...],
     kdf: str | None,
     passphrase_fd: int | None,
     passphrase_file: Path | None,
@@ -51,10 +59,12 @@ def pki_init(
           --keyholder bob.pub --keyholder carl.pub --threshold 2
       embrasure pki init trust --domain example.org --keyholder alice --keyholder bob \\
           --keyholder carl --threshold 2 --generate --env prod
+      embrasure pki init trust --domain example.org --keyholder alice.pub --keyholder bob.pub \\
+          --threshold 2 --ca-key 'root=hsm:2?label=ca' --ca-key 'gateway=hsm:3?label=ca'
     """
     from embrasure.clock import now
     from embrasure.undo import all_or_nothing
-    from pki import acting, ceremony
+    from pki import acting, authorities, ceremony
     from pki.passphrase import passphrase_source
 
     if env is not None and not generate:
@@ -69,6 +79,7 @@ def pki_init(
         offline=acting.cost_of(kdf, purpose="security"),
         online=acting.cost_of(kdf, purpose="online"),
     )
+    outside = authorities.outside_keys(ca_keys, source)
     with all_or_nothing(folder):
         trust = ceremony.hold(
             folder,
@@ -77,6 +88,7 @@ def pki_init(
             passphrase=source.new(f"the keys made in {folder}"),
             costs=costs,
             clock=now,
+            outside=outside,
         )
     if env is not None:
         acting.first_environment(

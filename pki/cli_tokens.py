@@ -11,7 +11,7 @@ from pki.options import passphrase_options
 
 _DIR = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_PURPOSES = click.Choice(["security", "operator", "online", "ca"])
+_PURPOSES = click.Choice(["security", "operator", "online", "ca", "tls"])
 
 
 @click.command("export")

@@ -149,11 +149,15 @@ class TrustFolder:
 
     def issuer(self, name: IssuerName, passphrase: PassphraseSource) -> ca.Issuer:
         """Return one issuer of this folder, opened; raises Denied, Refused."""
-        signer = open_signer(
-            f"keyfile:{self.path / 'ca' / name}.key", passphrase, purpose="ca", root=self.root_id
-        )
+        uri = self.ca_uri(name)
+        signer = open_signer(uri, passphrase, purpose="ca", root=self.root_id)
         certificate = self.path / "ca" / f"{name}.crt"
         return ca.load_issuer(name, domain=self.domain, certificate=certificate, signer=signer)
+
+    def ca_uri(self, name: str) -> str:
+        """Return where the key of a CA is: a record of a token's key in `ca/`, else its file."""
+        record = self.path / "ca" / f"{name}.json"
+        return f"keyrecord:{record}" if record.exists() else f"keyfile:{record.with_suffix('.key')}"
 
     def certificate(self, name: str) -> Certificate:
         """Return the certificate `ca/<name>.crt`."""

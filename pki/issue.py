@@ -16,6 +16,7 @@ from embrasure.errors import Misuse
 from embrasure.net.identity import PROFILES
 from pki import ca, issued, leaf, profiles, signers, store
 from pki.folder import TrustFolder
+from pki.keyuri import backend_of, record_path
 from pki.passphrase import PassphraseSource
 
 
@@ -110,7 +111,12 @@ def write_context(
 
 def _relative(key: str, out: Path) -> str:
     """Return the key's URI as seen from `out`, where the context lies."""
-    path = signers.keyfile_path(signers.as_uri(key))
+    uri = signers.as_uri(key)
+    if backend_of(uri) == "keyrecord":
+        return f"keyrecord:{record_path(uri).resolve()}"
+    if backend_of(uri) != "keyfile":
+        return uri
+    path = signers.keyfile_path(uri)
     if (out / path).exists() and not path.is_absolute():
         return f"keyfile:{path}"
     return f"keyfile:{os.path.relpath(path.resolve(), out.resolve())}"

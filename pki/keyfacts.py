@@ -17,8 +17,9 @@ from embrasure.trust.documents import Document, KeyId, PersonId
 from pki import schemes
 from pki.schemes import PublicHex, Scheme
 
-Purpose = Literal["security", "operator", "online", "ca"]
-PURPOSES: tuple[Purpose, ...] = ("security", "operator", "online", "ca")
+# security, operator, online: roles of metadata; ca: certificates; tls: a gateway's own handshakes
+Purpose = Literal["security", "operator", "online", "ca", "tls"]
+PURPOSES: tuple[Purpose, ...] = ("security", "operator", "online", "ca", "tls")
 
 
 class KeyFacts(Document, frozen=True, kw_only=True):

@@ -60,12 +60,21 @@ def keep(record: KeyRecord) -> KeyRecord:
     return record
 
 
-def bind(record: KeyRecord, root: str) -> None:
-    """The record says that its key serves the fleet `root` and no other; raises Denied."""
+def bind(record: KeyRecord, root: str, *, file: Path | None = None) -> None:
+    """The record says that its key serves the fleet `root` and no other; raises Denied.
+
+    file: where it is, when not in the user's folder
+    """
     check_use(record, purpose=None, root=root)
-    where = folder()
-    bound = msgspec.structs.replace(record, root=root)
-    fs.replace_file(where, f"{record.keyid}.json", write(bound))
+    where = file or folder() / f"{record.keyid}.json"
+    fs.replace_file(where.parent, where.name, write(msgspec.structs.replace(record, root=root)))
+
+
+def of(uri: str) -> KeyRecord:
+    """Return the record of a URI that names no key file: the file itself, or the user's record."""
+    if keyuri.backend_of(uri) == "keyrecord":
+        return read_record(keyuri.record_path(uri))
+    return at(uri)
 
 
 def at(uri: str) -> KeyRecord:
@@ -91,10 +100,18 @@ def all_records() -> list[KeyRecord]:
     return [_read(file) for file in files]
 
 
-def _read(file: Path) -> KeyRecord:
+def read_record(file: Path) -> KeyRecord:
+    """Return the record in a file that only we can read and write; raises Refused, Denied."""
     raw = fs.read_file(file, limit=limits.KEYFILE_BYTES, private=True)
     found = read(raw, KeyRecord, limit=limits.KEYFILE_BYTES, document="key record")
     public_key(found)
+    if keyuri.backend_of(found.uri) in ("keyfile", "keyrecord"):
+        raise Refused(str(file), expected="a key that lies in no file", got=found.uri)
+    return found
+
+
+def _read(file: Path) -> KeyRecord:
+    found = read_record(file)
     if file.name != f"{found.keyid}.json":
         raise Refused(str(file), expected=f"{found.keyid[:12]}....json", got=file.name)
     return found

@@ -16,8 +16,11 @@ from embrasure import limits
 from embrasure.errors import Denied, Misuse, NotSupported
 from embrasure.fs import check_unshared
 
-Backend = Literal["keyfile", "hsm", "awskms", "azurekms", "gcpkms", "hv"]
-BACKENDS: tuple[Backend, ...] = ("keyfile", "hsm", "awskms", "azurekms", "gcpkms", "hv")
+Backend = Literal["keyfile", "keyrecord", "hsm", "awskms", "azurekms", "gcpkms", "hv"]
+BACKENDS: tuple[Backend, ...] = (
+    "keyfile", "keyrecord", "hsm", "awskms", "azurekms", "gcpkms", "hv",
+)  # fmt: skip
+_FILES = ("keyfile", "keyrecord")  # their URIs are paths
 _NEVER = frozenset({"file", "file2", "envvar"})  # private keys in the clear
 _OTHERS = frozenset({"sigstore", "gnupg", "tkey"})  # securesystemslib has them, we do not
 # back end -> our extra, and a module that it brings
@@ -61,17 +64,24 @@ def as_uri(text: str) -> str:
 
 def keyfile_path(uri: str) -> Path:
     """Return the path of a `keyfile:` URI; raises Misuse, Denied for any other."""
-    backend = backend_of(uri)
-    if backend != "keyfile":
-        raise Misuse("key", expected="keyfile:PATH", got=f"{backend}:")
+    if backend_of(uri) != "keyfile":
+        raise Misuse("key", expected="keyfile:PATH", got=uri)
+    return Path(uri.partition(":")[2])
+
+
+def record_path(uri: str) -> Path:
+    """Return the path of a `keyrecord:` URI: a record of a key that lies elsewhere."""
+    if backend_of(uri) != "keyrecord":
+        raise Misuse("key", expected="keyrecord:PATH", got=uri)
     return Path(uri.partition(":")[2])
 
 
 def within(uri: str, folder: Path) -> str:
     """Return `uri` with a relative path read from `folder`, where the file that names it lies."""
-    if backend_of(uri) != "keyfile":
+    backend = backend_of(uri)
+    if backend not in _FILES:
         return uri
-    return f"keyfile:{os.path.normpath(folder / keyfile_path(uri))}"
+    return f"{backend}:{os.path.normpath(folder / uri.partition(':')[2])}"
 
 
 def check_installed(backend: Backend) -> None:

@@ -7,7 +7,7 @@ from typing import NoReturn
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from securesystemslib.signer import Signer
+from securesystemslib.signer import Key, Signer
 
 from embrasure.errors import Denied, EmbrasureError, Refused
 
@@ -18,14 +18,8 @@ class SignerKey(ec.EllipticCurvePrivateKey):
     """An ECDSA P-256 signer as the private key of a certificate authority."""
 
     def __init__(self, signer: Signer) -> None:
-        if signer.public_key.scheme != "ecdsa-sha2-nistp256":
-            raise Refused("certificate key", expected="ECDSA P-256", got=signer.public_key.scheme)
         self._signer = signer
-        pem = str(signer.public_key.keyval["public"]).encode("ascii")
-        public = serialization.load_pem_public_key(pem)
-        if not isinstance(public, ec.EllipticCurvePublicKey):
-            raise Refused("certificate key", expected="ECDSA P-256", got=type(public).__name__)
-        self._public = public
+        self._public = p256_of(signer.public_key)
 
     def sign(self, data: Buffer, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         """Return a DER signature over `data`; SHA-256 only, and never over a bare digest."""
@@ -70,6 +64,16 @@ class SignerKey(ec.EllipticCurvePrivateKey):
 
     def __deepcopy__(self, memo: dict[int, object]) -> SignerKey:
         return self
+
+
+def p256_of(key: Key) -> ec.EllipticCurvePublicKey:
+    """Return a public key as metadata lists it for a certificate; raises Refused unless P-256."""
+    if key.scheme != "ecdsa-sha2-nistp256":
+        raise Refused("certificate key", expected="ECDSA P-256", got=key.scheme)
+    public = serialization.load_pem_public_key(str(key.keyval["public"]).encode("ascii"))
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise Refused("certificate key", expected="ECDSA P-256", got=type(public).__name__)
+    return public
 
 
 def _only_signs() -> EmbrasureError:

@@ -28,7 +28,7 @@ def facts_of(uri: str) -> KeyFacts:
     if keyuri.backend_of(uri) == "keyfile":
         raw = fs.read_file(keyfile_path(uri), limit=limits.KEYFILE_BYTES, private=True)
         return keyfile.header_of(raw)
-    return keyrecords.at(uri)
+    return keyrecords.of(uri)
 
 
 def open_key(
@@ -44,7 +44,7 @@ def open_key(
     """
     if keyuri.backend_of(uri) == "keyfile":
         return open_file(uri, passphrase, purpose=purpose, root=root)
-    record = keyrecords.at(uri)
+    record = keyrecords.of(uri)
     check_use(record, purpose=purpose, root=root)
     return Opened(record, _signer_of(_settled(uri, record), record, passphrase))
 
@@ -95,7 +95,8 @@ def bind(uri: str, opened: Opened, root: str) -> bool:
         path = keyfile_path(uri)
         fs.replace_file(path.parent, path.name, keyfile.rebind(opened, root))
     elif isinstance(header, KeyRecord):
-        keyrecords.bind(header, root)
+        named = keyuri.backend_of(uri) == "keyrecord"
+        keyrecords.bind(header, root, file=keyuri.record_path(uri) if named else None)
     return True
 
 

@@ -5,15 +5,18 @@ The only module that makes gRPC credentials.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import getLogger
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from embrasure import limits
 from embrasure.errors import Misuse
 from embrasure.net.certificates import check_pair, load_certificates
+from embrasure.net.heldkey import check_held, handshake_signer
 from embrasure.net.identity import Role, dns_name
 from embrasure.net.trustbundle import TrustHolder
 
@@ -132,6 +135,30 @@ def pinned_channel(address: str, *, leaf: bytes, host: str) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(address, credentials, options=[*CHANNEL_OPTIONS, override])
 
 
+def client_credentials(
+    issuer_pems: bytes, key: bytes | ec.EllipticCurvePrivateKey, chain_pem: bytes
+) -> grpc.ChannelCredentials:
+    """Return a caller's credentials: by its key, or by what signs for it; raises Refused (`pair`).
+
+    gRPC calls its custom signer experimental, so it is asked for only where there is no PEM.
+    """
+    if isinstance(key, bytes):
+        pair = Pair(key, chain_pem)
+        return grpc.ssl_channel_credentials(issuer_pems, pair.key_pem, pair.chain_pem)
+    check_held(key, chain_pem)
+    from grpc import experimental
+
+    with warnings.catch_warnings():
+        # We know, and a test holds it to its contract.
+        warnings.simplefilter("ignore", experimental.ExperimentalApiWarning)
+        made: grpc.ChannelCredentials = experimental.ssl_channel_credentials_with_custom_signer(
+            private_key_sign_fn=handshake_signer(key),
+            root_certificates=issuer_pems,
+            certificate_chain=chain_pem,
+        )
+    return made
+
+
 def channel(
     address: str,
     *,
@@ -139,13 +166,14 @@ def channel(
     name: str,
     domain: str,
     issuer_pems: bytes,
-    key_pem: bytes,
+    key_pem: bytes | ec.EllipticCurvePrivateKey,
     chain_pem: bytes,
     options: Sequence[Option] = (),
 ) -> grpc.aio.Channel:
     """Return a channel to `address` that speaks only with the server `role`/`name`.
 
-    issuer_pems: the one or two issuers of that role; key_pem, chain_pem: who we are.
+    issuer_pems: the one or two issuers of that role; key_pem, chain_pem: who we are. A key whose
+    bytes nobody has, such as one in a token, is handed in itself and signs each handshake.
     A channel keeps its credentials for ever: make a new one for a new certificate.
     Raises Refused (`pem`, `pair`).
     """
@@ -154,8 +182,7 @@ def channel(
         # Without a name to demand gRPC would check the address instead.
         raise Misuse("dialled role", expected="one that listens", got=role)
     load_certificates(issuer_pems, what=f"issuers of {role}")
-    pair = Pair(key_pem, chain_pem)
-    credentials = grpc.ssl_channel_credentials(issuer_pems, pair.key_pem, pair.chain_pem)
+    credentials = client_credentials(issuer_pems, key_pem, chain_pem)
     override: Option = ("grpc.ssl_target_name_override", host)
     return grpc.aio.secure_channel(
         address, credentials, options=[*CHANNEL_OPTIONS, *options, override]

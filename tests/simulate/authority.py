@@ -154,8 +154,12 @@ class Authority:
         starts: timedelta = -BACKDATE,
         life: timedelta | None = None,
         key: ec.EllipticCurvePrivateKey | None = None,
+        public: ec.EllipticCurvePublicKey | None = None,
     ) -> Leaf:
-        """Return an honest leaf of `role`, or a forged one when told what differs."""
+        """Return an honest leaf of `role`, or a forged one when told what differs.
+
+        public: the leaf is for this key, whose private half lies elsewhere (not the Leaf's)
+        """
         kind = KINDS[role]
         signed_by = issuer or self.issuers[kind.issuer]
         own = key or new_key()
@@ -169,7 +173,7 @@ class Authority:
         builder = self._builder(
             subject=common_name,
             signed_by=signed_by,
-            public=own.public_key(),
+            public=public or own.public_key(),
             begin=begin,
             end=begin + (life if life is not None else timedelta(hours=kind.hours)),
         )

@@ -41,6 +41,7 @@ def write_config(file: Path, folder: Path, fleet: SimFleet, host: SimEngine, pla
     sim = fleet.sim
     online = {"snapshot": "snapshot", "timestamp": "timestamp", "gates": f"gates-{sim.env}"}
     key, chain = host.engine.parts.identity.client()
+    assert isinstance(key, bytes)
     config = {
         "folder": str(folder),
         "anchor": sim.anchor.decode(),
