@@ -96,7 +96,8 @@ class Office:
         office.pki("trust", "app", "add", APP, office.trust, "--env", ENV, *people,
                    "--threshold", 2, "--generate", "--kdf", "moderate",
                    *office.signs())  # fmt: skip
-        office.enrol(range(nodes))
+        if nodes:
+            office.enrol(range(nodes))
         return office
 
     def copy(self, folder: Path) -> Office:
