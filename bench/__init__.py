@@ -1,0 +1,1 @@
+"""Measurements that fail above a limit; not part of the wheel."""
