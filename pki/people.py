@@ -16,6 +16,7 @@ from securesystemslib.signer import Key, SSlibKey
 from embrasure import fs, limits
 from embrasure.errors import Misuse, Refused
 from embrasure.trust.documents import Document, KeyId, PersonId, read, write
+from embrasure.trust.keymaterial import material
 from pki.keyfacts import KeyFacts, Purpose
 from pki.schemes import PublicHex, Scheme, decode_public
 
@@ -123,8 +124,8 @@ def check_distinct(keys: list[SSlibKey]) -> None:
 
     One key under two ids would count twice towards a threshold.
     """
-    material = [str(key.keyval["public"]) for key in keys]
-    owners = [owner_of(key) for key in keys]
-    for what, found in (("key", material), ("person", owners)):
-        if len(set(found)) != len(found):
+    held = {material(key) for key in keys}
+    owners = {owner_of(key) for key in keys}
+    for what, found in (("key", len(held)), ("person", len(owners))):
+        if found != len(keys):
             raise Misuse("keys", expected=f"each {what} once", got=f"a {what} twice")

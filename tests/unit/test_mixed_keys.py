@@ -7,11 +7,13 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 
 from embrasure.errors import Refused
 from embrasure.trust.client import TrustClient
+from embrasure.trust.keymaterial import material
 from embrasure.trust.view import View
+from tests.ablation import Ablation
 from tests.simulate.nodes import SimPerson
 from tests.simulate.repository import SimRepository
 
@@ -67,6 +69,62 @@ def test_any_two_operators_of_any_kind_approve(tmp_path: Path) -> None:
         repo.publish()
         found = refresh(repo, tmp_path / "tuf").roles["dev-shop"]
         assert found.version == repo.versions["dev-shop"], who
+
+
+def rewrapped(signer: CryptoSigner) -> CryptoSigner:
+    """The same P-256 key under another id: its PEM has lines of another length."""
+    key = signer.public_key
+    first, *body, last = str(key.keyval["public"]).strip().splitlines()
+    text = "".join(body)
+    lines = [text[start : start + 40] for start in range(0, len(text), 40)]
+    pem = "\n".join([first, *lines, last, ""])
+    return CryptoSigner(
+        signer._private_key, SSlibKey("f" * 64, key.keytype, key.scheme, {"public": pem})
+    )
+
+
+def shouted(signer: CryptoSigner) -> CryptoSigner:
+    """The same Ed25519 key under another id: its hex is in capitals."""
+    key = signer.public_key
+    value = {"public": str(key.keyval["public"]).upper()}
+    return CryptoSigner(signer._private_key, SSlibKey("e" * 64, key.keytype, key.scheme, value))
+
+
+TWINS = {"pem": (rewrapped, "p256"), "hex": (shouted, "ed25519")}
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("way", TWINS)
+def test_one_key_written_in_two_ways_does_not_count_twice(
+    way: str, tmp_path: Path, ablation: Ablation
+) -> None:
+    twin, kind = TWINS[way]
+    one = KINDS[kind]
+    keys = [one, twin(one), KINDS["mldsa"]]
+    repo = SimRepository(clock=clock, keys=keys, threshold=2)
+
+    def view(folder: str) -> View:
+        client = TrustClient(tmp_path / folder, repo.anchor, clock=clock)
+        return client.refresh(repo.source(), roles=("fleet-dev",))
+
+    with pytest.raises(Refused) as told:
+        view("whole")
+    assert told.value.reason == "threshold"
+    with ablation("what a key is, whatever its text") as attack:
+
+        def text_of(key: Key) -> bytes:
+            return repr((key.keytype, key.keyval["public"])).encode()
+
+        attack.without("embrasure.trust.workflow.updater.material", text_of)
+        # Root, targets and fleet, each signed by one person under two ids.
+        attack.succeeded(view("without").roles["fleet-dev"].threshold == 2)
+
+
+def test_what_is_no_key_is_its_own_text() -> None:
+    """Distinct, so that a role may list it; it verifies nothing."""
+    for value in ("", "zz", "-----BEGIN PUBLIC KEY-----"):
+        key = SSlibKey("0" * 64, "ed25519", "ed25519", {"public": value})
+        assert material(key) == value.encode()
 
 
 def test_two_of_three_are_too_few_whatever_their_kind(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from embrasure import descriptor, limits
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.trust.keymaterial import material
 from embrasure.trust.workflow.versions import Keys, plain
 
 # Nothing has expired then: for those who leave expiry to `decide`, step 2 (`Role.expires`).
@@ -51,7 +52,7 @@ def check_keys(name: str, role: Role, keys: Mapping[str, Key]) -> None:
     once disabled all checks of another client (CVE-2026-23992).
     """
     held = [keys[keyid] for keyid in role.keyids if keyid in keys]
-    distinct = {(k.keytype, k.scheme, str(k.keyval.get("public", "")).strip()) for k in held}
+    distinct = {material(key) for key in held}
     if not 1 <= role.threshold <= len(distinct) == len(held) <= limits.KEYS_PER_ROLE:
         raise Refused(
             f"role {name}",
