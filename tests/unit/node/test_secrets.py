@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +23,7 @@ from tests.ablation import Ablation
 from tests.simulate.installer import SimInstaller, Told
 from tests.simulate.nodes import SimNode, fixed_node_id
 from tests.simulate.sealing import Vault, answered, release_with
+from tests.source import modules
 
 PLAIN, NEXT = b"hunter2-of-the-database", b"hunter3-of-the-database"
 
@@ -191,6 +194,14 @@ def test_an_app_that_crashes_finds_its_secrets_when_it_is_started_again(
             break
         time.sleep(0.05)
     assert answered(bench)["secrets"] == {"db": PLAIN.decode()}
+
+
+def test_the_process_that_talks_to_the_network_has_no_code_that_opens_secrets() -> None:
+    code = "import sys, node.agent; print('node.secrets' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    callers = [m.name for m in modules("node") if "load_seal_key(" in m.text]
+    assert callers == ["node/identity.py", "node/secrets.py"]
 
 
 def test_what_a_killed_node_left_open_is_gone_before_anything_starts(bench: SimInstaller) -> None:
