@@ -259,7 +259,8 @@ NODE = _verbs(
             "status": "Show what runs here.",
             "verify": "Hash again all that is installed.",
             "boot": "Finish or undo an interrupted install and start; needs no server.",
-        }
+        },
+        "node.cli_trust": {"trust": "Take newer trust files from a folder; installs nothing."},
     },
     "One server of the fleet.",
 )

@@ -18,6 +18,7 @@ from embrasure.clock import Clock
 from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.fs import Folder, lock
 from embrasure.trust import dsse
+from embrasure.trust.door import Taken
 from embrasure.trust.floors import FloorStore
 from embrasure.trust.order import Order, check_order, parse_order
 from embrasure.trust.source import Source
@@ -153,6 +154,13 @@ class Acceptor:
                 raise problems[0]
             return answers
 
+    def trust(self, source: Source) -> Taken:
+        """Return what `source` had of newer trust files; they count at once, whatever else runs.
+
+        Raises Refused, Denied, Unavailable.
+        """
+        return self._judge.trusting.take(source)
+
     def _look(self, app: str, source: Source, report: Report) -> Answer:
         judgement = self._judged(app, source)
         return self._installer.act(app, judgement, source, report, nonce=_NO_NONCE)
@@ -196,7 +204,7 @@ class Acceptor:
         Checked with the keys held; a key that is not known yet may be new, so one refresh follows.
         """
         try:
-            keys = self._judge.gate_keys(self._judge.held())
+            keys = self._judge.held_gate_keys()
             payload, keyid = dsse.unseal("order", envelope, keys, limit=limits.ORDER_BYTES)
         except Refused:
             view = self._judge.refresh_top(source)

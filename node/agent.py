@@ -56,6 +56,7 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
     from embrasure.net.server import Service, bind, build_server
     from embrasure.net.trustbundle import TrustHolder
     from embrasure.wire import node_pb2, node_pb2_grpc
+    from node.doorway import Doorway
     from node.push import TABLE, NodeService
 
     material = Material(paths)
@@ -81,18 +82,22 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
         connections=limits.NODE_CONNECTIONS,
     )
     port = bind(server, config.listen, keys)
+    doorway = Doorway(partial(to_apply, paths), keys.pair, material.ca_roots())
+    door = await doorway.open(config)
     await server.start()
     await asyncio.to_thread(await_apply, paths, stop)
-    write_ports(paths, {"push": port})
+    write_ports(paths, {"push": port, "door": door})
     try:
         while not await asyncio.to_thread(stop.wait, _RELOAD_SECONDS):
             try:
                 holder.swap(material.trust())
                 keys.swap(material.pair(at=clock.now(), trust=holder.trust))
+                doorway.swap(keys.pair, material.ca_roots())
             except EmbrasureError as problem:
                 # The last good ones stay: a bad file must not close the door.
                 LOG.warning("TLS files: %s [%s]", problem, problem.word)
     finally:
+        await doorway.close()
         await server.stop(1.0)
 
 
@@ -118,6 +123,7 @@ def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
     puller = Puller(
         connect,
         material.trust,
+        material.ca_roots,
         config.mirrors,
         poll_s=config.poll_s,
         hearer=poster or Deaf(),

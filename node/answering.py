@@ -25,6 +25,7 @@ from node.messages import (
     ProgressNote,
     ReceiptNote,
     StateNote,
+    TrustNote,
     Want,
     error_of,
     sentence,
@@ -60,6 +61,7 @@ class Heard:
     answers: list[AnswerNote] = field(default_factory=list)
     posts: list[PostNote] = field(default_factory=list)
     state: StateNote | None = None
+    trusted: TrustNote | None = None
 
 
 class NoSource:
@@ -90,6 +92,8 @@ def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: 
                 heard.posts.append(message)
             case StateNote():
                 heard.state = message
+            case TrustNote():
+                heard.trusted = message
             case Done():
                 return heard
             case Failure():

@@ -44,7 +44,7 @@ def plain_option(function: F) -> F:
 
 
 @contextmanager
-def _finer(plain_exit: bool) -> Iterator[None]:
+def finer(plain_exit: bool) -> Iterator[None]:
     """An error ends the verb with the node's own exit code."""
     from node import exits
 
@@ -67,6 +67,8 @@ def _finer(plain_exit: bool) -> Iterator[None]:
     help="With --id: one above that of the keys which this node had before.",
 )  # fmt: skip
 @click.option("--listen", default="127.0.0.1:0", show_default=True, help="Push: where to listen.")
+@click.option("--door", default="127.0.0.1:0", show_default=True,
+              help="Push: where to take trust files from the security team.")  # fmt: skip
 @click.option("--mirror", "mirrors", multiple=True, metavar="NAME=HOST:PORT", help="Pull: ask it.")
 @click.option("--letterbox", metavar="NAME=HOST:PORT", help="Pull: where receipts are posted.")
 @click.option(
@@ -89,6 +91,7 @@ def node_init(
     node: str,
     epoch: int,
     listen: str,
+    door: str,
     mirrors: Sequence[str],
     letterbox: str | None,
     apps: Sequence[str],
@@ -113,6 +116,7 @@ def node_init(
 
     wish = Wish(
         env=env, mode=mode, domain=domain, anchor=anchor, node=node, epoch=epoch, listen=listen,
+        door=door,
         poll_s=poll_s,
         mirrors=tuple(parse_server(one) for one in mirrors),
         letterbox=parse_server(letterbox) if letterbox else None,
@@ -169,7 +173,7 @@ def node_run(common: Common, prefix: Path) -> None:
 
     service.logged("node")
     paths = Paths(prefix.resolve())
-    with _finer(plain_exit=False):
+    with finer(plain_exit=False):
         run.run(paths, service.stopping())
 
 
@@ -188,7 +192,7 @@ def node_apply(common: Common, prefix: Path, path: Path, plain_exit: bool) -> in
     from node import exits, show, stick
     from node.paths import Paths
 
-    with _finer(plain_exit):
+    with finer(plain_exit):
         answers = stick.apply_folder(Paths(prefix.resolve()), path, common.say)
     code = exits.worst(answers)
     code = exits.plain(code) if plain_exit else code
@@ -239,7 +243,7 @@ def node_verify(common: Common, prefix: Path, app: str, quick: bool, plain_exit:
     from node import exits, show, verify
     from node.paths import Paths
 
-    with _finer(plain_exit):
+    with finer(plain_exit):
         found = verify.verify(Paths(prefix.resolve()), app, deep=not quick)
     common.emit("embrasure.node.verify/1", show.verified_json(found), show.verified_text(found))
     code = exits.DRIFT if any(one.drift for one in found) else exits.DONE
@@ -262,7 +266,7 @@ def node_boot(common: Common, prefix: Path, foreground: bool, plain_exit: bool) 
     from node.paths import Paths
 
     paths = Paths(prefix.resolve())
-    with _finer(plain_exit):
+    with finer(plain_exit):
         state = boot.boot(paths, foreground=foreground, say=common.say)
     common.emit(
         "embrasure.node.boot/1",

@@ -29,13 +29,16 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`node.toml`. poll_s: longest time between two looks at the mirror."""
+    """`node.toml`. door: where a push node takes trust files (the metadata door); poll_s: longest
+    time between two looks at the mirror.
+    """
 
     id: NodeId
     env: EnvName
     mode: Literal["push", "pull"]
     domain: Domain
     listen: Address = "127.0.0.1:0"
+    door: Address = "127.0.0.1:0"
     mirrors: tuple[Server, ...] = ()
     letterbox: Server | None = None
     poll_s: Annotated[int, Meta(ge=1, le=86400)] = 60

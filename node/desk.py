@@ -12,6 +12,7 @@ from logging import getLogger
 from typing import Protocol
 
 from embrasure.errors import EmbrasureError, Failed
+from embrasure.trust.door import Taken
 from embrasure.trust.source import Source
 from node.asking import IpcReport, IpcSource
 from node.ground import Report
@@ -29,6 +30,8 @@ from node.messages import (
     PostNote,
     StateNote,
     StatusAsk,
+    TrustAsk,
+    TrustNote,
     failure_of,
     sentence,
     unpack,
@@ -49,6 +52,10 @@ class Door(Protocol):
 
     def poll(self, source: Source, report: Report) -> list[Answer]:
         """Install what the source has for this node, if it holds."""
+        ...
+
+    def trust(self, source: Source) -> Taken:
+        """Take what `source` has of newer trust files."""
         ...
 
 
@@ -115,6 +122,9 @@ class Desk:
         match ask:
             case OrderAsk() | PollAsk():
                 self._work(channel, ask, report)
+            case TrustAsk():
+                # Beside an install, not behind it: a stop must not wait for a soak.
+                report.tell(trusted(self._door.trust(IpcSource(channel))))
             case StatusAsk():
                 channel.send(self._records.state())
             case OutboxAsk():
@@ -148,6 +158,15 @@ def tell(report: IpcReport, answer: Answer) -> None:
     for signed, body in answer.receipts:
         report.receipt(signed, body)
     report.tell(note_of(answer))
+
+
+def trusted(found: Taken) -> TrustNote:
+    """Return the message that carries what became of trust files."""
+    return TrustNote(
+        taken=dict(found.roles),
+        missing=tuple(sentence(path) for path in found.missing[:32]),
+        refused={role: problem.word for role, problem in found.refused.items()},
+    )
 
 
 def note_of(answer: Answer) -> AnswerNote:

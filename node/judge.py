@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from logging import getLogger
 
@@ -12,7 +13,7 @@ from securesystemslib.signer import Key
 
 from embrasure import limits
 from embrasure.clock import Clock, read_time
-from embrasure.errors import NotFound, Refused
+from embrasure.errors import NotFound, Refused, Unavailable
 from embrasure.fs import read_file
 from embrasure.secret.sealed import parse_sealed
 from embrasure.trust import layout
@@ -22,6 +23,7 @@ from embrasure.trust.floors import AppFloor, Floors
 from embrasure.trust.load import Docs, load, roles_for
 from embrasure.trust.source import Source
 from embrasure.trust.view import View
+from embrasure.trust.workflow.verified import delegations
 from node import believed
 from node.enrolment import accept_enrolment, is_enrolled
 from node.ground import FloorKeeper
@@ -29,6 +31,7 @@ from node.identity import Identity
 from node.paths import Paths
 from node.receipts import ISOLATION
 from node.releases import secret_document
+from node.trusting import Trusting, is_behind
 
 LOG = getLogger(__name__)
 
@@ -62,6 +65,8 @@ class Judge:
         self._paths = paths
         self._identity = identity
         self._opened: TrustClient | None = None
+        self._trusting: Trusting | None = None
+        self._opening = threading.RLock()
         self._floors = floors
         self._clock = clock
 
@@ -86,17 +91,46 @@ class Judge:
             self._opened = client
         return self._opened
 
+    @property
+    def trusting(self) -> Trusting:
+        """The metadata door of this node."""
+        with self._opening:
+            if self._trusting is None:
+                self._trusting = Trusting(self._paths, self._identity, self._client, self._floors)
+            return self._trusting
+
     def refresh(self, source: Source, app: str) -> View:
         """Return the verified roles that one app's decision needs; raises Refused, Unavailable."""
-        return self._client.refresh(source, roles=roles_for(self._identity.env, app))
+        return self._refreshed(source, roles_for(self._identity.env, app))
 
     def refresh_top(self, source: Source) -> View:
         """Return the verified top-level roles, which name the keys of all others."""
-        return self._client.refresh(source, roles=())
+        return self._refreshed(source, ())
 
-    def held(self) -> View:
-        """Return what is held on disk; raises Refused (`no-trust`)."""
-        return self._client.held()
+    def _refreshed(self, source: Source, roles: Sequence[str]) -> View:
+        door = self.trusting.door
+        try:
+            return self._client.refresh(source, roles=roles)
+        except Refused as problem:
+            if not is_behind(problem, door):
+                raise
+            raise Unavailable(
+                "repository",
+                expected="trust files as new as those that came by the door",
+                got=f"{problem.thing} {problem.got}",
+                untouched="what runs keeps running",
+                hint="publish them: embrasure trust submit",
+                reason="behind",
+            ) from problem
+
+    def held_gate_keys(self) -> Mapping[str, Key]:
+        """Return the keys that may sign orders, by the newest targets that were verified here."""
+        targets = self.trusting.door.newest().targets
+        named = delegations(targets).get(layout.gates_role(self._identity.env))
+        if named is None or targets is None or targets.delegations is None:
+            return {}
+        known = targets.delegations.keys
+        return {keyid: known[keyid] for keyid in named.keyids if keyid in known}
 
     def gate_keys(self, view: View) -> Mapping[str, Key]:
         """Return the keys that may sign orders and gates."""
@@ -108,6 +142,9 @@ class Judge:
         if not accept_enrolment(self._paths, identity, self._client, view, self._floors):
             return Judgement(Verdict("hold", "not_enrolled"))
         docs = load(self._client, view, source, env=identity.env, app=app, node=identity.node)
+        newer = self.trusting.newer_revocations(docs.revocations_version)
+        if newer is not None:
+            docs = replace(docs, revocations=newer[0], revocations_version=newer[1])
         verdict = self.again(docs)
         self._remember(docs, verdict)
         self._keep_trust(docs)

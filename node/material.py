@@ -28,6 +28,8 @@ from node.believed import held_denials
 from node.paths import Paths
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from embrasure.net.credentials import Pair
 
 
@@ -48,6 +50,15 @@ class Material:
         except NotFound:
             return self.enrolled().tls
         return parse_tls_bundle(raw)
+
+    def ca_roots(self) -> list[x509.Certificate]:
+        """Return the CA roots that the metadata door lets in by: of the newest bundle, and of the
+        enrolment answer, which the owner put there.
+        """
+        texts = self.bundle().ca_root
+        with suppress(Denied):
+            texts = (*texts, *self.enrolled().tls.ca_root)
+        return [load_der(text, what="CA root") for text in dict.fromkeys(texts)]
 
     def pair(self, *, at: datetime, trust: Trust) -> Pair:
         """Return key and chain of the push listener: those a gateway takes now, else the boot ones.

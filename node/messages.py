@@ -1,8 +1,9 @@
 """Every message between fetch and apply: exact fields, one spelling, one parser for each side.
 
-Fetch asks (`OrderAsk`, `PollAsk`, `StatusAsk`, `OutboxAsk`, `PostedAsk`). While apply works on it,
-it wants files; fetch answers each `Want` with a `Pipe`, beside which a descriptor travels that the
-bytes come from, and an `End`. Apply notes what happens; `Done` or `Failure` is its last word.
+Fetch asks (`OrderAsk`, `PollAsk`, `TrustAsk`, `StatusAsk`, `OutboxAsk`, `PostedAsk`). While apply
+works on it, it wants files; fetch answers each `Want` with a `Pipe`, beside which a descriptor
+travels that the bytes come from, and an `End`. Apply notes what happens; `Done` or `Failure` is its
+last word.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec import Meta
 from embrasure import errors, limits
 from embrasure.errors import EmbrasureError, Refused, shown
 from embrasure.trust import canonical as form
-from embrasure.trust.documents import Base64, Count, Document, Positive, convert
+from embrasure.trust.documents import Base64, Count, Document, Name, Positive, convert
 
 DOCUMENT = "ipc message"
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9:_.-]{0,95}$")]
@@ -38,6 +39,10 @@ class OrderAsk(Message, frozen=True, kw_only=True, tag="order"):
 
 class PollAsk(Message, frozen=True, kw_only=True, tag="poll"):
     """Fetch: see whether there is something to install in the files that I can get."""
+
+
+class TrustAsk(Message, frozen=True, kw_only=True, tag="trust"):
+    """Fetch: take the trust files that I can get, if they hold; nothing is installed."""
 
 
 class StatusAsk(Message, frozen=True, kw_only=True, tag="status"):
@@ -105,6 +110,14 @@ class AnswerNote(Message, frozen=True, kw_only=True, tag="answer"):
     floor: Count
 
 
+class TrustNote(Message, frozen=True, kw_only=True, tag="trusted"):
+    """Apply: what became of trust files: role -> new version, what is missing, why not."""
+
+    taken: Annotated[dict[Name, Positive], Meta(max_length=16)]
+    missing: Annotated[tuple[Sentence, ...], Meta(max_length=32)]
+    refused: Annotated[dict[Name, Word], Meta(max_length=16)]
+
+
 class PostNote(Message, frozen=True, kw_only=True, tag="post"):
     """Apply: one letterbox post, its header (a DSSE envelope) and its sealed body."""
 
@@ -156,17 +169,28 @@ class Failure(Message, frozen=True, kw_only=True, tag="failure"):
     reason: Sentence
 
 
-FromFetch: TypeAlias = OrderAsk | PollAsk | StatusAsk | OutboxAsk | PostedAsk | Pipe | End
+FromFetch: TypeAlias = (
+    OrderAsk | PollAsk | TrustAsk | StatusAsk | OutboxAsk | PostedAsk | Pipe | End
+)
 FromApply: TypeAlias = (
-    Want | ReceiptNote | ProgressNote | AnswerNote | PostNote | StateNote | Done | Failure
+    Want
+    | ReceiptNote
+    | ProgressNote
+    | AnswerNote
+    | TrustNote
+    | PostNote
+    | StateNote
+    | Done
+    | Failure
 )
 
 _FROM_FETCH: dict[str, type[FromFetch]] = {
-    "order": OrderAsk, "poll": PollAsk, "status": StatusAsk, "outbox": OutboxAsk,
+    "order": OrderAsk, "poll": PollAsk, "trust": TrustAsk, "status": StatusAsk, "outbox": OutboxAsk,
     "posted": PostedAsk, "pipe": Pipe, "end": End,
 }  # fmt: skip
 _FROM_APPLY: dict[str, type[FromApply]] = {
     "want": Want, "receipt": ReceiptNote, "progress": ProgressNote, "answer": AnswerNote,
+    "trusted": TrustNote,
     "post": PostNote, "state": StateNote, "done": Done, "failure": Failure,
 }  # fmt: skip
 _ERRORS: dict[str, type[EmbrasureError]] = {

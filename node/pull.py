@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from logging import getLogger
 
+from cryptography import x509
+
 from embrasure import limits
 from embrasure.errors import EmbrasureError, Misuse, NotFound, Unavailable
 from embrasure.net.https import MirrorSource
@@ -22,6 +24,7 @@ from node.answering import Hearer, NoSource, converse
 from node.config import Server
 from node.ipc import Channel
 from node.messages import FromApply, PollAsk, StateNote, StatusAsk
+from node.trust_bringer import TrustBringer
 
 LOG = getLogger(__name__)
 _FIRST_WAIT_SECONDS = 0.5
@@ -51,6 +54,7 @@ class Puller:
         self,
         connect: Connect,
         trust: Callable[[], Trust],
+        roots: Callable[[], Sequence[x509.Certificate]],
         mirrors: Sequence[Server],
         *,
         poll_s: int,
@@ -60,6 +64,7 @@ class Puller:
         if not mirrors:
             raise Misuse("node.toml", expected="a mirror for a pull node", got="none")
         self._connect, self._trust, self._mirrors = connect, trust, mirrors
+        self._bringer = TrustBringer(connect, trust, roots)
         self._poll_s, self._hearer, self._stop = poll_s, hearer, stop
         self._unwatched: dict[str, float] = {}
 
@@ -84,10 +89,13 @@ class Puller:
         for mirror in mirrors:
             try:
                 with closing(self._open(mirror)) as source:
+                    # Before anything is installed: a stop may be among them.
+                    self._bringer.bring(mirror, source)
                     self._poll(source)
                     self._wait(mirror, source)
                 return
             except EmbrasureError as problem:
+                self._bringer.bring_all_the_same(mirror, problem)
                 if mirror is mirrors[-1] or self._stop.is_set():
                     raise
                 LOG.warning("mirror %s: %s [%s]", mirror.name, problem, problem.word)

@@ -45,6 +45,7 @@ class Wish:
     node: str = ""
     epoch: int = 1
     listen: str = "127.0.0.1:0"
+    door: str = "127.0.0.1:0"
     mirrors: Sequence[Server] = field(default_factory=tuple)
     letterbox: Server | None = None
     apps: Mapping[str, str] = field(default_factory=dict)  # app -> text of its apps.d file
@@ -102,7 +103,7 @@ def config_text(wish: Wish, node: str) -> str:
     """Return `node.toml`; raises Misuse when a value does not fit its form."""
     values: dict[str, object] = {
         "id": node, "env": wish.env, "mode": wish.mode, "domain": wish.domain,
-        "listen": wish.listen, "poll_s": wish.poll_s,
+        "listen": wish.listen, "door": wish.door, "poll_s": wish.poll_s,
     }  # fmt: skip
     lines = [f"{name} = {_toml(value)}" for name, value in values.items()]
     if wish.letterbox is not None:

@@ -9,7 +9,7 @@ import msgspec
 from embrasure.errors import Unavailable
 from node.answering import Deaf, NoSource, converse
 from node.ipc import to_apply
-from node.messages import AnswerNote, StateNote, StatusAsk
+from node.messages import AnswerNote, StateNote, StatusAsk, TrustNote
 from node.paths import Paths
 from node.records import NodeRecords
 from node.verify import Verified
@@ -85,3 +85,20 @@ def verified_text(found: Sequence[Verified]) -> str:
         lines.append(f"{one.app}: {what}: " + (f"{len(one.drift)} differ" if one.drift else "ok"))
         lines += [f"  {drift.what} {drift.path}" for drift in one.drift]
     return "\n".join(lines) or "no app is installed here"
+
+
+def trust_json(found: TrustNote) -> dict[str, object]:
+    """Return what `node trust --json` shows."""
+    return {
+        "taken": dict(found.taken),
+        "missing": list(found.missing),
+        "refused": dict(found.refused),
+    }
+
+
+def trust_text(found: TrustNote) -> str:
+    """Return what `node trust` shows to a person."""
+    lines = [f"{role} v{version} counts now" for role, version in sorted(found.taken.items())]
+    lines += [f"{role}: not taken [{word}]" for role, word in sorted(found.refused.items())]
+    lines += [f"missing: {path}" for path in found.missing]
+    return "\n".join(lines) or "nothing newer"

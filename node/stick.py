@@ -1,4 +1,4 @@
-"""`embrasure node apply PATH`: a repository folder as the source of one look; the same door.
+"""`embrasure node apply` and `node trust`: a folder as the source of one look; the same doors.
 
 The running agent's apply does it; when none runs, this process is the node's apply for a while.
 """
@@ -8,13 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from embrasure.errors import Misuse, Unavailable
+from embrasure.errors import Failed, Misuse, Unavailable
 from embrasure.trust.folder import FolderSource
-from node.answering import converse
+from embrasure.trust.listing import TrustFolderSource
+from node.answering import Deaf, converse
 from node.apply_main import opened, recover
-from node.desk import note_of
+from node.desk import note_of, trusted
 from node.ipc import to_apply
-from node.messages import AnswerNote, PollAsk, ProgressNote, ReceiptNote
+from node.messages import (
+    AnswerNote,
+    PollAsk,
+    ProgressNote,
+    ReceiptNote,
+    TrustAsk,
+    TrustNote,
+)
 from node.paths import Paths
 
 Say = Callable[[str], None]
@@ -79,3 +87,23 @@ def apply_folder(paths: Paths, folder: Path, say: Say) -> list[AnswerNote]:
         answers = [note_of(answer) for answer in acceptor.poll(source, Reports(states))]
     say("no agent runs here, so the apps are stopped again: embrasure node run")
     return answers
+
+
+def trust_folder(paths: Paths, folder: Path) -> TrustNote:
+    """Return what this node took of the trust files in `folder`."""
+    if not (folder / "metadata").is_dir():
+        raise Misuse(str(folder), expected="a folder with metadata/", got="another")
+    source = TrustFolderSource(folder)
+    try:
+        channel = to_apply(paths)
+    except Unavailable as absent:
+        if absent.reason != "agent-not-running":
+            raise
+    else:
+        with channel:
+            found = converse(channel, TrustAsk(), source, Deaf()).trusted
+        if found is None:
+            raise Failed("apply", expected="a word on the trust files", got="none")
+        return found
+    with opened(paths) as acceptor:
+        return trusted(acceptor.trust(source))

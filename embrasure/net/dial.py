@@ -50,6 +50,10 @@ class Server:
         """The one DNS name that its certificate must carry."""
         return dns_name(self.role, self.name, self.trust.domain)
 
+    def context(self) -> ssl.SSLContext:
+        """Return the TLS context that trusts this server's issuers, and nobody else."""
+        return tls_context(self)
+
     def check(self, der: bytes | None) -> None:
         """Return only when the certificate `der` is a whole, honest leaf of this server.
 
@@ -100,7 +104,7 @@ class HttpsClient:
             found[1].strip("[]"),
             int(found[2]),
             maxsize=2,
-            ssl_context=tls_context(server),
+            ssl_context=server.context(),
             server_hostname=server.host,
             retries=False,
         )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from cryptography import x509
 from urllib3.response import HTTPResponse
 
 from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.net.dial import HttpsClient, Server
+from embrasure.net.door_dial import DoorServer
 from embrasure.net.pace import Deadline, MinimumSpeed, Seconds
 from embrasure.net.trustbundle import Trust
 from embrasure.trust import layout
@@ -33,8 +35,14 @@ class MirrorSource:
         trust: Trust,
         clock: Clock = now,
         steady: Seconds = time.monotonic,
+        roots: Sequence[x509.Certificate] = (),
     ) -> None:
-        self.server = Server(address, "mirror", name, trust, clock, steady)
+        """roots: for trust files alone, any mirror below these CA roots, denied or expired too."""
+        self.server = (
+            DoorServer(address, "mirror", name, trust, clock, steady, roots)
+            if roots
+            else Server(address, "mirror", name, trust, clock, steady)
+        )
         self._client = HttpsClient(self.server)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from embrasure.errors import EmbrasureError, Misuse, Refused, Unavailable
+from embrasure.trust.door import Taken
 from embrasure.trust.source import Source
 from node import desk, ipc
 from node.answering import Deaf
@@ -37,6 +38,9 @@ TRUST = trust_from(AUTHORITY)
 
 class Looks:
     """A door that counts looks and wants one file at each."""
+
+    def trust(self, source: Source) -> Taken:
+        return Taken({"root": 2})
 
     def __init__(self) -> None:
         self.looks = 0
@@ -117,7 +121,9 @@ def before(name: str) -> str:
 
 
 def pull(bench: Bench, *mirrors: Server) -> threading.Thread:
-    puller = Puller(bench.connect, lambda: TRUST, mirrors, poll_s=1, hearer=Deaf(), stop=bench.stop)
+    puller = Puller(
+        bench.connect, lambda: TRUST, list, mirrors, poll_s=1, hearer=Deaf(), stop=bench.stop
+    )
     thread = threading.Thread(target=puller.run)
     thread.start()
     return thread
@@ -160,7 +166,7 @@ def test_a_mirror_that_refuses_does_not_keep_the_node_from_the_next_one(bench: B
 
 def test_a_pull_node_without_a_mirror_is_misuse(bench: Bench) -> None:
     with pytest.raises(Misuse):
-        Puller(bench.connect, lambda: TRUST, [], poll_s=1, hearer=Deaf(), stop=bench.stop)
+        Puller(bench.connect, lambda: TRUST, list, [], poll_s=1, hearer=Deaf(), stop=bench.stop)
 
 
 def test_nodes_spread_over_the_mirrors_and_each_keeps_its_order() -> None:
