@@ -219,7 +219,7 @@ NODE_CONNECTIONS = 16
 KEEPALIVE_MILLISECONDS = 300_000
 
 # The metadata door: trust files from anybody whom a CA root of the fleet vouches for
-DOOR_BYTES = 8 * MIB  # one call: 60 directory shards of 128 KiB; a larger fleet takes several calls
+DOOR_BYTES = 8 * MIB  # one call: 2,700 nodes of 3 KB; a larger fleet takes several calls
 DOOR_FILES = 1_024  # one call: 64 root steps, 256 shards, and room
 DOOR_CALLS_PER_MINUTE = 10  # of one address
 DOOR_CALLS = 4  # at once, of all addresses; of one address: 1

@@ -22,8 +22,10 @@ from embrasure.net.trustbundle import trust_of
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient, check_target
 from embrasure.trust.directory import (
+    Recovery,
     Shard,
     TlsBundle,
+    parse_recovery,
     parse_shard,
     parse_tls_bundle,
     shard_of,
@@ -306,7 +308,7 @@ def check_document(path: str, raw: bytes, *, root: str) -> None:
 
     It would verify all the same, and then every node would stop at it.
     """
-    found: Revocations | Shard | Policy | TlsBundle
+    found: Revocations | Shard | Policy | TlsBundle | Recovery
     if path.startswith("revoked/"):
         found = parse_revocations(raw)
     elif "/dir/" in path:
@@ -316,6 +318,8 @@ def check_document(path: str, raw: bytes, *, root: str) -> None:
     elif path.endswith("/tls.json"):
         found = parse_tls_bundle(raw)
         trust_of(found)
+    elif path.endswith("/recovery.json"):
+        found = parse_recovery(raw)
     else:
         raise Refused(path, expected="a document of fleet or revocations", got="another",
                       reason="not-trust")  # fmt: skip

@@ -10,7 +10,10 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
 from embrasure.errors import EmbrasureError, Refused
+from embrasure.secret.keys import OpeningKey
 from embrasure.trust import layout
+from embrasure.trust.directory import Recovery
+from embrasure.trust.documents import write
 from embrasure.trust.door import Door, Taken
 from embrasure.trust.listing import GivenSource, TrustFolderSource, is_trust_path, read_listing
 from embrasure.trust.offline import check_newer, newest, verify_role
@@ -78,6 +81,16 @@ def test_a_newer_fleet_counts_at_once_and_an_older_snapshot_is_refused_from_then
     assert not door(bench).is_ahead()
     # A second delivery changes nothing.
     assert take(bench, files_of(bench)) == Taken({})
+
+
+@pytest.mark.parametrize("node", [True, False], ids=["node", "mirror"])
+def test_a_fleet_with_a_recovery_recipient_passes_the_door(bench: Bench, node: bool) -> None:
+    key = OpeningKey.generate().public(epoch=1)
+    found = Recovery(v=1, type="recovery", root=bench.repo.root_id, env="dev", hpke=key)
+    bench.repo.list_target("fleet-dev", layout.recovery_path("dev"), write(found))
+    bench.repo.publish()
+    taken = door(bench, node=node).take(GivenSource(files_of(bench)))
+    assert taken.roles == {"fleet-dev": bench.repo.versions["fleet-dev"]}
 
 
 def test_revocations_count_at_once_and_no_snapshot_has_to_wait_for_them(bench: Bench) -> None:
