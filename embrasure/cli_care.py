@@ -101,6 +101,7 @@ def doctor(common: Common, folders: tuple[Path, ...]) -> int:
       embrasure doctor gateway
       embrasure doctor trust gateway node1 --json
     """
+    from embrasure.advice import verb
     from embrasure.clock import now
     from embrasure.findings import Finding, host
     from embrasure.places import recognise
@@ -116,7 +117,7 @@ def doctor(common: Common, folders: tuple[Path, ...]) -> int:
             found += place.findings(at)
         except EmbrasureError as problem:
             # What cannot be read is the finding; the other folders are looked at all the same.
-            fix = problem.hint or f"embrasure doctor {place.folder} --verbose"
+            fix = problem.hint or verb("doctor", place.folder, "--verbose")
             found.append(Finding("read", problem.thing, str(problem), fix))
     body = {"ok": not found, "looked": looked, "findings": [one.as_json() for one in found]}
     lines = [line for one in found for line in one.lines()]

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from embrasure import limits
+from embrasure.advice import HERE, Where, command_of
 from embrasure.clock import write_time
 from embrasure.errors import shown
 from embrasure.trust import layout
@@ -60,12 +61,14 @@ _LIVES: Mapping[str, int] = {
 class Item:
     """One thing that somebody holds.
 
-    kind: a key of `WINDOWS`; what: its name; until: None for what has no end (keys); life_s: from
-    its making to its end; command: what to run before then; place: where it was found
+    kind: a key of `WINDOWS`; what: as people read it; name: the role or identity that it is of;
+    until: None for what has no end (keys); life_s: from its making to its end; command: what to
+    run before then; place: where it was found
     """
 
     kind: str
     what: str
+    name: str
     holder: str
     until: datetime | None
     life_s: int
@@ -101,6 +104,7 @@ class Item:
         return {
             "kind": self.kind,
             "what": self.what,
+            "name": self.name,
             "holder": self.holder,
             "issuer": self.issuer,
             "serial": self.serial,
@@ -129,20 +133,27 @@ def told(items: Iterable[Item], at: datetime, expiring_s: float | None = None) -
 
 
 def role_item(
-    role: str, *, version: int, until: datetime, holder: str, command: str, place: str | Path
+    role: str,
+    *,
+    version: int,
+    until: datetime,
+    holder: str,
+    place: str | Path,
+    where: Where = HERE,
 ) -> Item:
     """Return the row of one metadata role."""
     kind = role_kind(role)
     return Item(
         kind=kind,
         what=f"role {role} v{version}",
+        name=role,
         holder=holder,
         issuer="root" if role in layout.TOP_ROLES else "targets",
         serial=str(version),
         until=until,
         life_s=_LIVES[kind],
         action="sign again",
-        command=command,
+        command=command_of(kind, role, where),
         place=str(place),
     )
 
@@ -155,22 +166,21 @@ def role_kind(role: str) -> str:
     return head if rest and head in ("fleet", "gates") else "approval"
 
 
-def certificate_item(
-    cert: x509.Certificate, *, command: str, place: str | Path, action: str = "renew"
-) -> Item:
+def certificate_item(cert: x509.Certificate, *, place: str | Path, where: Where = HERE) -> Item:
     """Return the row of one certificate; names in it are shown, never believed."""
     kind, holder = _names(cert)
     starts, until = cert.not_valid_before_utc, cert.not_valid_after_utc
     return Item(
         kind=kind,
         what=f"certificate {kind}",
+        name=holder,
         holder=holder,
         issuer=_common_name(cert.issuer) or holder,
         serial=f"{cert.serial_number:x}",
         until=until,
         life_s=int((until - starts).total_seconds()),
-        action=action,
-        command=command,
+        action="replace" if kind in ("issuer", "ca-root") else "renew",
+        command=command_of(kind, holder, where),
         place=str(place),
     )
 

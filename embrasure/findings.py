@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,6 +58,11 @@ class Finding:
         return [f"{self.check}: {self.thing}: {self.what}", f"  fix: {self.fix}"]
 
 
+def typed(*words: str | Path) -> str:
+    """Return a command as it can be typed, each word quoted."""
+    return shlex.join(map(str, words))
+
+
 def host() -> list[Finding]:
     """Return what is wrong with this installation."""
     return list(versions(LEAST, _installed))
@@ -67,7 +73,7 @@ def versions(least: Mapping[str, str], installed: Callable[[str], str | None]) -
     for name, wanted in least.items():
         found = installed(name)
         if found is None or _numbers(found) < _numbers(wanted):
-            fix = f"python3 -m pip install '{name}>={wanted}'"
+            fix = typed("python3", "-m", "pip", "install", f"{name}>={wanted}")
             yield Finding("version", name, f"expected {wanted} or newer, got {found}", fix)
 
 
@@ -101,17 +107,18 @@ def private(paths: Iterable[Path]) -> Iterator[Finding]:
         except OSError:
             continue
         if stat.S_ISLNK(found.st_mode):
-            fix = f"cp --remove-destination $(readlink -f {path}) {path}"
-            yield Finding("permissions", str(path), "is a link", fix)
+            yield Finding("permissions", str(path), "is a link", typed("readlink", "-f", path))
         elif found.st_uid != os.geteuid():
             what = f"belongs to user {found.st_uid}"
-            yield Finding("permissions", str(path), what, f"chown {os.geteuid()} {path}")
+            yield Finding("permissions", str(path), what, typed("chown", f"{os.geteuid()}", path))
         elif found.st_mode & 0o077:
             what = f"mode {stat.S_IMODE(found.st_mode):04o}: others may read it"
-            yield Finding("permissions", str(path), what, f"chmod 600 {path}")
+            yield Finding("permissions", str(path), what, typed("chmod", "600", path))
         elif found.st_nlink != 1:
             what = f"has {found.st_nlink} names"
-            yield Finding("permissions", str(path), what, f"find / -xdev -samefile {path}")
+            yield Finding(
+                "permissions", str(path), what, typed("find", "/", "-xdev", "-samefile", path)
+            )
 
 
 def unshared(paths: Iterable[Path]) -> Iterator[Finding]:
@@ -122,7 +129,8 @@ def unshared(paths: Iterable[Path]) -> Iterator[Finding]:
         except OSError:
             continue
         except EmbrasureError as problem:
-            yield Finding("permissions", str(path), f"got {problem.got}", problem.hint)
+            fix = typed("chmod", "go-w", path)
+            yield Finding("permissions", str(path), f"got {problem.got}", fix)
 
 
 def clock(
@@ -151,9 +159,9 @@ def disk(folder: Path, *, least: int = limits.FREE_BYTES) -> Iterator[Finding]:
     wanted = min(least, total * limits.FREE_PERCENT // 100)
     if kept.bytes < wanted:
         what = f"{kept.bytes} bytes free, {wanted} are kept free"
-        yield Finding("disk", str(folder), what, f"du -xsh {folder}")
+        yield Finding("disk", str(folder), what, typed("du", "-xsh", folder))
     if kept.inodes < limits.INODES_KEPT:
-        yield Finding("disk", str(folder), f"{kept.inodes} inodes free", f"df -i {folder}")
+        yield Finding("disk", str(folder), f"{kept.inodes} inodes free", typed("df", "-i", folder))
 
 
 def ports(
@@ -177,7 +185,7 @@ def ports(
             yield Finding("ports", name, what, start)
         if not running and number != "0" and _answers(address_of, int(number)):
             what = f"{address} is taken by another process"
-            yield Finding("ports", name, what, f"ss -ltnp 'sport = :{number}'")
+            yield Finding("ports", name, what, typed("ss", "-ltnp", f"sport = :{number}"))
 
 
 def reach(address: str, name: str, *, fix: str) -> Iterator[Finding]:
@@ -209,7 +217,9 @@ def unfinished(folder: Path, *, fix: str) -> Iterator[Finding]:
     """Yield files that a killed process left half-written; they count for nothing."""
     for path in walk(folder):
         if _TEMPORARY.fullmatch(path.name):
-            yield Finding("half-made", str(path), "was never put in its place", fix or f"rm {path}")
+            yield Finding(
+                "half-made", str(path), "was never put in its place", fix or typed("rm", path)
+            )
 
 
 def walk(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from embrasure import findings as look
 from embrasure import fs
+from embrasure.advice import Where, command_of, verb
 from embrasure.clock import read_time
 from embrasure.errors import EmbrasureError, Refused
 from embrasure.expiry import WINDOWS, Item, certificate_item
@@ -26,17 +27,20 @@ _Text = Annotated[str, Meta(max_length=1024)]
 
 
 class _Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One row as a gateway tells it; members that are worked out again here are passed over."""
+    """One row as a gateway tells it; what is worked out again here is passed over.
+
+    The command above all: a stolen gateway would have operators type what it likes.
+    """
 
     kind: _Text
     what: _Text
+    name: _Text
     holder: _Text
     issuer: _Text
     serial: _Text
     not_after: _Text
     life_s: Annotated[int, Meta(ge=0)]
     action: _Text
-    command: _Text
     place: _Text
 
 
@@ -64,13 +68,14 @@ def _item(row: dict[str, object]) -> Item:
     return Item(
         kind=found.kind,
         what=found.what,
+        name=found.name,
         holder=found.holder,
         issuer=found.issuer,
         serial=found.serial,
         until=until,
         life_s=found.life_s,
         action=found.action,
-        command=found.command,
+        command=command_of(found.kind, found.name),
         place=f"gateway: {found.place}",
     )
 
@@ -79,14 +84,11 @@ def items(folder: Path) -> list[Item]:
     """Return the operator's certificate and the issuer by which he knows the gateway."""
     context = read_context(folder)
     found = []
-    named = (
-        (context.folder / context.file.tls_cert, f"embrasure login --context {folder}"),
-        (context.folder / context.file.admin_issuer, "embrasure pki issue --help"),
-    )
-    for file, command in named:
+    for name in (context.file.tls_cert, context.file.admin_issuer):
+        file = context.folder / name
         if file.exists():
             cert = load_certificates(fs.read_file(file, limit=_PEM_BYTES), what=file.name)[0]
-            found.append(certificate_item(cert, command=command, place=file))
+            found.append(certificate_item(cert, place=file, where=Where(context=folder)))
     return found
 
 
@@ -99,7 +101,7 @@ def findings(folder: Path, at: datetime) -> list[Finding]:
         *look.unshared([here / "context.toml", here / context.file.anchor]),
         *look.disk(here),
         *_half_made(context),
-        *look.reach(context.file.gateway, "gateway", fix=f"embrasure whoami --context {folder}"),
+        *look.reach(context.file.gateway, "gateway", fix=verb("whoami", "--context", folder)),
         *look.ends(lambda: items(folder), at),
     ]
 
@@ -110,10 +112,10 @@ def _key_file(context: OperatorContext) -> list[Path]:
 
 
 def _half_made(context: OperatorContext) -> Iterator[Finding]:
-    login = f"embrasure login --context {context.folder}"
+    login = verb("login", "--context", context.folder)
     for file in _key_file(context):
         if not file.exists():
-            yield Finding("half-made", str(file), "is missing", "embrasure keys generate --help")
+            yield Finding("half-made", str(file), "is missing", verb("keys", "generate", "--help"))
     if not (context.folder / context.file.tls_cert).exists():
         yield Finding("half-made", context.person, "has no certificate", login)
         return

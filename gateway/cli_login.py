@@ -89,11 +89,13 @@ def _lines(found: Mapping[str, object]) -> list[str]:
 
 
 def soon(found: Mapping[str, object]) -> list[str]:
-    """Return what the gateway says ends soon, a line each."""
+    """Return what the gateway says ends soon, a line each; what to type is not its word."""
+    from embrasure.clock import now
+    from gateway.care_context import rows
     from gateway.shown import rows_of
 
+    at = now()
     return [
-        f"{row.get('state')}: {row.get('what')} of {row.get('holder')}, {row.get('not_after')}; "
-        f"{row.get('action')}: {row.get('command')}"
-        for row in rows_of(found, "expiring")
+        f"{item.sentence(at)}; {item.action}: {item.command}"
+        for item in rows({"items": rows_of(found, "expiring")})
     ]

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from embrasure import findings as look
+from embrasure.advice import verb
 from embrasure.errors import EmbrasureError
 from embrasure.findings import Finding
 from gateway import inventory
@@ -16,7 +17,7 @@ from gateway.config import FILE, Config, Paths, read_config
 def findings(folder: Path, at: datetime) -> list[Finding]:
     """Return what is wrong with the gateway's folder; raises Misuse, Denied."""
     config, paths = read_config(folder), Paths(folder)
-    run = f"embrasure gateway run {folder}"
+    run = verb("gateway", "run", folder)
     keys = sorted(paths.keys.glob("*.key"))
     listens = {"admin": config.listen, **({"login": config.login} if config.login else {})}
     return [
@@ -34,7 +35,7 @@ def findings(folder: Path, at: datetime) -> list[Finding]:
 
 
 def _half_made(paths: Paths, config: Config, run: str) -> Iterator[Finding]:
-    again = f"embrasure gateway init {paths.folder} --trust TRUST"
+    again = verb("gateway", "init", paths.folder, "--trust", "TRUST")
     if paths.incoming.is_dir() and not look.is_locked(paths.state / "lock"):
         yield Finding("half-made", str(paths.incoming), "waits for the next start", run)
     uris = config.online.uris()

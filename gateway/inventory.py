@@ -10,6 +10,7 @@ from cryptography import x509
 from tuf.api.metadata import Root
 
 from embrasure import fs, limits
+from embrasure.advice import Where, command_of
 from embrasure.clock import now, read_time
 from embrasure.errors import EmbrasureError, NotFound
 from embrasure.expiry import Item, certificate_item, role_item, role_kind
@@ -42,8 +43,8 @@ def items(folder: Path) -> list[Item]:
                 version=role.version,
                 until=read_time(role.until),
                 holder=f"gateway/{config.name}",
-                command=command_of(role.name, folder),
                 place=paths.repository,
+                where=Where(gateway=folder),
             )
         )
     return found
@@ -57,8 +58,7 @@ def issuers(folder: Path, config: Config) -> Iterator[Item]:
             continue
         file = folder / files.certificate
         cert = load_certificates(fs.read_file(file, limit=16384), what=f"{name} issuer")[0]
-        command = f"embrasure pki --help  # {name}-ca"
-        yield certificate_item(cert, command=command, place=file, action="replace")
+        yield certificate_item(cert, place=file)
 
 
 def _written(folder: Path) -> list[x509.Certificate]:
@@ -88,8 +88,8 @@ def _root(paths: Paths) -> Iterator[Item]:
         version=signed.version,
         until=signed.expires,
         holder=", ".join(_owners(signed)),
-        command=command_of(layout.ROOT, paths.folder),
         place=paths.repository,
+        where=Where(gateway=paths.folder),
     )
 
 
@@ -107,7 +107,7 @@ def _owners(root: Root) -> list[str]:
 def leaves(certs: list[x509.Certificate], folder: Path) -> Iterator[Item]:
     """Yield the gateway's own leaves, which it renews by itself while it runs."""
     for cert in certs:
-        yield certificate_item(cert, command=f"embrasure gateway run {folder}", place="memory")
+        yield certificate_item(cert, place="memory", where=Where(gateway=folder))
 
 
 def listeners(database: Database) -> Iterator[Item]:
@@ -115,15 +115,14 @@ def listeners(database: Database) -> Iterator[Item]:
     for (kind, name, env), held in sorted(certificate_rows.listed(database).items()):
         if held.not_before is None or held.not_after is None:
             continue
-        recover = f"embrasure fleet recover {name} --env {env}"
-        issue = f"embrasure pki issue {kind}/{name} TRUST --out DIR"
         yield Item(
             kind=kind,
             what=f"certificate {kind}",
+            name=f"{kind}/{name}",
             holder=f"{kind}/{name}",
             until=held.not_after,
             life_s=int((held.not_after - held.not_before).total_seconds()),
-            command=recover if kind == "node" else issue,
+            command=command_of(kind, f"{kind}/{name}", Where(env=env)),
             place=held.problem or "seen by the gateway",
             issuer=held.issuer,
             serial=held.serial,
@@ -138,8 +137,8 @@ def roles(view: View, policies: dict[str, Policy], folder: Path, name: str) -> I
             version=found.version,
             until=found.expires,
             holder=_holder(found, policies) or f"gateway/{name}",
-            command=command_of(role, folder),
             place="published",
+            where=Where(gateway=folder),
         )
 
 
@@ -149,16 +148,6 @@ def _holder(role: Role, policies: dict[str, Policy]) -> str:
     known = {policy.person_of(key) for policy in policies.values() for key in role.keys}
     persons = sorted(person for person in known if person is not None)
     return f"{role.threshold} of {', '.join(persons) or f'{len(role.keys)} keys'}"
-
-
-def command_of(role: str, folder: Path) -> str:
-    """Return what renews a role: people sign, or the gateway runs."""
-    kind = role_kind(role)
-    if kind in ("gates", *_ONLINE):
-        return f"embrasure gateway run {folder}"
-    if kind == "approval":
-        return "embrasure release propose BUNDLE --plan PLAN"
-    return f"embrasure trust renew TRUST --role {role}"
 
 
 def newest_signature(items_found: list[Item]) -> Iterator[tuple[str, datetime]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embrasure import findings as look
 from embrasure import limits
+from embrasure.advice import Where, verb
 from embrasure.clock import read_time
 from embrasure.errors import EmbrasureError, NotFound
 from embrasure.expiry import Item, certificate_item, role_item
@@ -19,8 +20,6 @@ from embrasure.net.pairfile import read_chain
 from embrasure.trust import layout
 from mirror.config import Config, Kind, Paths, config_name, load_config
 
-_COMMAND = {"mirror": "embrasure mirror run", "letterbox": "embrasure letterbox run"}
-
 
 def _open(folder: Path) -> Config:
     kind: Kind = "mirror" if (folder / config_name("mirror")).is_file() else "letterbox"
@@ -30,13 +29,12 @@ def _open(folder: Path) -> Config:
 def items(folder: Path) -> list[Item]:
     """Return the service's certificate and the metadata it shows; raises Refused, Misuse."""
     config, paths = _open(folder), Paths(folder)
-    issue = f"embrasure pki issue {config.kind}/{config.name} TRUST --out {folder}"
     chains = {paths.tls_chain: read_file(paths.tls_chain, limit=limits.TLS_BUNDLE_BYTES)}
     if (renewed := read_chain(paths.renewed)) is not None:
         chains[paths.renewed] = renewed
     leaves = {at: load_certificates(raw, what="TLS chain")[0] for at, raw in chains.items()}
     place = max(leaves, key=lambda at: leaves[at].not_valid_after_utc)
-    found = [certificate_item(leaves[place], command=issue, place=place)]
+    found = [certificate_item(leaves[place], place=place, where=Where(out=folder))]
     for role, version, until in shown_roles(paths.public):
         found.append(
             role_item(
@@ -44,7 +42,6 @@ def items(folder: Path) -> list[Item]:
                 version=version,
                 until=until,
                 holder=f"{config.kind}/{config.name}",
-                command="embrasure gateway run GATEWAY",
                 place=paths.public,
             )
         )
@@ -90,7 +87,7 @@ def _end(signed: dict[str, object]) -> datetime:
 def findings(folder: Path, at: datetime) -> list[Finding]:
     """Return what is wrong with the folder; raises Misuse, Refused."""
     config, paths = _open(folder), Paths(folder)
-    run = f"{_COMMAND[config.kind]} {folder}"
+    run = verb(config.kind, "run", folder)
     second = "read" if config.kind == "mirror" else "post"
     published = [
         (f"role {role} v{version}", until - timedelta(seconds=limits.TIMESTAMP_SECONDS))
@@ -119,4 +116,6 @@ def _half_made(paths: Paths, run: str) -> Iterator[Finding]:
     try:
         read_file(paths.issuer, limit=limits.TLS_BUNDLE_BYTES)
     except EmbrasureError as problem:
-        yield Finding("half-made", str(paths.issuer), str(problem), "embrasure mirror init --help")
+        yield Finding(
+            "half-made", str(paths.issuer), str(problem), verb("mirror", "init", "--help")
+        )

@@ -10,6 +10,7 @@ from cryptography import x509
 
 from embrasure import findings as look
 from embrasure import limits
+from embrasure.advice import Where, command_of, verb
 from embrasure.errors import EmbrasureError
 from embrasure.expiry import Item, certificate_item
 from embrasure.findings import Finding
@@ -32,8 +33,7 @@ def items(folder: Path) -> list[Item]:
     config = load_config(paths)
     found = [_keys(paths, config)]
     for name, cert in _certificates(paths, config):
-        command = f"embrasure node status --root {folder}"
-        found.append(certificate_item(cert, command=command, place=name, action="be dialled"))
+        found.append(certificate_item(cert, place=name, where=Where(env=config.env)))
     return found
 
 
@@ -53,12 +53,13 @@ def _keys(paths: Paths, config: NodeConfig) -> Item:
     return Item(
         kind="key",
         what=f"keys of epoch {identity.epoch}",
+        name=f"node/{config.id}",
         holder=f"node/{config.id}",
         serial=identity.signer().public_key.keyid[:16],
         until=None,
         life_s=0,
         action="enrol again after a loss or a theft",
-        command=f"embrasure node init --root NEW --env {config.env}",
+        command=command_of("key", config.id),
         place=str(paths.keys),
     )
 
@@ -69,7 +70,7 @@ def findings(folder: Path, at: datetime) -> list[Finding]:
     config = load_config(paths)
     running = look.is_locked(paths.lock / LOCK)
     listens = {"push": config.listen} if config.mode == "push" else {}
-    run = f"embrasure node run --root {folder}"
+    run = verb("node", "run", "--root", folder)
     return [
         *look.private(sorted(paths.keys.glob("*.key"))),
         *look.unshared([paths.node_toml, paths.anchor, *sorted(paths.apps.glob("*.toml"))]),
@@ -83,10 +84,10 @@ def findings(folder: Path, at: datetime) -> list[Finding]:
 
 def _half_made(paths: Paths, folder: Path, *, running: bool) -> Iterator[Finding]:
     if not paths.enrolled.exists():
-        fix = f"embrasure node enrol ANSWER --root {folder}"
+        fix = verb("node", "enrol", "ANSWER", "--root", folder)
         yield Finding("half-made", "node", "is not enrolled", fix)
     for app in app_names(paths):
-        entry, fix = Journal(paths).read(app), f"embrasure node boot --root {folder}"
+        entry, fix = Journal(paths).read(app), verb("node", "boot", "--root", folder)
         if entry.damaged:
             yield Finding("half-made", app, "its state record cannot be read", fix)
         elif entry.record is not None and entry.record.state not in RESTING and not running:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from embrasure import findings as look
 from embrasure import fs, limits
+from embrasure.advice import verb
 from embrasure.clock import now, read_time
 from embrasure.errors import EmbrasureError
 from embrasure.findings import Finding
@@ -40,13 +41,15 @@ def _half_made(trust: TrustFolder, keys: list[Path]) -> Iterator[Finding]:
     path = trust.path
     if layout.ROOT not in trust.roles():
         yield Finding(
-            "half-made", str(path), "no root is in force yet", f"embrasure trust show {path}"
+            "half-made", str(path), "no root is in force yet", verb("trust", "show", path)
         )
     for role in sorted(file.name for file in (path / "drafts").glob("*") if file.is_dir()):
         if not roles.is_drafted(role):
-            yield Finding("half-made", role, "is no role's draft", f"ls {path}/drafts/{role}")
+            yield Finding(
+                "half-made", role, "is no role's draft", look.typed("ls", f"{path}/drafts/{role}")
+            )
         elif not (path / "drafts" / role / drafts.METADATA).exists():
-            discard = f"embrasure trust discard {path} --role {role}"
+            discard = verb("trust", "discard", path, "--role", role)
             yield Finding("half-made", f"draft of {role}", "holds no metadata", discard)
     for file in keys:
         if file.name == "collect.key":
@@ -54,7 +57,7 @@ def _half_made(trust: TrustFolder, keys: list[Path]) -> Iterator[Finding]:
         try:
             keyfile.parse(fs.read_file(file, limit=limits.KEYFILE_BYTES))
         except EmbrasureError as problem:
-            yield Finding("half-made", str(file), str(problem), f"embrasure keys show {file}")
+            yield Finding("half-made", str(file), str(problem), verb("keys", "show", file))
 
 
 def _signed(verified: list[Verified]) -> Iterator[tuple[str, datetime]]:

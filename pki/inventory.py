@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography import x509
 
 from embrasure import fs
+from embrasure.advice import Where, command_of
 from embrasure.clock import now
 from embrasure.expiry import Item, certificate_item, role_item
 from embrasure.net.certificates import load_der
@@ -32,7 +33,7 @@ def items(folder: Path) -> list[Item]:
 
 def _left(leaf: x509.Certificate) -> bool:
     """An operator whose certificate has ended went home: he logs in when he comes back."""
-    item = certificate_item(leaf, command="", place="")
+    item = certificate_item(leaf, place="")
     return item.kind == "operator" and leaf.not_valid_after_utc <= now()
 
 
@@ -50,19 +51,11 @@ def _authorities(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]
                 cert = load_der(text, what="tls.json")
                 found.setdefault(ca.der(cert), (cert, []))[1].append(f"tls.json of {role}")
     for cert, places in found.values():
-        name = certificate_item(cert, command="", place="").holder.removesuffix("-ca")
-        command = f"embrasure pki --help  # {name}-ca of {trust.path}"
-        yield certificate_item(cert, command=command, place=", ".join(places), action="replace")
+        yield certificate_item(cert, place=", ".join(places), where=Where(trust=trust.path))
 
 
 def _leaf(trust: TrustFolder, leaf: x509.Certificate) -> Item:
-    item = certificate_item(leaf, command="", place="")
-    role, _, name = item.holder.partition("/")
-    command = {
-        "operator": "embrasure login",
-        "node": "embrasure fleet status",
-    }.get(role, f"embrasure pki issue {role}/{name} {trust.path} --out DIR")
-    return certificate_item(leaf, command=command, place=f"issued by {trust.path}")
+    return certificate_item(leaf, place=f"issued by {trust.path}", where=Where(trust=trust.path))
 
 
 def _role(trust: TrustFolder, one: Verified) -> Item:
@@ -71,8 +64,8 @@ def _role(trust: TrustFolder, one: Verified) -> Item:
         version=one.version,
         until=one.expires,
         holder=f"{one.threshold} of {', '.join(one.owners)}",
-        command=f"embrasure trust renew {trust.path} --role {one.role}",
         place=trust.path,
+        where=Where(trust=trust.path),
     )
 
 
@@ -86,13 +79,14 @@ def _keys(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]:
                 yield Item(
                     kind="key",
                     what=f"keys of epoch {entry.epoch}",
+                    name=f"node/{entry.id}",
                     holder=f"node/{entry.id}",
                     issuer=role,
                     serial=entry.receipt_id[:16],
                     until=None,
                     life_s=0,
                     action="enrol again after a loss or a theft",
-                    command=f"embrasure pki enrol STATEMENT {trust.path}",
+                    command=command_of("key", entry.id, Where(trust=trust.path)),
                     place=path,
                 )
 

@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 
 from embrasure.cli import root
 from embrasure.clock import now
+from gateway import certificate_rows
 from pki import ca, issue
+from pki.ca import issue_leaf
 from pki.folder import TrustFolder
 from pki.passphrase import PassphraseSource
 from pki.signers import SignerKey, open_signer
@@ -119,6 +122,38 @@ def test_a_leaf_that_ends_tomorrow_is_in_inventory_doctor_log_and_metric(
     left = dict(expiry_series((held / "metrics.prom").read_text()))
     assert 23 * 3600 < left["gateway-admin/g1"] <= 24 * 3600
     assert inventory(held).code == inventory(mine.trust).code == 1
+
+
+def test_a_node_that_was_not_dialled_for_days_is_told_by_the_gateway(
+    mine: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    trust = TrustFolder.open(mine.trust)
+    begun = now() - timedelta(days=6)
+    (known,) = rows(inventory(mine.trust), kind="key")
+    name = known["name"].removeprefix("node/")
+    issuer = trust.issuer("node", source())
+    leaf = issue_leaf(f"node/{name}", key().public_key(), issuer, lambda: begun)
+    with mine.gateway() as running:
+        mine.as_person("anna", running.port)
+        told = mine.verb("fleet", "address", "node", name, "127.0.0.1:9", "--env", "prod",
+                         person="anna")  # fmt: skip
+        assert told.code == 0, told.told
+        held = certificate_rows.seen(("node", name, "prod"), leaf, at=begun)
+        certificate_rows.save(running.held.database, held)
+    caplog.set_level(logging.WARNING)
+    with mine.gateway() as running:
+        mine.as_person("anna", running.port)
+        asked = mine.verb("pki", "inventory", person="anna")
+        (row,) = rows(asked, kind="node")
+        assert (asked.code, row["state"], row["holder"]) == (1, "expiring", f"node/{name}")
+        assert row["command"] == f"embrasure fleet recover {name} --env ENV"
+    assert any(f"embrasure fleet recover {name} --env prod" in line for line in caplog.messages)
+    text = (mine.gateway_folder / "metrics.prom").read_text()
+    assert dict(expiry_series(text))["*"] <= 24 * 3600
+
+
+def key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def expiry_series(text: str) -> Iterator[tuple[str, float]]:

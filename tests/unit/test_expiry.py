@@ -19,6 +19,7 @@ def item(*, kind: str = "node", life: int = 7 * DAY, left: int = DAY) -> Item:
     return Item(
         kind=kind,
         what=kind,
+        name="n",
         holder="h",
         until=AT + timedelta(seconds=left),
         life_s=life,
@@ -60,7 +61,9 @@ def test_what_is_asked_for_replaces_the_window_of_all_but_the_short_lived() -> N
 
 
 def test_a_key_has_no_end_and_is_never_told() -> None:
-    key = Item(kind="key", what="k", holder="h", until=None, life_s=0, command="c", place="p")
+    key = Item(
+        kind="key", what="k", name="n", holder="h", until=None, life_s=0, command="c", place="p"
+    )
     assert key.state(AT) == key.state(AT, 400 * DAY) == "quiet"
     assert key.as_json(AT)["not_after"] == ""
 
@@ -78,10 +81,10 @@ def test_what_is_told_is_all_that_is_due_and_the_soonest_comes_first(
 
 def test_a_certificate_is_named_by_its_one_uri() -> None:
     authority = Authority(clock=lambda: AT)
-    leaf = certificate_item(authority.leaf("node", "n1").certificate, command="c", place="p")
+    leaf = certificate_item(authority.leaf("node", "n1").certificate, place="p")
     assert (leaf.kind, leaf.holder, leaf.life_s) == ("node", "node/n1", 7 * DAY)
-    issuer = certificate_item(authority.issuers["node"].certificate, command="c", place="p")
-    top = certificate_item(authority.root.certificate, command="c", place="p")
+    issuer = certificate_item(authority.issuers["node"].certificate, place="p")
+    top = certificate_item(authority.root.certificate, place="p")
     assert (issuer.kind, top.kind) == ("issuer", "ca-root")
 
 
@@ -92,7 +95,7 @@ def test_a_strangers_certificate_is_a_row_and_no_error() -> None:
         authority.leaf("node", "n1", uris=["https://x/\u202e"[:9]]),
         authority.leaf("node", "n1", uris=[]),
     ):
-        assert certificate_item(leaf.certificate, command="c", place="p").kind == "boot"
+        assert certificate_item(leaf.certificate, place="p").kind == "boot"
 
 
 @pytest.mark.parametrize(
@@ -106,5 +109,5 @@ def test_a_strangers_certificate_is_a_row_and_no_error() -> None:
     ],
 )
 def test_a_role_has_the_window_of_its_kind(role: str, kind: str) -> None:
-    row = role_item(role, version=3, until=AT, holder="h", command="c", place="p")
+    row = role_item(role, version=3, until=AT, holder="h", place="p")
     assert (role_kind(role), row.window_s()) == (kind, WINDOWS[kind])
