@@ -12,7 +12,8 @@ def _verbs(group: str, modules: dict[str, dict[str, str]], text: str) -> LazyGro
     table: dict[str, tuple[str | click.Group, str]] = {}
     for module, verbs in modules.items():
         for verb, line in verbs.items():
-            table[verb] = (f"{module}:{group.replace(' ', '_')}_{verb}", line)
+            name = f"{group} {verb}".replace(" ", "_").replace("-", "_")
+            table[verb] = (f"{module}:{name}", line)
     return LazyGroup(group.split()[-1], table, text)
 
 
@@ -52,6 +53,9 @@ PKI = _verbs(
         "pki.cli_nodes": {
             "retire": "Take a node out of the fleet; its id is never used again.",
         },
+        "pki.cli_transcript": {
+            "verify-transcript": "Verify the signed record of a ceremony again.",
+        },
         "embrasure.cli_care": {
             "inventory": "List who holds what, what ends when, and what to run.",
         },
@@ -74,6 +78,14 @@ PKI.table["keyholder"] = (
     ),
     "Keyholders: add, remove, replace, threshold, prove.",
 )
+PKI.table["transcript"] = (
+    _verbs(
+        "pki transcript",
+        {"pki.cli_transcript": {"close": "Sign the record of a ceremony, so that it is closed."}},
+        "The record of every act on a trust folder.",
+    ),
+    "The record of every act: close.",
+)
 PKI.table["online"] = (
     _verbs(
         "pki online",
@@ -94,6 +106,10 @@ TRUST = _verbs(
             "verify": "Verify the trust folder from a pinned root.",
             "revoke": "Stop plans, manifests, keys or nodes with one signature.",
             "deny": "Draft lasting denials in the policy.",
+        },
+        "pki.cli_rounds": {
+            "pending": "Show which keys each draft still needs, and where they lie.",
+            "refuse": "Say a signed no to a draft.",
         },
         "gateway.cli_trust": {"submit": "Send signed trust files to the gateway."},
     },

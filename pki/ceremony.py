@@ -20,7 +20,7 @@ from embrasure.clock import Clock
 from embrasure.errors import Misuse
 from embrasure.net.identity import check_domain
 from embrasure.trust import layout
-from pki import desk, drafts, people, roles, signing, store
+from pki import desk, drafts, people, roles, signing, store, transcript
 from pki.authorities import Authorities, make_authorities
 from pki.folder import Fleet, TrustFolder, write_fleet
 from pki.keyfile import Cost
@@ -110,8 +110,9 @@ def hold(
     fleet = Fleet(domain=domain, root=root_id, collect=bytes(seal.public_key).hex())
     write_fleet(path, fleet)
     trust = TrustFolder(path, fleet)
-    _first_drafts(trust, root, holders, clock)
-    _sign_all(trust, holders, at)
+    with transcript.from_nothing(path, root_id):
+        _first_drafts(trust, root, holders, clock)
+        _sign_all(trust, holders, at)
     return trust
 
 

@@ -108,9 +108,10 @@ def trust_sign(
     from pki.passphrase import passphrase_source
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
-    found = signround.sign_drafts(
-        folder, role, key, confirmed=confirmed, source=source, common=common, clock=now
-    )
+    with signround.record(folder):
+        found = signround.sign_drafts(
+            folder, role, key, confirmed=confirmed, source=source, common=common, clock=now
+        )
     body: dict[str, object] = {"signed": found}
     text = "\n".join(f"signed {one['role']} v{one['version']}: {one['file']}" for one in found)
     common.emit("embrasure.trust.sign/1", body, text or acting.NOTHING)

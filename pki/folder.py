@@ -7,6 +7,7 @@ holds public halves; `keys/`, `online/` and `ca/` hold encrypted key files and n
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from embrasure.config import read_toml
 from embrasure.errors import Damaged, Misuse, NotFound
 from embrasure.net.identity import IssuerName
 from embrasure.trust import layout
-from pki import ca, drafts, roles, store, verify
+from pki import ca, drafts, roles, store, transcript, verify
 from pki.drafts import Draft
 from pki.passphrase import PassphraseSource
 from pki.signers import open_signer
@@ -65,9 +66,22 @@ class TrustFolder:
             )
         return cls(path, read_toml(path / _FLEET, Fleet, document="fleet"))
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which nobody else changes this folder; raises Unavailable."""
-        return fs.lock(self.path / ".lock", seconds=limits.LOCK_SECONDS)
+    @staticmethod
+    def is_at(path: Path) -> bool:
+        """Return whether there is a trust folder at `path`."""
+        return (path / _FLEET).exists()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """A context in which nobody else changes this folder; what it changes is in the transcript.
+
+        Raises Unavailable.
+        """
+        with (
+            fs.lock(self.path / ".lock", seconds=limits.LOCK_SECONDS),
+            transcript.recorded(self.path, self.root_id),
+        ):
+            yield
 
     @property
     def domain(self) -> str:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from tuf.api.metadata import Key, Root
+from tuf.api.metadata import Key
 
 from embrasure import fs
 from embrasure.errors import Denied, NotFound, Refused
 from embrasure.trust import layout
-from pki import changes, desk, drafts, lint, roles, store, verify, walk
+from pki import changes, desk, drafts, lint, refusals, roles, store, verify, walk
 from pki.base import Base, read_base
+from pki.counting import delegator_of
+from pki.counting import missing as missing
 from pki.drafts import Draft
 from pki.folder import TrustFolder
 from pki.keyfacts import KeyFacts, Opened
@@ -89,38 +91,12 @@ def sign(reviewed: Review, opened: Opened) -> Path:
     return drafts.add_signature(reviewed.draft, signature)
 
 
-def missing(trust: TrustFolder, draft: Draft) -> tuple[int, list[str], list[str]]:
-    """Return how many signatures a draft still needs, who has signed, and who still may."""
-    delegators = _delegators(trust, draft)
-    wanting, signed, others = 0, set[str](), set[str]()
-    for delegator in delegators:
-        threshold, keys = verify.keys_of(draft.role, delegator)
-        valid = verify.signers(draft.role, draft.metadata, delegator)
-        wanting = max(wanting, threshold - len(valid))
-        signed |= {verify.name_of(key) for key in valid.values()}
-        others |= {verify.name_of(keys[keyid]) for keyid in keys if keyid not in valid}
-    return max(0, wanting), sorted(signed), sorted(others)
-
-
-def _delegators(trust: TrustFolder, draft: Draft) -> list[verify.Delegator]:
-    """Return who must accept the draft: what is in force, and the open draft that will be."""
-    if draft.role == layout.ROOT:
-        held = trust.held(layout.ROOT)
-        own = store.as_root(draft.metadata)
-        return [own] if held is None else [store.as_root(held), own]
-    above = layout.ROOT if draft.role == layout.TARGETS else layout.TARGETS
-    held, coming = trust.held(above), trust.draft(above)
-    both = [found.metadata if isinstance(found, Draft) else found for found in (held, coming)]
-    found = [_delegator(one) for one in both if one is not None]
-    return [one for one in found if verify.delegates(one, draft.role)] or found[-1:]
-
-
 def merge(trust: TrustFolder, draft: Draft, *, at: datetime) -> None:
     """The draft is in force: verified by what is in force, files first, metadata last.
 
     Raises Denied (`threshold`) when signatures are missing, Refused for an unsound draft.
-    Steps: 1 its delegator is in force, 2 signatures, 3 version, 4 content, 5 no role loses its
-    signatures, 6 clients on the old root walk to a new one.
+    Steps: 1 its delegator is in force, 2 signatures, 3 version, 4 content and no signed no, 5 no
+    role loses its signatures, 6 clients on the old root walk to a new one.
     """
     if _is_in_force(trust, draft):
         # A crash came between the last file and the end of the draft.
@@ -145,6 +121,7 @@ def merge(trust: TrustFolder, draft: Draft, *, at: datetime) -> None:
         raise Refused(f"draft of {draft.role}", expected=f"v{expected}", got=f"v{draft.version}")
     # 4.
     lint.check_content(draft, root_id=trust.root_id, at=at)
+    refusals.check_not_refused(trust, draft)
     # 5.
     if draft.role in (layout.ROOT, layout.TARGETS):
         check_no_orphan(trust, draft)
@@ -167,7 +144,7 @@ def _in_force(trust: TrustFolder, draft: Draft) -> verify.Delegator:
         return store.as_root(draft.metadata if held is None else held)
     name = layout.ROOT if draft.role == layout.TARGETS else layout.TARGETS
     held = trust.held(name)
-    found = None if held is None else _delegator(held)
+    found = None if held is None else delegator_of(held)
     if found is None or not verify.delegates(found, draft.role):
         raise Denied(
             f"draft of {draft.role}",
@@ -178,17 +155,13 @@ def _in_force(trust: TrustFolder, draft: Draft) -> verify.Delegator:
     return found
 
 
-def _delegator(held: store.AnyMetadata) -> verify.Delegator:
-    return held.signed if isinstance(held.signed, Root) else store.as_targets(held)
-
-
 def check_no_orphan(trust: TrustFolder, draft: Draft) -> None:
     """Return only when no role in force would lose its valid signatures; raises Denied.
 
     A routine change of keys must not take the way back away. A role whose open draft has the new
     keys' signatures already does not count: it is put in force next.
     """
-    delegator = _delegator(draft.metadata)
+    delegator = delegator_of(draft.metadata)
     for role in trust.roles():
         held = trust.held(role)
         if held is None or not _is_delegated(role, draft.role):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from pathlib import Path
 
 from embrasure.clock import Clock
 from embrasure.command import Common
-from embrasure.errors import Denied, NotFound, Refused
-from pki import acting, drafts, signers, signing
+from embrasure.errors import Denied, Misuse, NotFound, Refused
+from pki import acting, drafts, refusals, signers, signing, transcript
 from pki.drafts import Draft
 from pki.folder import TrustFolder
 from pki.keyfacts import KeyFacts
@@ -53,6 +54,55 @@ def sign_drafts(
     ]
 
 
+def refuse_drafts(
+    folder: Path,
+    role: str | None,
+    key: str,
+    reason: str,
+    *,
+    source: PassphraseSource,
+    clock: Clock,
+) -> list[dict[str, object]]:
+    """Each draft that this key counts for is refused with it for good; return role, version, digest
+    and file. Nothing is confirmed: a no never does harm that a discard does not undo.
+    """
+    uri = signers.as_uri(key)
+    header = signers.facts_of(uri)
+    found = drafts.find(folder, role)
+    if not found:
+        raise NotFound(str(folder), expected="an open draft", got="none")
+    reviewed = _countable(found, header, clock, role)
+    if len(reviewed) > 1:
+        names = ", ".join(one.draft.role for one in reviewed)
+        raise Misuse("--role", expected="the draft that is refused", got=f"several: {names}")
+    root = reviewed[0].base.root_id
+    opened = signers.open_key(uri, source, purpose="security", root=root)
+    told: list[dict[str, object]] = []
+    for one in reviewed:
+        raw = refusals.refuse(one.draft, opened, reason, root=root, at=clock())
+        file = refusals.keep(folder, one.draft, opened.header.keyid, raw)
+        told.append(
+            {
+                "role": one.draft.role,
+                "version": one.draft.version,
+                "digest": one.draft.digest,
+                "file": str(file),
+            }
+        )
+    return told
+
+
+def record(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Return a context whose signatures are in the transcript of the trust folder at `folder`.
+
+    Carried drafts have no transcript of their own: what they bring back is recorded at the merge.
+    """
+    if not TrustFolder.is_at(folder):
+        return contextlib.nullcontext()
+    trust = TrustFolder.open(folder)
+    return transcript.recorded_unlocked(trust.path, trust.root_id)
+
+
 def _countable(
     found: list[Draft], header: KeyFacts, clock: Clock, role: str | None
 ) -> list[Review]:
@@ -75,11 +125,10 @@ def _countable(
 
 
 def collect(trust: TrustFolder, carried: Path) -> int:
-    """The trust folder's drafts have the valid signatures that lie in `carried`; return how many.
-
-    Only signatures are taken: everything else that was carried could have been changed on the way.
+    """The trust folder's drafts have the signatures and signed refusals that lie in `carried`;
+    return how many. Everything else that was carried could have been changed on the way.
     """
-    taken = 0
+    taken = refusals.collect(trust, carried)
     for draft in trust.drafts():
         for other in drafts.find(carried, draft.role):
             if other.digest != draft.digest:
