@@ -10,7 +10,7 @@ from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass
 from pkcs11.util.ec import encode_named_curve_parameters
 from securesystemslib.signer import HSMSigner, SSlibKey
 
-from embrasure.errors import Denied, NotFound, Refused
+from embrasure.errors import Denied, Failed, NotFound, Refused
 from pki import keyuri, schemes, tokens
 from pki.checked import CheckedSigner
 from pki.keyuri import TokenUri
@@ -182,7 +182,28 @@ def generate(
             public.destroy()
             raise
     schemes.written(made)
-    return TokenKey(uri, made, tokens.facts_of(token))
+    return TokenKey(uri, made, check_kept(uri, made, pin))
+
+
+def check_kept(uri: TokenUri, made: SSlibKey, pin: bytes) -> TokenFacts:
+    """Return the token's facts when the new key is in it after it was opened anew; raises Failed.
+
+    SoftHSM with a full disk says that it made a key, and keeps none (measured).
+    """
+    pkcs11.lib(keyuri.module_of(uri)).reinitialize()
+    token = tokens.find(uri)
+    try:
+        with tokens.session(token, pin) as opened:
+            check_there(opened, uri.id, made)
+            tokens.read_public(opened, uri.id)
+    except (NotFound, Refused, Failed) as problem:
+        raise Failed(
+            tokens.named(uri), expected="to have kept the new key",
+            got=f"a full or a broken one ({problem})",
+            untouched="no public half was written: nothing can count on this key",
+            hint="make room, take another --id, and make the key again", reason="token-full",
+        ) from None  # fmt: skip
+    return tokens.facts_of(token)
 
 
 class _Pinned(HSMSigner):

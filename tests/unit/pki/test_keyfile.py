@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from embrasure import limits
 from embrasure.errors import Denied, Misuse, Refused
 from embrasure.trust.canonical import canonical
 from pki import keyfile, schemes, signers
@@ -196,7 +198,15 @@ def twice(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("build", [exposed, linked, twice])
+def foreign(folder: Path) -> Path:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    file = write(folder, make())
+    os.chown(file, 65534, 65534)
+    return file
+
+
+@pytest.mark.parametrize("build", [exposed, linked, twice, foreign])
 @pytest.mark.misuse
 def test_a_key_file_that_others_could_reach_is_refused(
     build: Callable[[Path], Path], tmp_path: Path, ablation: Ablation
@@ -206,6 +216,38 @@ def test_a_key_file_that_others_could_reach_is_refused(
         open_file(file)
     with ablation("the look at the file before it is read") as attack:
         attack.succeeded(reopen(file.read_bytes()).signer.sign(b"x").signature)
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "alice.key", 0o600)
+    return folder / "alice.key"
+
+
+def huge(folder: Path) -> Path:
+    return write(folder, make() + b" " * limits.KEYFILE_BYTES)
+
+
+@pytest.mark.parametrize("build", [pipe, huge])
+def test_what_is_no_small_file_is_refused_before_it_is_read(
+    build: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(Refused):
+        open_file(build(tmp_path))
+
+
+@pytest.mark.parametrize("scheme", [name for name in schemes.SCHEMES if name != "ed25519"])
+def test_a_key_is_of_the_scheme_that_its_file_says(scheme: Scheme) -> None:
+    """A seed of 32 bytes would be a key of three kinds."""
+    other = keyfile.header_of(make(scheme))
+    with pytest.raises(Refused):
+        reopen(with_field(make(), scheme=scheme, pub=other.pub, keyid=other.keyid))
+
+
+def test_a_box_of_another_file_is_refused() -> None:
+    """Made in one act they share passphrase and salt: the box opens, and says whose it is."""
+    other = json.loads(make(label="mallory"))
+    with pytest.raises(Refused):
+        reopen(with_field(make(), box=other["box"]))
 
 
 def test_a_private_key_file_is_opened_by_its_uri(tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from embrasure.cli import main
-from embrasure.errors import Denied, Misuse, NotFound, Refused, Unavailable
+from embrasure.errors import Denied, Failed, Misuse, NotFound, Refused, Unavailable
 from pki import keyrecords, outsidekeys, people, signers, signing
 from pki.folder import TrustFolder
 from pki.keyfacts import Purpose
@@ -268,6 +271,83 @@ def test_a_taken_id_is_never_overwritten(token: str, tmp_path: Path) -> None:
         make(token, tmp_path / "again")
     assert told.value.reason == "exists"
     assert signers.facts_of(f"hsm:2?label={token}").keyid == made.record.keyid
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Files that are written here end after so many bytes, as on a disk without room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("size", [330, 400, 620, 700])
+def test_a_full_token_makes_no_key_that_anybody_counts_on(
+    hsm: SoftHsm, token: str, tmp_path: Path, size: int, ablation: Ablation
+) -> None:
+    """SoftHSM says that it made the key, whatever the disk kept of it."""
+    from pki import tokenkeys, tokens
+
+    with full_disk(size), pytest.raises(Failed) as told:
+        make(token, tmp_path / "out")
+    assert told.value.reason == "token-full"
+    assert not (tmp_path / "out").exists() and not keyrecords.all_records()
+    with ablation("the look after the token was opened anew") as attack:
+        attack.without("pki.tokenkeys.check_kept", lambda uri, *_: tokens.find(uri))
+        with full_disk(size):
+            made = tokenkeys.generate(
+                TokenUri(3, token), scheme="ecdsa-p256", label="lost", passphrase=source()
+            )
+        attack.succeeded(made.public.keyid)
+
+
+def test_a_locked_token_is_said_before_a_pin_is_tried() -> None:
+    """SoftHSM never locks: this is the library's own error, and the flags that a token shows."""
+    import pkcs11
+    from pkcs11 import TokenFlag
+
+    from pki import tokens
+
+    assert tokens.explained(pkcs11.PinLocked(), "token 'x'").reason == "token-locked"
+    ready = TokenFlag.USER_PIN_INITIALIZED
+
+    def shows(flags: TokenFlag, *, person: bool = False) -> str:
+        try:
+            tokens.check_usable(SimpleNamespace(label="x", flags=flags), person=person)  # type: ignore[arg-type]  # what a token shows
+        except Denied as problem:
+            return problem.reason
+        return "usable"
+
+    assert shows(ready) == "usable"
+    assert shows(ready | TokenFlag.USER_PIN_LOCKED, person=True) == "token-locked"
+    assert shows(TokenFlag.TOKEN_INITIALIZED) == "token-locked"
+    # The last try is a person's: a file that is wrong would use it up.
+    assert shows(ready | TokenFlag.USER_PIN_FINAL_TRY) == "pin"
+    assert shows(ready | TokenFlag.USER_PIN_FINAL_TRY, person=True) == "usable"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("DeviceMemory", "token-full"),
+        ("TokenNotPresent", "token-absent"),
+        ("DeviceRemoved", "token-absent"),
+        ("PinLenRange", "pin"),
+        ("TokenWriteProtected", "denied"),
+        ("GeneralError", "token"),
+    ],
+)
+def test_every_error_of_a_token_has_one_sentence(name: str, reason: str) -> None:
+    import pkcs11
+
+    from pki import tokens
+
+    told = tokens.explained(getattr(pkcs11, name)(), "token 'x'")
+    assert told.reason == reason and "token 'x'" in str(told)
 
 
 def test_two_tokens_of_one_label_are_not_guessed_between(
