@@ -48,6 +48,18 @@ def place(paths: Paths, app: str, release: str, secrets: Mapping[str, bytes]) ->
             raise
 
 
+def in_memory(paths: Paths, mounts: str = "/proc/self/mountinfo") -> bool:
+    """Return whether the run folder is memory, as `/run` is, and no disk holds a plaintext."""
+    where, best, kind = str(paths.run.resolve()), "", ""
+    for line in Path(mounts).read_text(encoding="utf-8", errors="replace").splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split()[4].replace("\\040", " ")
+        inside = where == point or where.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, after.split()[0]
+    return kind in ("tmpfs", "ramfs")
+
+
 def take_away(paths: Paths, app: str, *, keep: str | None = None) -> None:
     """No secret of the app lies here any more, but those of the release `keep`."""
     try:

@@ -7,6 +7,7 @@ come and go together and a node boots with every server down.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from logging import getLogger
 
 from embrasure.bundle.manifest import Manifest
 from embrasure.errors import Denied, EmbrasureError
@@ -15,6 +16,8 @@ from node import credentials
 from node.identity import Identity, load_seal_key
 from node.paths import Paths
 from node.releases import Installed, secret_document
+
+LOG = getLogger(__name__)
 
 
 class Secrets:
@@ -35,6 +38,8 @@ class Secrets:
         """The release's secrets lie where its processes look for them; raises Denied."""
         app, release = installed.manifest.app, installed.release.id
         if installed.manifest.secrets and not credentials.is_placed(self._paths, app, release):
+            if not credentials.in_memory(self._paths):
+                LOG.warning("secrets of %s lie on a disk: %s is no tmpfs", app, self._paths.run)
             opened = dict(self._opened(installed.manifest, installed.documents))
             credentials.place(self._paths, app, release, opened)
 

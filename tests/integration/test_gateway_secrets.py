@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from pki.recipients import Recipients
 from tests.ablation import Ablation
 from tests.simulate.ceremony import NewNode
 from tests.simulate.office import APP, ENV, Answer, Office, Running, verb
+from tests.source import TOP
 
 PLAIN = b"hunter2-of-the-shop"
 
@@ -272,3 +275,30 @@ def test_no_approver_signs_a_secret_for_a_key_that_is_not_the_directorys(
                 sealed = parse_sealed(file.read_bytes())
                 opened = open_sealed(sealed, Me("n-" + "z" * 26, friend, 1))
                 attack.succeeded(signed.code == 0 and opened == PLAIN)
+
+
+@pytest.mark.timeout(120)
+def test_the_commands_of_the_page_do_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = Office.make(tmp_path / "office", nodes=2)
+    page = (TOP / "docs" / "secrets.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert len(lines) == 8
+    value = office.folder / "db.txt"
+    value.touch(mode=0o600)
+    value.write_bytes(PLAIN)
+    bundle(office, "1.1", "db")
+    office.plan_file()
+    monkeypatch.chdir(office.folder)
+    with office.gateway() as running:
+        staffed(office, running)
+        secret = ["--passphrase-file", str(office.passphrase)]
+        for line in lines:
+            asks = any(word in line for word in ("generate", "--sign", "propose", "--recovery-key"))
+            cheap = ["--kdf", "moderate"] if "generate" in line else []
+            words = [*line[1:], *cheap, *(secret if asks else [])]
+            found = verb(*words, "--context", office.context("anna"))
+            assert found.code == 0, (line, found.told)
+    assert (office.folder / "db.opened").read_bytes() == PLAIN

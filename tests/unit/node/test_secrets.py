@@ -211,6 +211,24 @@ def test_what_a_killed_node_left_open_is_gone_before_anything_starts(bench: SimI
     assert not bench.paths.credentials.exists()
 
 
+def test_it_is_known_whether_the_run_folder_is_memory(bench: SimInstaller, tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    run = bench.paths.run.resolve()
+    disk = "1 0 8:1 / / rw - ext4 a rw\n"
+    lines = {
+        "a disk": (disk, False),
+        "memory above": (f"{disk}2 1 0:5 / {run.parent} rw - tmpfs t rw\n", True),
+        "a namesake": (f"{disk}2 1 0:5 / {run}x rw - tmpfs t rw\n", False),
+        "a disk in memory": (
+            f"1 0 0:5 / {run.parent} rw - tmpfs t rw\n2 1 8:1 / {run} rw shared:1 - xfs b rw\n",
+            False,
+        ),
+    }
+    for name, (text, expected) in lines.items():
+        mounts.write_text(text)
+        assert credentials.in_memory(bench.paths, str(mounts)) is expected, name
+
+
 def test_a_place_that_fails_leaves_nothing(bench: SimInstaller) -> None:
     with pytest.raises(Exception, match="255"):
         credentials.place(bench.paths, "shop", "1-x", {"db": PLAIN, "n" * 300: PLAIN})

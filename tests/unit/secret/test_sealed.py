@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from pathlib import Path
 
 import msgspec
@@ -310,3 +311,22 @@ def test_files_of_earlier_days_still_open(number: int) -> None:
     head = {k: v for k, v in json.loads(vector["file"]).items() if k not in ("payload", "stanzas")}
     aad = json.dumps(head, sort_keys=True, separators=(",", ":")).encode()
     assert decrypt(payload[24:], aad, payload[:24], file_key).decode() == vector["plaintext"]
+
+
+def test_a_new_recovery_recipient_takes_over_by_a_rewrap_with_the_old_key(group: Group) -> None:
+    new = OpeningKey.generate()
+    keys = [pair for pair in group.to.keys if pair[0] != RECOVERY]
+    to = Recipients(ROOT, "prod", "shop", (*keys, (RECOVERY, new.public(epoch=2))))
+    again = parse_sealed(rewrap(group.sealed, key=group.keys[RECOVERY], to=to))
+    assert open_with_recovery(again, key=new) == PLAIN
+    with pytest.raises(Refused):
+        open_with_recovery(again, key=group.keys[RECOVERY])
+
+
+def test_a_node_opens_a_secret_in_a_moment(group: Group) -> None:
+    began = time.process_time()
+    for _ in range(64):
+        open_sealed(group.sealed, group.me(A))
+    took = (time.process_time() - began) * 1000
+    print(f"figure: secrets_64_opened = {took:.0f} ms")
+    assert took < 5_000
