@@ -10,11 +10,30 @@ import click
 from embrasure.command import Common, common
 from pki.options import passphrase_options
 
+_DIR = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+
 
 @click.command()
+@click.option("--out", type=_DIR, help="Make this operator folder first; needs all that follow.")
+@click.option("--person", metavar="NAME", help="Who you are in the policy.")
+@click.option("--key", metavar="URI", help="Your signing key.")
+@click.option("--domain", metavar="DOMAIN", help="The trust domain.")
+@click.option("--gateway", metavar="HOST:PORT", help="Where operators dial.")
+@click.option("--at", metavar="HOST:PORT", help="Where log-ins are taken.")
+@click.option("--anchor", type=_FILE, help="Root version 1, from the security team.")
+@click.option("--admin-issuer", type=_FILE, help="The gateways' issuer, from the security team.")
 @passphrase_options
 @common
-def login(common: Common, passphrase_fd: int | None, passphrase_file: Path | None) -> None:
+def login(
+    common: Common,
+    passphrase_fd: int | None,
+    passphrase_file: Path | None,
+    out: Path | None,
+    anchor: Path | None,
+    admin_issuer: Path | None,
+    **wish: str | None,
+) -> None:
     """Get a TLS certificate of 10 hours for the context, with your signing key.
 
     Needs no certificate: an ended one is replaced. The gateway is known by the context's issuer
@@ -23,20 +42,27 @@ def login(common: Common, passphrase_fd: int | None, passphrase_file: Path | Non
     \b
     Examples:
       embrasure login --context anna/context.toml
-      embrasure login --passphrase-file pass --json
+      embrasure login --out anna --person anna --key anna.key --domain acme.test \\
+          --gateway 10.0.0.1:7443 --at 10.0.0.1:7444 --anchor anchor.json --admin-issuer ca.pem
     """
     from embrasure.clock import now, write_time
     from embrasure.errors import EmbrasureError
+    from embrasure.undo import all_or_nothing
     from embrasure.wire import admin_pb2 as wire
     from gateway.client import AdminClient
     from gateway.context import read_context
-    from gateway.logging_in import log_in
+    from gateway.logging_in import log_in, new_folder
     from gateway.shown import rows_of
     from pki.passphrase import passphrase_source
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
-    context = read_context(common.context)
-    done = log_in(context, source, clock=now)
+    if out is None:
+        context = read_context(common.context)
+        done = log_in(context, source, clock=now)
+    else:
+        with all_or_nothing(out):
+            context = new_folder(out, anchor=anchor, admin_issuer=admin_issuer, wish=wish)
+            done = log_in(context, source, clock=now)
     try:
         with AdminClient(context, timeout_s=common.timeout_s) as client:
             found = client.json("Whoami", wire.Empty())

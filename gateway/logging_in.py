@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 import grpc
 from cryptography import x509
@@ -13,9 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import Signer
 
-from embrasure import fs
+from embrasure import fs, limits
 from embrasure.clock import Clock, write_time
 from embrasure.errors import Misuse, Refused
+from embrasure.fs import Folder
 from embrasure.net.certificates import check_pair, load_certificates, pem_of
 from embrasure.net.credentials import pinned_channel
 from embrasure.net.identity import dns_name
@@ -29,7 +32,8 @@ from embrasure.trust.documents import write
 from embrasure.trust.login import LoginStatement
 from embrasure.wire import login_pb2 as wire
 from embrasure.wire.login_pb2_grpc import LoginStub
-from gateway.context import OperatorContext
+from gateway.context import OperatorContext, read_context
+from pki import contextfile
 from pki.leaf import private_pem
 from pki.passphrase import PassphraseSource
 from pki.signers import open_signer, within
@@ -90,6 +94,34 @@ def log_in(context: OperatorContext, source: PassphraseSource, *, clock: Clock) 
         leaf.not_valid_after_utc,
         signer.public_key.keyid,
     )
+
+
+def new_folder(
+    out: Path, *, anchor: Path | None, admin_issuer: Path | None, wish: Mapping[str, str | None]
+) -> OperatorContext:
+    """Return the context of a new operator folder; raises Misuse when something is not said.
+
+    wish: person, key, domain, gateway, at
+    """
+    missing = [f"--{name}" for name, value in wish.items() if not value]
+    if anchor is None or admin_issuer is None or missing:
+        missing += ["--anchor"] * (anchor is None) + ["--admin-issuer"] * (admin_issuer is None)
+        raise Misuse("login --out", expected=", ".join(missing), got="nothing")
+    said = {name: value or "" for name, value in wish.items()}
+    if (out / "context.toml").exists():
+        raise Misuse(
+            str(out), expected="a new folder", got="one with a context",
+            hint=f"embrasure login --context {out}",
+        )  # fmt: skip
+    root = fs.read_file(anchor, limit=limits.ROOT_BYTES)
+    issuer = fs.read_file(admin_issuer, limit=limits.TLS_BUNDLE_BYTES)
+    root_id_of(root)
+    load_certificates(issuer, what="admin issuer")
+    Folder.open(out, create=True, mode=0o700).close()
+    contextfile.write_files(out, anchor=root, admin=issuer)
+    login = said.pop("at")
+    contextfile.write_context(out, contextfile.Wish(**said, login=login))
+    return read_context(out)
 
 
 def request_of(key: ec.EllipticCurvePrivateKey) -> bytes:

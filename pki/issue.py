@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +12,8 @@ from embrasure import fs
 from embrasure.clock import Clock, write_time
 from embrasure.errors import Misuse
 from embrasure.net.identity import PROFILES
-from pki import ca, issued, leaf, profiles, signers, store
+from pki import ca, contextfile, issued, leaf, profiles, store
 from pki.folder import TrustFolder
-from pki.keyuri import backend_of, record_path
 from pki.passphrase import PassphraseSource
 
 
@@ -84,8 +81,7 @@ def write_context(
 ) -> None:
     """The operator's folder has anchor, admin issuer and, when asked for, `context.toml`."""
     out = made.folder
-    fs.replace_file(out, "anchor.json", trust.anchor, mode=0o644)
-    fs.replace_file(out, "admin-ca.pem", ca.pem(trust.certificate("admin")), mode=0o644)
+    contextfile.write_files(out, anchor=trust.anchor, admin=ca.pem(trust.certificate("admin")))
     if gateway is None and key is None:
         return
     own = trust.path / "keys" / f"{made.name}.key"
@@ -93,30 +89,9 @@ def write_context(
         key = f"keyfile:{own}"
     if gateway is None or key is None:
         raise Misuse("context", expected="--gateway and --key together", got="one of them")
-    values = {
-        "gateway": gateway,
-        "domain": trust.domain,
-        "person": made.name,
-        "anchor": "anchor.json",
-        "admin_issuer": "admin-ca.pem",
-        "tls_cert": "tls.crt",
-        "tls_key": "tls.key",
-        "key": _relative(key, out),
-        "state": "state",
-        **({"login": login} if login else {}),
-    }
-    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
-    fs.replace_file(out, "context.toml", text.encode("utf-8"))
-
-
-def _relative(key: str, out: Path) -> str:
-    """Return the key's URI as seen from `out`, where the context lies."""
-    uri = signers.as_uri(key)
-    if backend_of(uri) == "keyrecord":
-        return f"keyrecord:{record_path(uri).resolve()}"
-    if backend_of(uri) != "keyfile":
-        return uri
-    path = signers.keyfile_path(uri)
-    if (out / path).exists() and not path.is_absolute():
-        return f"keyfile:{path}"
-    return f"keyfile:{os.path.relpath(path.resolve(), out.resolve())}"
+    contextfile.write_context(
+        out,
+        contextfile.Wish(
+            gateway=gateway, domain=trust.domain, person=made.name, key=key, login=login or ""
+        ),
+    )

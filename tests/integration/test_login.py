@@ -160,6 +160,33 @@ def test_an_operator_without_a_certificate_logs_in_and_works(door: Door) -> None
     assert len(notes) == 1 and b"operator/anna" in notes[0] and b"127.0.0.1" in notes[0]
 
 
+def first(door: Door, out: Path, *, person: str = "ben") -> Answer:
+    """Return how a first log-in ended, of somebody who has the public files and his key."""
+    trust = door.office.trust
+    return verb(
+        "login", "--out", out, "--person", person, "--key", trust / "keys" / "ben.key",
+        "--domain", "office.test", "--gateway", f"127.0.0.1:{door.running.port}",
+        "--at", door.address, "--anchor", trust / "anchor.json",
+        "--admin-issuer", trust / "ca" / "admin.crt",
+        "--passphrase-file", door.office.passphrase,
+    )  # fmt: skip
+
+
+def test_the_first_log_in_makes_the_folder_and_a_refused_one_leaves_none(door: Door) -> None:
+    out = door.office.folder / "ben"
+    wrong = first(door, out, person="anna")
+    assert (wrong.code, out.exists()) == (3, False)
+    done = first(door, out)
+    assert done.code == 0, done.told
+    assert door.office.verb("whoami", person="ben").body["person"] == "ben"
+    again = first(door, out)
+    assert (again.code, again.error["got"]) == (2, "one with a context")
+    half = verb("login", "--out", door.office.folder / "x", "--person", "ben")
+    assert half.code == 2
+    for flag in ("--key", "--domain", "--gateway", "--at", "--anchor", "--admin-issuer"):
+        assert flag in half.error["expected"]
+
+
 @pytest.mark.misuse
 def test_a_log_in_that_was_seen_once_is_worth_nothing_again(door: Door, ablation: Ablation) -> None:
     csr = request_of(key())
