@@ -19,7 +19,7 @@ from gateway import metadata as form
 from gateway.config import Online, Paths
 from gateway.keyring import uris_of
 from gateway.repository_folder import RepositoryFolder
-from pki import keyfile, online
+from pki import keyfile, keyrecords, online
 from pki.folder import TrustFolder
 
 _KEY_BYTES = limits.KEYFILE_BYTES
@@ -45,15 +45,17 @@ def take_keys(trust: TrustFolder, paths: Paths, held: Online | None) -> Given:
     raw = _read(trust.path / "online" / "collect.key")
     fs.replace_file(paths.keys, "collect.key", raw)
     files: dict[str, list[str]] = {role: [] for role in wanted}
-    for file in sorted((trust.path / "online").glob("*.key")):
+    folder = trust.path / "online"
+    # Key files, and records of keys that lie in tokens or key services.
+    for file in sorted([*folder.glob("*.key"), *folder.glob("*.json")]):
         if file.name == "collect.key":
             continue
         raw = _read(file)
-        keyid = keyfile.header_of(raw).keyid
+        scheme, keyid = _named(file, raw)
         for role, keyids in wanted.items():
             if keyid in keyids:
                 fs.replace_file(paths.keys, file.name, raw)
-                files[role].append(f"keyfile:keys/{file.name}")
+                files[role].append(f"{scheme}:keys/{file.name}")
                 names.append(file.stem)
     uris = {
         role: _uris(paths, found, held, role, published.get(role, frozenset()))
@@ -87,14 +89,21 @@ def _uris(
     for uri in uris_of(held, role) if held is not None else ():
         if uri in new:
             continue
-        if not uri.startswith("keyfile:") or _keyid(paths, uri) in published:
+        if not uri.startswith(("keyfile:", "keyrecord:")) or _keyid(paths, uri) in published:
             old.append(uri)
     return (*new, *old)
 
 
 def _keyid(paths: Paths, uri: str) -> str:
-    file = paths.folder / uri.removeprefix("keyfile:")
-    return keyfile.header_of(_read(file)).keyid if file.exists() else ""
+    file = paths.folder / uri.partition(":")[2]
+    return _named(file, _read(file))[1] if file.exists() else ""
+
+
+def _named(file: Path, raw: bytes) -> tuple[str, str]:
+    """Return the scheme by which `gateway.toml` names a file, and the id of the key in it."""
+    if file.suffix == ".json":
+        return "keyrecord", keyrecords.parse_record(raw).keyid
+    return "keyfile", keyfile.header_of(raw).keyid
 
 
 def _one(found: tuple[str, ...]) -> str | tuple[str, ...]:

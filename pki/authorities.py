@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from embrasure import fs
 from embrasure.errors import Misuse
-from embrasure.trust.documents import write
 from pki import ca, keyrecords, profiles, signers, store
 from pki.keyfacts import check_use, public_key
 from pki.keyrecords import KeyRecord
@@ -32,9 +30,7 @@ class Authorities:
     def keep(self, folder: Path, root_id: str) -> None:
         """`folder` has their records, bound to this fleet; raises Denied for another's key."""
         for name, record in self.records.items():
-            check_use(record, purpose="ca", root=root_id)
-            bound = msgspec.structs.replace(record, root=root_id)
-            fs.create_file(folder, f"{name}.json", write(bound))
+            keyrecords.write_record(folder, f"{name}.json", record, root=root_id)
 
 
 def outside_keys(texts: Sequence[str], passphrase: Callable[[str], bytes]) -> Authorities:

@@ -263,6 +263,13 @@ def pki_keyholder_prove(
 @click.command("rotate")
 @click.argument("names", metavar="ROLE...", nargs=-1, required=True)
 @click.argument("folder", metavar="DIR", type=_DIR)
+@click.option(
+    "--key",
+    "outside",
+    multiple=True,
+    metavar="ROLE=URI",
+    help="Its new key lies in a token or key service (repeat).",
+)
 @kdf_option
 @sign_option
 @passphrase_options
@@ -271,6 +278,7 @@ def pki_online_rotate(
     common: Common,
     names: tuple[str, ...],
     folder: Path,
+    outside: tuple[str, ...],
     kdf: str | None,
     sign: tuple[str, ...],
     passphrase_fd: int | None,
@@ -284,7 +292,7 @@ def pki_online_rotate(
     \b
     Examples:
       embrasure pki online rotate snapshot timestamp trust --sign alice.key --sign bob.key
-      embrasure pki online rotate gates-prod trust
+      embrasure pki online rotate gates-prod trust --key 'gates-prod=hsm:4?label=gateway'
     """
     from embrasure.clock import now
     from pki import acting, online
@@ -295,8 +303,12 @@ def pki_online_rotate(
     trust = TrustFolder.open(folder)
     cost = acting.cost_of(kdf, purpose="online")
     with trust.lock():
-        secret = source.new(f"the new keys of {', '.join(names)}")
-        made, files = online.rotate(trust, names, secret=secret, cost=cost, clock=now)
+        records = online.outside_keys(outside, names)
+        in_files = [name for name in names if name not in records]
+        secret = source.new(f"the new keys of {', '.join(in_files)}") if in_files else b""
+        made, files = online.rotate(
+            trust, names, secret=secret, cost=cost, clock=now, outside=records
+        )
         found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
     told = [acting.as_text(found, trust), *(f"new key: {folder / file}" for file in files)]
     common.emit(_SCHEMA, {**found, "keys": files}, "\n".join(line for line in told if line))

@@ -102,12 +102,22 @@ def all_records() -> list[KeyRecord]:
 
 def read_record(file: Path) -> KeyRecord:
     """Return the record in a file that only we can read and write; raises Refused, Denied."""
-    raw = fs.read_file(file, limit=limits.KEYFILE_BYTES, private=True)
+    return parse_record(fs.read_file(file, limit=limits.KEYFILE_BYTES, private=True))
+
+
+def parse_record(raw: bytes) -> KeyRecord:
+    """Return the record in `raw`, whose key id is its own; raises Refused."""
     found = read(raw, KeyRecord, limit=limits.KEYFILE_BYTES, document="key record")
     public_key(found)
     if keyuri.backend_of(found.uri) in ("keyfile", "keyrecord"):
-        raise Refused(str(file), expected="a key that lies in no file", got=found.uri)
+        raise Refused("key record", expected="a key that lies in no file", got=found.uri)
     return found
+
+
+def write_record(where: Path, name: str, record: KeyRecord, *, root: str) -> None:
+    """`where/name` is the record, bound to the fleet `root`; raises Denied, Refused (`exists`)."""
+    check_use(record, purpose=None, root=root)
+    fs.create_file(where, name, write(msgspec.structs.replace(record, root=root)))
 
 
 def _read(file: Path) -> KeyRecord:

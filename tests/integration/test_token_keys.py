@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -228,6 +229,13 @@ def test_a_fleet_whose_cas_keyholder_operator_and_tls_key_are_in_a_token(
     office = office_of(token, tmp_path / "office")
     trust = TrustFolder.open(office.trust)
     assert not list((office.trust / "ca").glob("*.key"))
+    signs = ["--sign", f"hsm:2?label={token}", "--sign", office.trust / "keys" / "bob.key"]
+    online = {
+        role: make(token, role, number, "online", tmp_path)
+        for number, role in enumerate(("snapshot", "timestamp", f"gates-{ENV}"), start=30)
+    }
+    named = [word for role, uri in online.items() for word in ("--key", f"{role}={uri}")]
+    office.pki("pki", "online", "rotate", *online, office.trust, *named, *signs)
     tls = make(token, "g1", 20, "tls", tmp_path)
     assert office.init().code == 0
     config = office.gateway_folder / "gateway.toml"
@@ -242,6 +250,11 @@ def test_a_fleet_whose_cas_keyholder_operator_and_tls_key_are_in_a_token(
             office.pki("pki", "issue", f"operator/{person}", office.trust, "--out",
                        office.folder / person, "--gateway", f"127.0.0.1:{running.port}",
                        "--key", key)  # fmt: skip
+        published = office.gateway_folder / "repository" / "metadata"
+        for role, file in (("snapshot", "*.snapshot.json"), ("timestamp", "timestamp.json")):
+            (signed,) = [json.loads(path.read_text()) for path in published.glob(file)][-1:]
+            keys = [one["keyid"] for one in signed["signatures"]]
+            assert keys == [signers.facts_of(online[role]).keyid]
         proposed = office.propose(person="ben")
         assert proposed.code == 0, proposed.told
         first = office.approve(proposed.body["plan"], person="anna")
@@ -273,7 +286,7 @@ def test_a_ca_key_of_another_fleet_makes_no_ca_here(
         outside.keep(tmp_path, "b" * 64)
     assert told.value.reason == "key-root"
     with ablation("the fleet of the key's record") as attack:
-        attack.without("pki.authorities.check_use")
+        attack.without("pki.keyrecords.check_use")
         Authorities(outside.records).keep(tmp_path, "b" * 64)
         attack.succeeded((tmp_path / "node.json").exists())
 
