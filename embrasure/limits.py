@@ -169,6 +169,8 @@ TOKENS = 64  # slots of one PKCS#11 module
 # Certificates
 CA_ROOT_SECONDS = 10 * 365 * 86400
 ISSUER_SECONDS = 365 * 86400
+ISSUER_OVERLAP_SECONDS = 14 * 86400  # a new issuer waits this long for nodes that lack it
+ROOT_OVERLAP_SECONDS = 90 * 86400  # both CA roots stay in tls.json at least so long
 GATEWAY_LEAF_SECONDS = 24 * 3600
 SERVICE_LEAF_SECONDS = 7 * 86400
 OPERATOR_LEAF_SECONDS = 10 * 3600

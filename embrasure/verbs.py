@@ -94,6 +94,36 @@ PKI.table["online"] = (
     ),
     "Online keys: rotate.",
 )
+PKI.table["issuer"] = (
+    _verbs(
+        "pki issuer",
+        {
+            "pki.cli_issuers": {
+                "create": "Make the next issuer of a role; it issues nothing yet.",
+                "activate": "The prepared issuer issues from now on.",
+                "retire": "Take the former issuer out of every tls.json.",
+                "taint": "Deny a stolen issuer in every environment.",
+                "rotate": "Take the next step of a rotation.",
+                "status": "Show states, ends, and who lacks which files.",
+            }
+        },
+        "The issuers of TLS certificates.",
+    ),
+    "Issuers: create, activate, retire, taint, rotate, status.",
+)
+PKI.table["ca"] = (
+    _verbs(
+        "pki ca",
+        {
+            "pki.cli_issuers": {
+                "rotate": "Make a new CA root beside the old one.",
+                "retire": "Take the old CA root out of every tls.json.",
+            }
+        },
+        "The CA root.",
+    ),
+    "The CA root: rotate, retire.",
+)
 TRUST = _verbs(
     "trust",
     {

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes
 
 from embrasure import limits
 from embrasure.errors import Refused, Unavailable
+from embrasure.net.certificates import UNREADABLE
 from embrasure.net.dial import Server, tls_context
 from gateway.address import split_address
 
@@ -48,7 +49,7 @@ def shown(address: str) -> x509.Certificate | None:
 
     Nobody is believed for it: it is compared with a digest out of verified metadata.
     """
-    with suppress(OSError, ValueError):
+    with suppress(OSError, *UNREADABLE):
         pem = ssl.get_server_certificate(split_address(address), timeout=limits.DIAL_SECONDS)
         return x509.load_pem_x509_certificate(pem.encode("ascii"))
     return None

@@ -15,6 +15,7 @@ from pki import ca, keyrecords, profiles, signers, store
 from pki.keyfacts import check_use, public_key
 from pki.keyrecords import KeyRecord
 from pki.makekeys import NewKey, new_key
+from pki.schemes import Scheme
 from pki.signerkey import SignerKey, p256_of
 
 NAMES: tuple[str, ...] = ("root", *profiles.ISSUERS)
@@ -25,7 +26,7 @@ class Authorities:
     """CA keys that lie in tokens: their records, and the root's key opened, by name."""
 
     records: Mapping[str, KeyRecord] = field(default_factory=dict)
-    root: ec.EllipticCurvePrivateKey | None = None
+    root: ca.RootKey | None = None
 
     def keep(self, folder: Path, root_id: str) -> None:
         """`folder` has their records, bound to this fleet; raises Denied for another's key."""
@@ -55,17 +56,22 @@ def outside_keys(texts: Sequence[str], passphrase: Callable[[str], bytes]) -> Au
 
 
 def make_authorities(
-    path: Path, *, domain: str, at: datetime, outside: Authorities
+    path: Path, *, domain: str, at: datetime, outside: Authorities, root_scheme: Scheme
 ) -> list[NewKey]:
     """Return the new keys of CA root and issuers, whose certificates are in `ca/`."""
     folder = path / "ca"
     store.make_folder(folder)
     made = {
-        name: new_key(name, purpose="ca", file=f"ca/{name}.key", scheme="ecdsa-p256")
+        name: new_key(
+            name,
+            purpose="ca",
+            file=f"ca/{name}.key",
+            scheme=root_scheme if name == "root" else "ecdsa-p256",
+        )
         for name in NAMES
         if name not in outside.records
     }
-    root_key: ec.EllipticCurvePrivateKey = outside.root or SignerKey(made["root"].signer)
+    root_key = outside.root or ca.root_key(made["root"].private)
     root = ca.make_root(root_key, domain=domain, at=at)
     fs.create_file(folder, "root.crt", ca.pem(root), mode=0o644)
     for name in profiles.ISSUERS:

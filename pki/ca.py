@@ -11,19 +11,21 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
 from cryptography.x509.oid import NameOID
 from securesystemslib.signer import Signer
 
 from embrasure import fs, limits
 from embrasure.clock import Clock
 from embrasure.errors import Refused
+from embrasure.net.certificates import UNREADABLE, UNTRUE
 from embrasure.net.identity import PROFILES, IssuerName
 from pki import profiles
 from pki.signers import SignerKey
 
+RootKey = ec.EllipticCurvePrivateKey | MLDSA65PrivateKey
 _CERTIFICATE_BYTES = 16 * limits.KIB
 _NO_ADDRESS = [
     x509.IPAddress(ipaddress.ip_network("0.0.0.0/0")),
@@ -56,7 +58,7 @@ def parse_certificate(raw: bytes) -> x509.Certificate:
         if not raw.startswith(b"-----BEGIN CERTIFICATE-----"):
             return x509.load_der_x509_certificate(raw)
         found = x509.load_pem_x509_certificates(raw)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         found = []
     if len(found) != 1 or found[0].public_bytes(serialization.Encoding.PEM) != raw:
         raise Refused("certificate", expected="exactly one", got="something else")
@@ -70,12 +72,12 @@ def parse_request(raw: bytes) -> ec.EllipticCurvePublicKey:
     """
     try:
         request = x509.load_pem_x509_csr(raw)
-        proved = request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+        proved, key = request.is_signature_valid, request.public_key()
+    except UNTRUE:
         raise Refused("request", expected="a PEM certificate request", got="else") from None
     if not proved:
         raise Refused("request", expected="a proof of possession", got="a false one")
-    return check_leaf_key(request.public_key())
+    return check_leaf_key(key)
 
 
 def check_leaf_key(key: object) -> ec.EllipticCurvePublicKey:
@@ -88,11 +90,27 @@ def check_leaf_key(key: object) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def make_root(key: ec.EllipticCurvePrivateKey, *, domain: str, at: datetime) -> x509.Certificate:
-    """Return the self-signed root: 10 years, one level of issuers below it."""
-    name = _ca_name("root", domain)
+def root_key(private: object) -> RootKey:
+    """Return `private` when a CA root may have it: P-256, P-384, ML-DSA-65; raises Refused.
+
+    No Ed25519: certificate verifiers refuse such authorities.
+    """
+    if isinstance(private, MLDSA65PrivateKey):
+        return private
+    curves = (ec.SECP256R1, ec.SECP384R1)
+    if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, curves):
+        return private
+    raise Refused("CA root key", expected="P-256, P-384 or ML-DSA-65", got=type(private).__name__)
+
+
+def make_root(key: RootKey, *, domain: str, at: datetime, number: int = 1) -> x509.Certificate:
+    """Return the self-signed root: 10 years, one level of issuers below it.
+
+    number: which root of this fleet it is; two roots of one name could be taken for each other
+    """
+    name = _ca_name("root" if number == 1 else f"root {number}", domain)
     builder = _ca_builder(name, name, key.public_key(), at, limits.CA_ROOT_SECONDS, depth=1)
-    return builder.sign(key, hashes.SHA256())
+    return builder.sign(key, _hash_for(key))
 
 
 def make_issuer(
@@ -100,21 +118,26 @@ def make_issuer(
     public: ec.EllipticCurvePublicKey,
     *,
     root: x509.Certificate,
-    root_key: ec.EllipticCurvePrivateKey,
+    root_key: RootKey,
     domain: str,
     at: datetime,
 ) -> x509.Certificate:
-    """Return one role's issuer: leaves of that role's one usage and DNS zones, no address."""
+    """Return one role's issuer: leaves of that role's one usage and DNS zones, no address.
+
+    It never outlives its root. Raises Refused when the root has ended.
+    """
+    check_leaf_key(public)
+    life_s = min(limits.ISSUER_SECONDS, int((root.not_valid_after_utc - at).total_seconds()))
+    if life_s <= 0:
+        raise Refused("CA root", expected="a living root", got=f"ended {root.not_valid_after_utc}")
     permitted = [x509.DNSName(zone) for zone in profiles.issuer_zones(name, domain)]
-    builder = _ca_builder(
-        _ca_name(name, domain), root.subject, public, at, limits.ISSUER_SECONDS, depth=0
-    )
+    builder = _ca_builder(_ca_name(name, domain), root.subject, public, at, life_s, depth=0)
     builder = _identify_issuer(builder, root).add_extension(
         x509.ExtendedKeyUsage([profiles.issuer_usage(name)]), critical=False
     )
     # No URI constraint: certificate verifiers fail on one.
     builder = builder.add_extension(x509.NameConstraints(permitted or None, _NO_ADDRESS), True)
-    return builder.sign(root_key, hashes.SHA256())
+    return builder.sign(root_key, _hash_for(root_key))
 
 
 def issue_leaf(identity: str, public: object, issuer: Issuer, clock: Clock) -> x509.Certificate:
@@ -150,6 +173,13 @@ def issue_leaf(identity: str, public: object, issuer: Issuer, clock: Clock) -> x
     return _identify_issuer(builder, issuer.certificate).sign(issuer.key, hashes.SHA256())
 
 
+def _hash_for(key: RootKey) -> hashes.SHA256 | hashes.SHA384 | None:
+    """Return the hash that a root of this kind signs with; ML-DSA has its own inside."""
+    if isinstance(key, MLDSA65PrivateKey):
+        return None
+    return hashes.SHA384() if key.key_size == 384 else hashes.SHA256()
+
+
 def raw_public(key: object) -> bytes:
     """Return the DER of a public key, for comparing."""
     if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -180,7 +210,7 @@ def _ca_name(role: str, domain: str) -> x509.Name:
 def _ca_builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
+    key: ec.EllipticCurvePublicKey | MLDSA65PublicKey,
     at: datetime,
     life_s: int,
     *,

@@ -26,6 +26,7 @@ from pki.folder import Fleet, TrustFolder, write_fleet
 from pki.keyfile import Cost
 from pki.makekeys import NewKey, new_key, write_keys, write_public
 from pki.people import PublicFile
+from pki.schemes import Scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,12 @@ def hold(
     costs: Costs,
     clock: Clock,
     outside: Authorities | None = None,
+    root_scheme: Scheme = "ecdsa-p256",
 ) -> TrustFolder:
     """`path` is a new trust folder; return it. Drafts of keys made here are signed and in force.
 
-    outside: CA keys that lie in tokens; the others are made here
+    outside: CA keys that lie in tokens; the others are made here. root_scheme: of the CA root's
+    key alone; issuers and leaves are P-256, which TLS needs
     Raises Misuse, Refused (`exists`).
     """
     check_domain(domain)
@@ -97,7 +100,9 @@ def hold(
     root = _first_root(holders, online[0].public, online[1].public, at)
     root_id = store.signed_digest(root)
     outside = outside or Authorities()
-    authorities = make_authorities(path, domain=domain, at=at, outside=outside)
+    authorities = make_authorities(
+        path, domain=domain, at=at, outside=outside, root_scheme=root_scheme
+    )
     outside.keep(path / "ca", root_id)
     offline = [*holders.made, *(key for key in authorities if key.label == "root")]
     others = [*online, *(key for key in authorities if key.label != "root")]

@@ -7,7 +7,6 @@ line that differs is shown. A field that this version does not know is shown lik
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from tuf.api.metadata import Key, Targets
 from embrasure.clock import write_time
 from embrasure.errors import shown
 from embrasure.fingerprint import groups, words
+from embrasure.net.certificates import UNREADABLE
 from embrasure.trust import layout
 from pki import people, possession, store, verify
 from pki.base import Base
@@ -225,7 +225,7 @@ def _certificate(item: object) -> str:
     try:
         raw = base64.b64decode(item, validate=True) if isinstance(item, str) else b""
         found = x509.load_der_x509_certificate(raw) if raw else None
-    except (binascii.Error, ValueError):
+    except UNREADABLE:
         return ""
     if found is None or base64.b64encode(raw).decode("ascii") != item:
         return ""

@@ -35,6 +35,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     metavar="NAME=URI",
     help="The key of root, gateway, admin, node, mirror or operator CA lies in a token (repeat).",
 )
+@click.option(
+    "--root-alg",
+    type=click.Choice(["p256", "p384", "ml-dsa-65"]),
+    default="p256",
+    show_default=True,
+    help="Kind of the CA root's key; issuers and leaves are P-256.",
+)
 @kdf_option
 @passphrase_options
 @common
@@ -47,6 +54,7 @@ def pki_init(
     generate: bool,
     env: str | None,
     ca_keys: tuple[str, ...],
+    root_alg: str,
     kdf: str | None,
     passphrase_fd: int | None,
     passphrase_file: Path | None,
@@ -65,6 +73,7 @@ def pki_init(
     from embrasure.clock import now
     from embrasure.undo import all_or_nothing
     from pki import acting, authorities, ceremony
+    from pki.ca_book import ROOT_ALGORITHMS
     from pki.passphrase import passphrase_source
 
     if env is not None and not generate:
@@ -89,6 +98,7 @@ def pki_init(
             costs=costs,
             clock=now,
             outside=outside,
+            root_scheme=ROOT_ALGORITHMS[root_alg],
         )
     if env is not None:
         acting.first_environment(

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from securesystemslib.signer import Key, Signer, SSlibKey
@@ -22,6 +21,7 @@ from securesystemslib.signer import Key, Signer, SSlibKey
 from embrasure import limits
 from embrasure.clock import Clock, write_time
 from embrasure.errors import Denied, Misuse, Refused
+from embrasure.net.certificates import UNTRUE
 from embrasure.net.identity import dns_name, uri
 from embrasure.secret.keys import check_sound
 from embrasure.trust import directory, documents, dsse, layout, policy
@@ -103,7 +103,7 @@ def check_boot(statement: Statement, *, domain: str) -> x509.Certificate | None:
         found.verify_directly_issued_by(found)
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         usage = found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+    except UNTRUE:
         raise Refused(thing, expected="a self-signed certificate", got="else") from None
     hosts = names.get_values_for_type(x509.DNSName)
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
+from cryptography.x509 import Certificate
 from securesystemslib.signer import SSlibKey
 
 from embrasure import limits
@@ -138,18 +139,19 @@ def first_revocations(trust: TrustFolder, env: str, *, issued: str) -> policy.Re
 
 
 def tls_bundle(trust: TrustFolder, env: str, gateways: Sequence[str]) -> directory.TlsBundle:
-    """Return the trust bundle of this folder's CA root and issuers."""
+    """Return the trust bundle of this folder's CA roots and issuers, as they are now."""
+    book = trust.authorities()
     return directory.TlsBundle(
         v=1,
         type="tls",
         root=trust.root_id,
         env=env,
         domain=trust.domain,
-        ca_root=(_der(trust, "root"),),
-        issuers={name: (_der(trust, name),) for name in profiles.ISSUERS},
+        ca_root=_texts(book.roots()),
+        issuers={name: _texts(book.issuers(name)) for name in profiles.ISSUERS},
         gateways=tuple(gateways),
     )
 
 
-def _der(trust: TrustFolder, name: str) -> str:
-    return base64.b64encode(ca.der(trust.certificate(name))).decode("ascii")
+def _texts(certs: Sequence[Certificate]) -> tuple[str, ...]:
+    return tuple(base64.b64encode(ca.der(cert)).decode("ascii") for cert in certs)

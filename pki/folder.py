@@ -24,6 +24,7 @@ from embrasure.errors import Damaged, Misuse, NotFound
 from embrasure.net.identity import IssuerName
 from embrasure.trust import layout
 from pki import ca, drafts, roles, store, transcript, verify
+from pki.ca_book import Authorities
 from pki.drafts import Draft
 from pki.passphrase import PassphraseSource
 from pki.signers import open_signer
@@ -163,19 +164,25 @@ class TrustFolder:
 
     def issuer(self, name: IssuerName, passphrase: PassphraseSource) -> ca.Issuer:
         """Return one issuer of this folder, opened; raises Denied, Refused."""
-        uri = self.ca_uri(name)
-        signer = open_signer(uri, passphrase, purpose="ca", root=self.root_id)
-        certificate = self.path / "ca" / f"{name}.crt"
+        book = self.authorities()
+        one = book.active(name)
+        signer = open_signer(book.uri_of(one), passphrase, purpose="ca", root=self.root_id)
+        certificate = book.folder / book.file_of(one)
         return ca.load_issuer(name, domain=self.domain, certificate=certificate, signer=signer)
 
+    def authorities(self) -> Authorities:
+        """Return the CA roots and issuers, and in which state each is."""
+        return Authorities.load(self.path / "ca")
+
     def ca_uri(self, name: str) -> str:
-        """Return where the key of a CA is: a record of a token's key in `ca/`, else its file."""
-        record = self.path / "ca" / f"{name}.json"
-        return f"keyrecord:{record}" if record.exists() else f"keyfile:{record.with_suffix('.key')}"
+        """Return where the key of the active CA root or issuer of this name is."""
+        book = self.authorities()
+        return book.uri_of(book.active(name))
 
     def certificate(self, name: str) -> Certificate:
-        """Return the certificate `ca/<name>.crt`."""
-        return ca.parse_certificate(fs.read_file(self.path / "ca" / f"{name}.crt", limit=16384))
+        """Return the certificate of the active CA root or issuer of this name."""
+        book = self.authorities()
+        return book.certificate(book.active(name))
 
     def _must(self, role: str) -> AnyMetadata:
         found = self.newest(role)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from cryptography import x509
 
-from embrasure import fs
 from embrasure.advice import Where, command_of
 from embrasure.clock import now
 from embrasure.expiry import Item, certificate_item, role_item
 from embrasure.net.certificates import load_der
 from embrasure.trust.directory import parse_shard, parse_tls_bundle
 from embrasure.trust.layout import ROOT
-from pki import ca, issued, store
+from pki import ca, ca_book, issued, store
 from pki.folder import TrustFolder
 from pki.verify import Verified
 
@@ -40,9 +39,11 @@ def _left(leaf: x509.Certificate) -> bool:
 def _authorities(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]:
     """Yield CA root and issuers: those in `ca/`, and those that a `tls.json` in force names."""
     found: dict[bytes, tuple[x509.Certificate, list[str]]] = {}
-    for file in sorted((trust.path / "ca").glob("*.crt")):
-        cert = ca.parse_certificate(fs.read_file(file, limit=16384))
-        found.setdefault(ca.der(cert), (cert, []))[1].append(f"ca/{file.name}")
+    book = trust.authorities()
+    for one in book.known:
+        if one.state in ca_book.LISTED:
+            cert = book.certificate(one)
+            found.setdefault(ca.der(cert), (cert, []))[1].append(f"ca/{book.file_of(one)}")
     for role, path, raw in _documents(trust, verified):
         if path.endswith("/tls.json"):
             bundle = parse_tls_bundle(raw)

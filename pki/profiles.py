@@ -33,6 +33,14 @@ def parse_identity(text: str) -> Identity:
     raise Misuse("identity", expected=f"ROLE/NAME with a role of {known_roles}", got=text)
 
 
+def check_issuer(text: str) -> IssuerName:
+    """Return the name of the issuer that `text` is; raises Misuse."""
+    for known in ISSUERS:
+        if known == text:
+            return known
+    raise Misuse("issuer", expected=f"one of {', '.join(ISSUERS)}", got=text)
+
+
 def usage_of(profile: Profile) -> ObjectIdentifier:
     """Return the one extended key usage of a leaf."""
     return ExtendedKeyUsageOID.CLIENT_AUTH if profile.client else ExtendedKeyUsageOID.SERVER_AUTH

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError, Refused
-from embrasure.net.certificates import load_certificates
+from embrasure.net.certificates import UNREADABLE, load_certificates
 from embrasure.net.denials import key_digest
 from embrasure.net.identity import Identity, Role, parse_uri
 from embrasure.net.profile import check_leaf, check_life
@@ -284,7 +284,7 @@ def _one(auth: Auth, key: str) -> str:
 def _parse(pem: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(pem.encode("ascii"))
-    except ValueError as problem:
+    except UNREADABLE as problem:
         raise _refused("a certificate that parses", problem, "certificate") from None
 
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.verification import VerificationError
 
 from embrasure import limits
 from embrasure.errors import Refused
 
+# What `cryptography` raises for bytes of others: not all of it is a ValueError (found by fuzzing).
+UNREADABLE: tuple[type[Exception], ...] = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+)
+# The same, and what a signature or a chain that does not hold is told by.
+UNTRUE: tuple[type[Exception], ...] = (*UNREADABLE, InvalidSignature, VerificationError)
 _PEM = re.compile(
     rb"(?:-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+-----END CERTIFICATE-----\n)+"
 )
@@ -35,7 +47,7 @@ def load_certificates(pem: bytes, *, what: str) -> tuple[x509.Certificate, ...]:
         raise _refused(what, "certificates in PEM and nothing else", "other bytes")
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
-    except ValueError as problem:
+    except UNREADABLE as problem:
         raise _refused(what, "certificates that parse", problem) from None
 
 
@@ -44,7 +56,7 @@ def load_der(text: str, *, what: str) -> x509.Certificate:
     try:
         raw = base64.b64decode(text, validate=True)
         return x509.load_der_x509_certificate(raw)
-    except (binascii.Error, ValueError) as problem:
+    except UNREADABLE as problem:
         raise _refused(what, "one certificate", problem) from None
 
 

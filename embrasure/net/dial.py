@@ -24,6 +24,7 @@ from urllib3.response import HTTPResponse
 from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError, Misuse, Refused, Unavailable
+from embrasure.net.certificates import UNREADABLE
 from embrasure.net.denials import key_digest
 from embrasure.net.identity import Identity, Role, dns_name
 from embrasure.net.pace import Deadline, Seconds
@@ -61,7 +62,7 @@ class Server:
         """
         try:
             cert = x509.load_der_x509_certificate(der or b"")
-        except ValueError as problem:
+        except UNREADABLE as problem:
             raise Refused(
                 str(Identity(self.role, self.name)),
                 expected="a certificate",

@@ -14,6 +14,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
 from embrasure.errors import Refused
+from embrasure.net.certificates import UNREADABLE, UNTRUE
 from embrasure.net.identity import PROFILES, Identity, Profile, Role, dns_name, parse_uri
 
 
@@ -49,7 +50,7 @@ def check_key(cert: x509.Certificate, role: Role) -> None:
     """Return only when the leaf's key is P-256 and it is signed by ECDSA with SHA-256."""
     try:
         key = cert.public_key()
-    except (ValueError, TypeError):
+    except UNREADABLE:
         raise _refused(role, "a P-256 key", "a key that does not parse") from None
     _require(
         isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1),
@@ -81,7 +82,7 @@ def check_names(cert: x509.Certificate, *, role: Role, domain: str) -> Identity:
     try:
         subject = list(cert.subject)
         extension = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except UNREADABLE:
         raise _refused(role, "one subject alternative name", "none that can be read") from None
     _require(not subject, role, "an empty subject", "a subject")
     names = extension.value
@@ -123,7 +124,7 @@ def _check_chain(
         else:
             host = x509.DNSName(dns_name(identity.role, identity.name, domain))
             builder.build_server_verifier(host).verify(cert, [])
-    except (verification.VerificationError, ValueError) as problem:
+    except UNTRUE as problem:
         raise _refused(
             identity.role, "a leaf of its issuer, as its profile says", problem
         ) from None

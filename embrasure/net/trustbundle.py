@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from embrasure.errors import Refused
-from embrasure.net.certificates import load_der, pem_of
+from embrasure.net.certificates import UNREADABLE, UNTRUE, load_der, pem_of
 from embrasure.net.denials import NOTHING, TlsDenials, key_digest
 from embrasure.net.identity import PROFILES, Identity, IssuerName, Role
 from embrasure.trust.directory import TlsBundle
@@ -139,7 +138,7 @@ def check_issuer(cert: x509.Certificate, *, roots: list[x509.Certificate], name:
         basic = cert.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = cert.extensions.get_extension_for_class(x509.KeyUsage).value
         key = cert.public_key()
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError, TypeError):
+    except UNREADABLE:
         raise _refused(name, "constraints that can be read", "none") from None
     if not basic.ca or basic.path_length != 0 or not usage.key_cert_sign:
         raise _refused(name, "an issuer of leaves only", "another kind of certificate")
@@ -169,7 +168,7 @@ def _turned_away(expected: str, identity: Identity, reason: str) -> Refused:
 def _signed(cert: x509.Certificate, root: x509.Certificate) -> bool:
     try:
         cert.verify_directly_issued_by(root)
-    except (InvalidSignature, ValueError, TypeError):
+    except UNTRUE:
         return False
     return True
 

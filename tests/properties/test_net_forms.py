@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+from contextlib import suppress
 from typing import cast
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 from nacl.signing import SigningKey
 
 from embrasure import limits
+from embrasure.clock import now
 from embrasure.errors import EmbrasureError, Misuse, Refused
 from embrasure.net.certificates import load_certificates, load_der, load_key
 from embrasure.net.identity import PROFILES, Identity, Role, parse_uri, uri
@@ -22,8 +26,11 @@ from embrasure.net.post import (
     seal_post,
     split_post,
 )
+from embrasure.net.profile import check_leaf
 from embrasure.net.status import _read, status_of
+from embrasure.net.trustbundle import check_issuer
 from embrasure.trust.receipt import key_id
+from tests.simulate.authority import Authority
 
 NODE = "n-" + "a" * 26
 KEY = SigningKey(bytes(32))
@@ -60,6 +67,24 @@ def test_random_bytes_are_no_key_and_no_certificate(raw: bytes) -> None:
     ):
         with pytest.raises(Refused):
             read()
+
+
+AUTHORITY = Authority()
+LEAF, LEAF_DOMAIN = AUTHORITY.leaf("node", "n1").certificate, AUTHORITY.domain
+ISSUER = AUTHORITY.issuers["node"].certificate
+DER = LEAF.public_bytes(Encoding.DER)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 7))
+def test_one_changed_bit_of_a_certificate_is_one_kind_of_refusal(place: int, bit: int) -> None:
+    der = bytearray(DER)
+    der[place % len(der)] ^= 1 << bit
+    issuers = [ISSUER]
+    with pytest.raises(Refused):
+        found = load_der(base64.b64encode(der).decode("ascii"), what="leaf")
+        check_leaf(found, role="node", issuers=issuers, domain=LEAF_DOMAIN, at=now())
+    with suppress(Refused):
+        check_issuer(load_der(base64.b64encode(der).decode(), what="x"), roots=issuers, name="x")
 
 
 @given(st.binary(min_size=1, max_size=limits.POST_BYTES), st.integers(1, 2**53 - 1))

@@ -21,7 +21,8 @@ from embrasure import limits
 from embrasure.errors import Misuse, Refused
 from embrasure.net.identity import PROFILES, Role
 from embrasure.net.profile import check_leaf
-from pki import ca, leaf, profiles
+from embrasure.net.trustbundle import check_issuer
+from pki import ca, leaf, profiles, schemes
 from pki.ca import Issuer
 from tests.ablation import Ablation
 from tests.unit.pki.conftest import AT, clock
@@ -228,3 +229,52 @@ def test_a_fresh_leaf_comes_with_its_key_and_its_issuer() -> None:
     assert second == ISSUERS["gateway"].certificate
     assert key.startswith(b"-----BEGIN PRIVATE KEY-----")
     first.verify_directly_issued_by(second)
+
+
+@pytest.mark.parametrize("scheme", ["ecdsa-p256", "ecdsa-p384", "ml-dsa-65"])
+def test_a_root_of_each_kind_certifies_p256_issuers(scheme: schemes.Scheme) -> None:
+    key = ca.root_key(schemes.generate(scheme))
+    root = ca.make_root(key, domain=DOMAIN, at=AT)
+    public = KEYS["node"].public_key()
+    issuer = ca.make_issuer("node", public, root=root, root_key=key, domain=DOMAIN, at=AT)
+    issuer.verify_directly_issued_by(root)
+    check_issuer(issuer, roots=[root], name="node")
+    assert len(base64.b64encode(ca.der(root))) <= 8192
+
+
+@pytest.mark.misuse
+def test_an_ed25519_root_is_refused(ablation: Ablation) -> None:
+    private = schemes.generate("ed25519")
+    with pytest.raises(Refused, match="P-256, P-384 or ML-DSA-65"):
+        ca.root_key(private)
+    with ablation("the kinds of a root") as attack:
+        attack.succeeded(private.sign(b"anything"))  # type: ignore[call-arg]  # Ed25519 has no more
+
+
+def test_an_issuer_never_outlives_its_root() -> None:
+    late = ROOT.not_valid_after_utc - timedelta(days=10)
+    public = KEYS["node"].public_key()
+    found = ca.make_issuer("node", public, root=ROOT, root_key=CA_KEY, domain=DOMAIN, at=late)
+    assert found.not_valid_after_utc == ROOT.not_valid_after_utc
+    with pytest.raises(Refused, match="a living root"):
+        ca.make_issuer("node", public, root=ROOT, root_key=CA_KEY, domain=DOMAIN,
+                       at=ROOT.not_valid_after_utc)  # fmt: skip
+
+
+def test_every_authority_says_what_it_may_do() -> None:
+    for name, issuer in ISSUERS.items():
+        found = issuer.certificate.extensions
+        basic = found.get_extension_for_class(x509.BasicConstraints)
+        bits = found.get_extension_for_class(x509.KeyUsage)
+        zones = found.get_extension_for_class(x509.NameConstraints)
+        usage = found.get_extension_for_class(x509.ExtendedKeyUsage).value
+        assert basic.critical and basic.value.path_length == 0
+        assert bits.critical and bits.value.key_cert_sign and bits.value.crl_sign
+        assert not bits.value.digital_signature
+        assert list(usage) == [profiles.issuer_usage(name)]
+        assert zones.critical and len(zones.value.excluded_subtrees or []) == 2
+        names = [zone.value for zone in zones.value.permitted_subtrees or []]
+        assert names == profiles.issuer_zones(name, DOMAIN)
+    root = ROOT.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert root.critical and root.value.path_length == 1
+    assert ROOT.not_valid_after_utc - AT == timedelta(seconds=limits.CA_ROOT_SECONDS)
