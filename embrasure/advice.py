@@ -46,6 +46,10 @@ def command_of(kind: str, name: str, where: Where = HERE) -> str:
         return verb("login", *(["--context", where.context] if where.context else []))
     if kind in ("key", "boot"):
         return verb("pki", "enrol", "STATEMENT", where.trust)
+    if kind == "issuer":
+        return verb("pki", "issuer", "rotate", name.removesuffix("-ca"), where.trust)
+    if kind == "ca-root":
+        return verb("pki", "ca", "rotate", where.trust)
     return verb("pki", "--help")
 
 

@@ -115,7 +115,7 @@ PKI.table["ca"] = (
     _verbs(
         "pki ca",
         {
-            "pki.cli_issuers": {
+            "pki.cli_ca": {
                 "rotate": "Make a new CA root beside the old one.",
                 "retire": "Take the old CA root out of every tls.json.",
             }

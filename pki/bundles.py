@@ -12,6 +12,7 @@ from cryptography import x509
 
 from embrasure.clock import read_time, write_time
 from embrasure.errors import Denied
+from embrasure.fs import Folder
 from embrasure.net.identity import IssuerName
 from embrasure.trust import directory, documents, layout
 from pki import ca, ca_book, holders, profiles
@@ -86,7 +87,8 @@ def check_ready(
 
 def clear(book: Authorities, one: Authority) -> None:
     """A key that a killed call left under this number is gone: nothing was certified with it."""
-    (book.folder / f"{one.stem}.key").unlink(missing_ok=True)
+    with Folder.open(book.folder) as folder:
+        folder.unlink(f"{one.stem}.key", missing_ok=True)
 
 
 def listed(work: Desk, trust: TrustFolder, book: Authorities, one: Authority) -> Step:
