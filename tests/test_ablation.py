@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.ablation import NOT_YET
 from tests.source import TOP
 
 CONFTEST = """
@@ -105,7 +104,3 @@ def test_only_a_whole_ablation_counts_in_other_processes_too(workers: int, tmp_p
     assert "2 passed, 1 skipped" in said
     assert "figure: misuse_tests = 2 tests" in said
     assert "figure: misuse_ablations = 2 tests" in said
-
-
-def test_what_is_not_converted_yet_still_exists() -> None:
-    assert [file for file in NOT_YET if not (TOP / file).is_file()] == []

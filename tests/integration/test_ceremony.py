@@ -18,6 +18,7 @@ from embrasure.cli import main
 from embrasure.clock import now
 from embrasure.errors import Refused
 from embrasure.trust import dsse, layout
+from embrasure.trust.anchor import parse_anchor
 from embrasure.trust.client import TrustClient
 from embrasure.trust.directory import parse_enrolled, parse_shard
 from embrasure.trust.folder import FolderSource
@@ -25,6 +26,7 @@ from embrasure.trust.policy import parse_policy, parse_revocations
 from pki.folder import TrustFolder
 from pki.passphrase import PassphraseSource
 from pki.signers import open_signer
+from tests.ablation import Ablation
 from tests.simulate.ceremony import NewNode
 
 SECURITY, OPERATORS = ("alice", "bob", "carl"), ("anna", "bea", "dora")
@@ -189,7 +191,9 @@ def test_a_fleet_is_founded_by_two_of_three_on_machines_of_their_own(room: Room)
 
 
 @pytest.mark.misuse
-def test_one_keyholder_alone_founds_nothing_that_a_client_takes(room: Room) -> None:
+def test_one_keyholder_alone_founds_nothing_that_a_client_takes(
+    room: Room, ablation: Ablation
+) -> None:
     room.run("pki", "init", room.trust, "--domain", "example.org", *holders(room),
              "--threshold", 2, "--kdf", "moderate")  # fmt: skip
     room.sign("alice")
@@ -205,6 +209,9 @@ def test_one_keyholder_alone_founds_nothing_that_a_client_takes(room: Room) -> N
         TrustClient(room.path / "client", draft.metadata.to_bytes()).refresh(
             FolderSource(room.trust), roles=()
         )
+    with ablation("the threshold of the first root") as attack:
+        attack.without("tuf.api.metadata.Root.verify_delegate")
+        attack.succeeded(parse_anchor(draft.metadata.to_bytes()).signed.version == 1)
 
 
 def test_what_a_keyholder_signs_is_on_the_screen_before_it_is_confirmed(room: Room) -> None:

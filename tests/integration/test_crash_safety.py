@@ -15,6 +15,7 @@ import pytest
 
 from embrasure import fs
 from embrasure.bundle.store import BlobStore
+from tests.ablation import Ablation
 
 # Runs `act` in a process that ends by SIGKILL just before the n-th call that changes the disk.
 CHILD = """
@@ -116,10 +117,13 @@ def test_a_file_that_is_created_is_whole_or_not_there_after_every_crash(tmp_path
 
 
 @pytest.mark.misuse
-def test_without_the_crash_safe_write_half_a_file_is_left(tmp_path: Path) -> None:
+def test_without_the_crash_safe_write_half_a_file_is_left(
+    tmp_path: Path, ablation: Ablation
+) -> None:
     old_file(tmp_path / "f")
-    assert killed("careless", tmp_path / "f", 2) is None
-    assert (tmp_path / "f" / "f").read_bytes() == b"new" * 500
+    with ablation("the crash-safe write") as attack:
+        assert killed("careless", tmp_path / "f", 2) is None
+        attack.succeeded((tmp_path / "f" / "f").read_bytes() == b"new" * 500)
 
 
 def test_a_blob_has_its_name_only_when_it_is_whole_and_no_crash_blocks_the_next_try(

@@ -19,6 +19,7 @@ from gateway.releases import build_role
 from pki.folder import TrustFolder
 from pki.leaf import fresh_leaf
 from pki.profiles import parse_identity
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.office import Office, Running
 from tests.simulate.running import until
@@ -84,7 +85,7 @@ def other_role(running: Running, plan_raw: bytes, manifest: bytes, version: int)
 @pytest.mark.misuse
 @pytest.mark.parametrize("lie", ["other plan", "other role", "no word", "other proposer", "other"])
 def test_an_approver_signs_nothing_but_what_he_asked_for_and_worked_out(
-    lie: str, mine: Office, monkeypatch: pytest.MonkeyPatch
+    lie: str, mine: Office, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     with mine.gateway() as running:
         staffed(mine, running)
@@ -114,13 +115,19 @@ def test_an_approver_signs_nothing_but_what_he_asked_for_and_worked_out(
         assert answer.code == 4, answer.told
         signed = mine.folder / "ben" / "state" / "signed.json"
         assert not signed.exists(), "something was signed"
+        with ablation("what is worked out on his own machine") as attack:
+            # Who signs what the gateway sends him signs this.
+            sent = reply_of(mine, plan)
+            attack.succeeded(
+                (sent.plan, sent.role) != (honest.plan, honest.role) or not sent.statements
+            )
         monkeypatch.undo()
         assert mine.approve(plan, person="ben").code == 0
 
 
 @pytest.mark.misuse
 def test_a_second_content_under_one_number_is_never_signed(
-    mine: Office, monkeypatch: pytest.MonkeyPatch
+    mine: Office, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     with mine.gateway() as running:
         staffed(mine, running)
@@ -134,8 +141,9 @@ def test_a_second_content_under_one_number_is_never_signed(
         second = mine.propose("2.0", person="carl").body["plan"]
         answer = mine.approve(second, person="ben")
         assert (answer.code, answer.error["reason"]) == (3, "E_SECOND_CONTENT")
-        (mine.folder / "ben" / "state" / "signed.json").unlink()
-        assert mine.approve(second, person="ben").code == 0  # without the memory he would
+        with ablation("the memory of what he signed") as attack:
+            (mine.folder / "ben" / "state" / "signed.json").unlink()
+            attack.succeeded(mine.approve(second, person="ben").code == 0)
 
 
 def test_without_a_terminal_nothing_is_signed_by_habit(mine: Office) -> None:
@@ -170,7 +178,6 @@ def test_a_no_and_a_withdrawal_from_the_command_line(mine: Office) -> None:
         assert sorted(row["state"] for row in shown) == ["rejected", "withdrawn"]
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize("identity", SERVICES)
 def test_no_service_of_the_fleet_can_call_the_operators_listener(
     identity: str, mine: Office
@@ -198,7 +205,7 @@ def _source(office: Office) -> Any:
 
 @pytest.mark.misuse
 def test_an_operator_whom_the_policy_does_not_list_may_do_nothing(
-    mine: Office, monkeypatch: pytest.MonkeyPatch
+    mine: Office, ablation: Ablation
 ) -> None:
     with mine.gateway() as running:
         mine.as_person("mallory", running.port, key="anna")
@@ -206,22 +213,34 @@ def test_an_operator_whom_the_policy_does_not_list_may_do_nothing(
             answer = mine.verb(*words, person="mallory")
             assert (answer.code, answer.error["reason"]) == (3, "E_NOT_A_PERSON"), words
         assert mine.verb("whoami", person="mallory").body["environments"] == []
-        monkeypatch.setattr("gateway.people.People.check", lambda _, person, env="": person)
-        assert mine.verb("status", person="mallory").code == 0  # without the guard he would
+        with ablation("the list of persons") as attack:
+            attack.without("gateway.people.People.check", lambda _, person, env="", **__: person)
+            attack.succeeded(mine.verb("status", person="mallory").code == 0)
 
 
 @pytest.mark.misuse
-def test_annas_key_in_bens_name_is_refused(mine: Office) -> None:
+def test_annas_key_in_bens_name_is_refused(mine: Office, ablation: Ablation) -> None:
     with mine.gateway() as running:
         staffed(mine, running)
         plan = mine.propose(person="carl").body["plan"]
         mine.as_person("ben", running.port, key="anna")
         answer = mine.approve(plan, person="ben")
         assert (answer.code, answer.error["reason"]) == (3, "E_CALLER")
+        with ablation("the name of the caller, on his machine and at the gateway") as attack:
+            attack.without(
+                "gateway.approving.check_person",
+                lambda _, grounds, signer: grounds.person_of(signer.public_key.keyid),
+            )
+            answer = mine.approve(plan, person="ben")
+            assert (answer.code, answer.error["reason"]) == (3, "E_CALLER")
+            attack.without("gateway.proposals.Proposals._check_caller")
+            attack.succeeded(mine.approve(plan, person="ben").code == 0)
 
 
 @pytest.mark.misuse
-def test_a_gateway_that_another_issuer_certified_is_not_spoken_to(mine: Office) -> None:
+def test_a_gateway_that_another_issuer_certified_is_not_spoken_to(
+    mine: Office, ablation: Ablation
+) -> None:
     with mine.gateway() as running:
         staffed(mine, running)
         pinned = mine.folder / "anna" / "admin-ca.pem"
@@ -233,10 +252,16 @@ def test_a_gateway_that_another_issuer_certified_is_not_spoken_to(mine: Office) 
         assert mine.verb("whoami", "--timeout", "5s", person="anna").code == 5
         pinned.write_bytes(honest)
         assert mine.verb("whoami", person="anna").code == 0
+        with ablation("the one issuer that is pinned") as attack:
+            # As if any of two were good enough.
+            pinned.write_bytes(Authority("office.test").issuer_pem("admin") + honest)
+            attack.succeeded(mine.verb("whoami", person="anna").code == 0)
 
 
 @pytest.mark.misuse
-def test_a_cut_journal_is_seen_by_every_operator_who_saw_its_head(mine: Office) -> None:
+def test_a_cut_journal_is_seen_by_every_operator_who_saw_its_head(
+    mine: Office, ablation: Ablation
+) -> None:
     with mine.gateway() as running:
         staffed(mine, running)
         mine.propose()
@@ -254,7 +279,8 @@ def test_a_cut_journal_is_seen_by_every_operator_who_saw_its_head(mine: Office) 
         staffed(mine, running)
         answer = mine.verb("audit", "verify", person="ben")
         assert (answer.code, answer.error["reason"]) == (4, "E_AUDIT")
-        assert mine.verb("audit", "verify", person="carl").code == 0  # he saw nothing before
+        with ablation("the memory of the head") as attack:
+            attack.succeeded(mine.verb("audit", "verify", person="carl").code == 0)
 
 
 def test_trust_files_reach_a_running_gateway(mine: Office) -> None:
@@ -343,7 +369,7 @@ def test_status_reads_the_folder(mine: Office) -> None:
 @pytest.mark.misuse
 @pytest.mark.parametrize("verb", ["PauseRollout", "ResumeRollout", "AbortRollout", "RetryRollout"])
 def test_a_roll_out_of_another_environment_is_not_touched(
-    verb: str, mine: Office, monkeypatch: pytest.MonkeyPatch
+    verb: str, mine: Office, ablation: Ablation
 ) -> None:
     with mine.gateway() as running:
         staffed(mine, running)
@@ -358,8 +384,11 @@ def test_a_roll_out_of_another_environment_is_not_touched(
             with pytest.raises(Denied) as caught:
                 client.json(verb, request)
             assert caught.value.reason == "not-a-person"
-            # Without the guard the call goes on to the roll-out itself.
-            monkeypatch.setattr("gateway.people.People.check", lambda _, person, env="": person)
-            with pytest.raises(EmbrasureError) as passed:
-                client.json(verb, request)
-            assert passed.value.reason != "not-a-person"
+            with ablation("the environment of the person") as attack:
+                # The call goes on to the roll-out itself.
+                attack.without(
+                    "gateway.people.People.check", lambda _, person, env="", **__: person
+                )
+                with pytest.raises(EmbrasureError) as passed:
+                    client.json(verb, request)
+                attack.succeeded(passed.value.reason != "not-a-person")

@@ -16,6 +16,7 @@ from embrasure.trust.load import Docs
 from embrasure.trust.receipt import Kind, Outcome, parse_receipt, sign_receipt
 from gateway import tables
 from gateway.engine import Engine
+from tests.ablation import Ablation
 from tests.simulate.agents import Posted, SimAgent
 from tests.simulate.engine import SimEngine, SimFleet, until
 
@@ -163,11 +164,11 @@ def test_a_changed_row_stops_its_roll_out_and_no_other(tmp_path: Path) -> None:
 
 @pytest.mark.misuse
 def test_a_database_writer_skips_the_canary_only_without_the_evidence_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ablation: Ablation
 ) -> None:
     """He marks the canary healthy and wishes for a gate; that needs the canary's receipt."""
 
-    async def course(folder: Path, *, opens: bool, gseq: int) -> None:
+    async def course(folder: Path, *, opens: bool, gseq: int) -> bool:
         fleet = SimFleet.make(3)
         canary, *others = fleet.push()
         async with fleet.listening(but=[canary.node.id]):
@@ -187,15 +188,19 @@ def test_a_database_writer_skips_the_canary_only_without_the_evidence_check(
                 # With the guard there is no order; without it nodes refuse what they are told.
                 assert bool(any(a.orders for a in others)) is opens
                 assert not any(a.installs for a in others)
+                return opens
 
-    run(course(tmp_path / "one", opens=False, gseq=1))
-    run(course(tmp_path / "two", opens=False, gseq=7))
-    monkeypatch.setattr("gateway.gatekeeper.check_gate", lambda *a, **k: None)
-    run(course(tmp_path / "three", opens=True, gseq=7))
+    assert not asyncio.run(course(tmp_path / "one", opens=False, gseq=1))
+    assert not asyncio.run(course(tmp_path / "two", opens=False, gseq=7))
+    with ablation("the check of a gate before it is signed") as attack:
+        attack.without("gateway.gatekeeper.check_gate")
+        attack.succeeded(asyncio.run(course(tmp_path / "three", opens=True, gseq=7)))
 
 
 @pytest.mark.misuse
-def test_receipts_of_an_older_plan_are_evidence_of_nothing(tmp_path: Path) -> None:
+def test_receipts_of_an_older_plan_are_evidence_of_nothing(
+    tmp_path: Path, ablation: Ablation
+) -> None:
     async def course() -> None:
         fleet = SimFleet.make(2)
         async with fleet.listening():
@@ -213,6 +218,10 @@ def test_receipts_of_an_older_plan_are_evidence_of_nothing(tmp_path: Path) -> No
                     await engine.steering.receipt(canary.node.entry(), signed, body)
                 await asyncio.sleep(0.3)
                 assert engine.status(other)["open_wave"] == 0
+                with ablation("the plan in a receipt") as attack:
+                    # By itself each is a true receipt of the canary.
+                    told = parse_receipt(old[-1][0], canary.node.receipt_public)
+                    attack.succeeded((told.kind, told.outcome) == (Kind.SOAKED, Outcome.OK))
                 thief = fleet.push()[1].node
                 with pytest.raises(Refused):
                     await engine.steering.receipt(thief.entry(), *old[0])

@@ -19,11 +19,14 @@ import pytest
 
 from embrasure import limits
 from embrasure.errors import Refused, Unavailable
+from embrasure.net.identity import Identity
 from embrasure.net.post import MAX_FRAME, frame_post, post_path, post_signer, seal_post
 from embrasure.net.status import error_of
 from embrasure.trust import layout
 from embrasure.trust.receipt import key_id
 from embrasure.wire import mirror_pb2
+from mirror.inbox import accept_all
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.box import Running, away, bundle_of, running
 from tests.simulate.nodes import SimNode
@@ -135,7 +138,6 @@ def test_a_restart_keeps_posts_and_directory(
     run(work())
 
 
-@pytest.mark.misuse
 def test_a_full_or_filled_box_tells_the_node_what_to_do(
     tmp_path: Path, authority: Authority, repo: SimRepository
 ) -> None:
@@ -169,7 +171,6 @@ def test_a_full_or_filled_box_tells_the_node_what_to_do(
     run(work())
 
 
-@pytest.mark.misuse
 def test_nobody_reads_or_lists_anything_from_the_post_side(
     tmp_path: Path, authority: Authority, repo: SimRepository
 ) -> None:
@@ -206,7 +207,7 @@ def test_nobody_reads_or_lists_anything_from_the_post_side(
 
 @pytest.mark.misuse
 def test_a_body_without_end_is_cut_off(
-    tmp_path: Path, authority: Authority, repo: SimRepository
+    tmp_path: Path, authority: Authority, repo: SimRepository, ablation: Ablation
 ) -> None:
     (node,) = repo.nodes.values()
 
@@ -231,12 +232,16 @@ def test_a_body_without_end_is_cut_off(
             )
             assert status == 413
 
+            with ablation("the bound of a body, while it comes and when it is whole") as attack:
+                attack.without("mirror.post.MAX_FRAME", 10**9)
+                attack.succeeded(await away(flood) >= 100_000_000)
+
     run(work())
 
 
 @pytest.mark.misuse
 def test_only_a_gateway_collects_and_brings(
-    tmp_path: Path, authority: Authority, repo: SimRepository
+    tmp_path: Path, authority: Authority, repo: SimRepository, ablation: Ablation
 ) -> None:
     (node,) = repo.nodes.values()
 
@@ -265,12 +270,20 @@ def test_only_a_gateway_collects_and_brings(
             async with box.uploader() as gateway:
                 assert len(await collect(gateway)) == 1
 
+            with ablation("the guard of the listener") as attack:
+                attack.without(
+                    "embrasure.net.authorize.Authorize.allowed",
+                    lambda *_: Identity("gateway", "g1"),
+                )
+                async with box.uploader(authority.leaf("gateway", "g2")) as thief:
+                    attack.succeeded(len(await collect(thief)) == 1)
+
     run(work())
 
 
 @pytest.mark.misuse
 def test_a_letterbox_takes_no_plan_gate_or_blob(
-    tmp_path: Path, authority: Authority, repo: SimRepository
+    tmp_path: Path, authority: Authority, repo: SimRepository, ablation: Ablation
 ) -> None:
     async def work() -> None:
         async with (
@@ -286,12 +299,23 @@ def test_a_letterbox_takes_no_plan_gate_or_blob(
             names = {path.name for path in box.public.rglob("*") if path.is_file()}
             assert not [name for name in names if "shop" in name or "plan" in name]
 
+        with ablation("the list of what a letterbox takes") as attack:
+            attack.without("mirror.letterbox.accept_trust", lambda _: accept_all)
+            async with (
+                running(tmp_path / "m", authority, repo, kind="letterbox") as box,
+                box.uploader() as gateway,
+            ):
+                for path in set(repo.files) - set(trust_files(repo)):
+                    await gateway.put(path, repo.files[path])
+            names = {found.name for found in (tmp_path / "m").rglob("*") if found.is_file()}
+            attack.succeeded([name for name in names if "shop" in name])
+
     run(work())
 
 
 @pytest.mark.misuse
 def test_a_retired_node_is_shut_out_when_the_directory_says_so(
-    tmp_path: Path, authority: Authority, repo: SimRepository
+    tmp_path: Path, authority: Authority, repo: SimRepository, ablation: Ablation
 ) -> None:
     (node,) = repo.nodes.values()
 
@@ -310,6 +334,15 @@ def test_a_retired_node_is_shut_out_when_the_directory_says_so(
             with pytest.raises(Refused):
                 await away(client.post, path_of(node, 2), frame_of(node, 2))
             client.close()
+
+            with ablation("the look at the directory") as attack:
+                attack.without(
+                    "mirror.post.Box.take", lambda self, slot, frame: self._slots.put(slot, frame)
+                )
+                client = box.client()
+                await away(client.post, path_of(node, 2), frame_of(node, 2))
+                client.close()
+                attack.succeeded(len(await collect(gateway)) == 2)
 
     run(work())
 

@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ import pytest
 from cryptography import x509
 
 from embrasure.errors import NotFound, Refused, Unavailable
+from embrasure.net.identity import Identity
 from embrasure.net.status import error_of
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
 from mirror.listener import Crowd, HttpsListener, tls_context
 from mirror.serve import read_app
 from mirror.watch import Watchers
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.box import Running, away, bundle_of, running
 from tests.simulate.repository import SimRepository
@@ -147,7 +149,7 @@ def test_a_restart_shows_the_same_and_wakes_those_who_lag(
 
 @pytest.mark.misuse
 def test_a_refused_set_says_why_and_shows_nothing(
-    tmp_path: Path, authority: Authority, repo: SimRepository
+    tmp_path: Path, authority: Authority, repo: SimRepository, ablation: Ablation
 ) -> None:
     thief = SimRepository()
 
@@ -161,12 +163,27 @@ def test_a_refused_set_says_why_and_shows_nothing(
             # And an honest one goes through after it.
             await gateway.send_all(repo.files)
 
+        with ablation("the anchor of the own fleet") as attack:
+            thief.set_bundle(bundle_of(authority, thief))
+            thief.publish()
+            async with (
+                running(tmp_path / "t", authority, thief) as box,
+                box.uploader() as gateway,
+            ):
+                await gateway.send_all(thief.files)
+                attack.succeeded((box.public / TIMESTAMP).exists())
+
     run(work())
+
+
+def every_issuer(authority: Authority) -> Callable[..., bytes]:
+    """Return what stands for the trust set of a listener that believes every issuer."""
+    return lambda *_: b"".join(authority.issuer_pem(name) for name in authority.issuers)
 
 
 @pytest.mark.misuse
 def test_only_a_gateway_brings_anything(
-    tmp_path: Path, authority: Authority, repo: SimRepository
+    tmp_path: Path, authority: Authority, repo: SimRepository, ablation: Ablation
 ) -> None:
     async def work() -> None:
         async with running(tmp_path / "m", authority, repo) as box:
@@ -186,12 +203,24 @@ def test_only_a_gateway_brings_anything(
                             await call
             assert not list((box.folder / "inbox").rglob("*.json"))
 
+            with ablation("one trust set a listener, and the table of roles") as attack:
+                attack.without(
+                    "embrasure.net.trustbundle.Trust.listener_pem", every_issuer(authority)
+                )
+                attack.without(
+                    "embrasure.net.authorize.Authorize.allowed",
+                    lambda *_: Identity("gateway", "g1"),
+                )
+                async with box.uploader(authority.leaf("operator", "anna")) as caller:
+                    await caller.put("metadata/9.targets.json", b"x")
+                attack.succeeded(list((box.folder / "inbox").rglob("*.json")))
+
     run(work())
 
 
 @pytest.mark.misuse
 def test_the_gateway_list_of_a_verified_tls_json_counts_from_then_on(
-    tmp_path: Path, authority: Authority, repo: SimRepository
+    tmp_path: Path, authority: Authority, repo: SimRepository, ablation: Ablation
 ) -> None:
     second = authority.leaf("gateway", "g2")
 
@@ -207,6 +236,9 @@ def test_the_gateway_list_of_a_verified_tls_json_counts_from_then_on(
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await other.missing([])
             assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+            with ablation("the list of gateways") as attack:
+                attack.without("embrasure.net.trustbundle.Trust.check_admitted")
+                attack.succeeded(await other.missing([]) is not None)
             repo.set_bundle(bundle_of(authority, repo, gateways=("g2",)))
             repo.publish()
             await gateway.send_all(repo.files)
@@ -260,7 +292,7 @@ ODD_PATHS = [
 
 @pytest.mark.misuse
 def test_strangers_read_shown_files_and_find_nothing_else(
-    tmp_path: Path, authority: Authority, repo: SimRepository
+    tmp_path: Path, authority: Authority, repo: SimRepository, ablation: Ablation
 ) -> None:
     async def work() -> None:
         async with running(tmp_path / "m", authority, repo) as box, box.uploader() as gateway:
@@ -274,12 +306,15 @@ def test_strangers_read_shown_files_and_find_nothing_else(
                 assert status in (400, 404, 405), method
             assert (box.public / TIMESTAMP).read_bytes() == repo.files[TIMESTAMP]
 
+            with ablation("the grammar of paths") as attack:
+                attack.succeeded(b"PRIVATE" in (box.public / "../tls.key").read_bytes())
+
     run(work())
 
 
 @pytest.mark.misuse
 def test_a_link_in_the_folder_is_not_followed(
-    tmp_path: Path, authority: Authority, repo: SimRepository
+    tmp_path: Path, authority: Authority, repo: SimRepository, ablation: Ablation
 ) -> None:
     async def work() -> None:
         async with running(tmp_path / "m", authority, repo) as box:
@@ -287,6 +322,10 @@ def test_a_link_in_the_folder_is_not_followed(
             (box.public / "blobs").symlink_to(box.folder)
             status, _, body = await away(box.ask, "GET", "/metadata/7.targets.json")
             assert (status, body) == (404, b"")
+
+            with ablation("a file opened without following links") as attack:
+                link = box.public / "metadata" / "7.targets.json"
+                attack.succeeded(b"PRIVATE" in link.read_bytes())
 
     run(work())
 
@@ -335,11 +374,20 @@ def test_single_ranges_are_exact_and_all_others_are_no_ranges(
 
 
 @contextlib.asynccontextmanager
-async def bare(tmp_path: Path, authority: Authority, watchers: Watchers, **limits: Any) -> Any:
+async def bare(
+    tmp_path: Path,
+    authority: Authority,
+    watchers: Watchers,
+    *,
+    oldest: ssl.TLSVersion | None = None,
+    **limits: Any,
+) -> Any:
     """Only the HTTPS half of a mirror, with limits of the test."""
     config = make_service(tmp_path / "m", authority, SimRepository().anchor)
     app = read_app(tmp_path / "m" / "public", watchers, seconds=0.2)
     context = tls_context(tmp_path / "m" / "tls.key", tmp_path / "m" / "tls.crt")
+    if oldest is not None:
+        context.minimum_version = oldest
     listener = HttpsListener(app, context, **limits)
     port = await listener.start("127.0.0.1", 0)
     try:
@@ -348,10 +396,10 @@ async def bare(tmp_path: Path, authority: Authority, watchers: Watchers, **limit
         await listener.stop()
 
 
-def closed_by_the_server(sock: ssl.SSLSocket, *, drip: bytes) -> bool:
+def closed_by_the_server(sock: ssl.SSLSocket, *, drip: bytes, seconds: float = 5) -> bool:
     """Return whether the server ends a connection on which bytes only drip."""
     sock.settimeout(0.05)
-    until = time.monotonic() + 5
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
             sock.sendall(drip)
@@ -367,52 +415,61 @@ def closed_by_the_server(sock: ssl.SSLSocket, *, drip: bytes) -> bool:
 @pytest.mark.misuse
 @pytest.mark.parametrize("drip", [b"", b"x"])
 def test_a_head_that_never_ends_is_dropped(
-    tmp_path: Path, authority: Authority, drip: bytes
+    tmp_path: Path, authority: Authority, drip: bytes, ablation: Ablation
 ) -> None:
     async def work() -> None:
         async with bare(tmp_path, authority, Watchers(), head_seconds=0.3) as box:
+            assert await away(begun, box)
+        with ablation("the time for a whole head") as attack:
+            async with bare(tmp_path / "o", authority, Watchers(), head_seconds=1000) as box:
+                attack.succeeded(not await away(begun, box))
 
-            def attack() -> bool:
-                with box.connect() as sock:
-                    sock.sendall(b"GET /metadata/timestamp.json HTTP/1.1\r\nX: ")
-                    return closed_by_the_server(sock, drip=drip)
-
-            assert await away(attack)
-
-    run(work())
-
-
-@pytest.mark.misuse
-def test_a_reader_that_takes_nothing_is_dropped(tmp_path: Path, authority: Authority) -> None:
-    async def work() -> None:
-        async with bare(tmp_path, authority, Watchers(), stall_seconds=0.3) as box:
-            name = "aa" + "0" * 62
-            folder = box.public / "blobs" / "aa"
-            folder.mkdir(parents=True)
-            (folder / name).write_bytes(bytes(40_000_000))
-
-            def attack() -> int:
-                with box.connect() as sock:
-                    sock.sendall(f"GET /blobs/aa/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-                    time.sleep(1.0)
-                    got = 0
-                    with contextlib.suppress(OSError):
-                        while piece := sock.recv(1 << 20):
-                            got += len(piece)
-                    return got
-
-            assert await away(attack) < 40_000_000
+    def begun(box: Running) -> bool:
+        with box.connect() as sock:
+            sock.sendall(b"GET /metadata/timestamp.json HTTP/1.1\r\nX: ")
+            return closed_by_the_server(sock, drip=drip, seconds=1.5)
 
     run(work())
 
 
 @pytest.mark.misuse
-def test_one_address_cannot_take_every_connection(tmp_path: Path, authority: Authority) -> None:
+def test_a_reader_that_takes_nothing_is_dropped(
+    tmp_path: Path, authority: Authority, ablation: Ablation
+) -> None:
+    name = "aa" + "0" * 62
+
+    def held(box: Running) -> int:
+        with box.connect() as sock:
+            sock.settimeout(5)
+            sock.sendall(f"GET /blobs/aa/{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            time.sleep(1.0)
+            got = 0
+            with contextlib.suppress(OSError):
+                while got < 40_000_000 and (piece := sock.recv(1 << 20)):
+                    got += len(piece)
+            return got
+
+    async def got(folder: Path, seconds: float) -> int:
+        async with bare(folder, authority, Watchers(), stall_seconds=seconds) as box:
+            blobs = box.public / "blobs" / "aa"
+            blobs.mkdir(parents=True)
+            (blobs / name).write_bytes(bytes(40_000_000))
+            return int(await away(held, box))
+
+    assert asyncio.run(got(tmp_path, 0.3)) < 40_000_000
+    with ablation("the time for a reader to take something") as attack:
+        attack.succeeded(asyncio.run(got(tmp_path / "o", 1000)) >= 40_000_000)
+
+
+@pytest.mark.misuse
+def test_one_address_cannot_take_every_connection(
+    tmp_path: Path, authority: Authority, ablation: Ablation
+) -> None:
     async def work() -> None:
         crowd = Crowd(most=10, per_address=3)
         async with bare(tmp_path, authority, Watchers(), crowd=crowd) as box:
 
-            def attack() -> None:
+            def crowded() -> None:
                 with contextlib.ExitStack() as stack:
                     held = [stack.enter_context(box.connect()) for _ in range(3)]
                     assert held
@@ -421,19 +478,32 @@ def test_one_address_cannot_take_every_connection(tmp_path: Path, authority: Aut
                         if not one_more.recv(100):
                             raise ConnectionResetError
 
-            await away(attack)
+            await away(crowded)
             for _ in range(100):
                 if crowd.total == 0:
                     break
                 await asyncio.sleep(0.02)
             assert (await away(box.ask, "GET", "/"))[0] == 404
 
+        with ablation("the bound on one address") as attack:
+            crowd = Crowd(most=10, per_address=10)
+            async with bare(tmp_path / "o", authority, Watchers(), crowd=crowd) as box:
+
+                def fill() -> bool:
+                    with contextlib.ExitStack() as stack:
+                        held = [stack.enter_context(box.connect()) for _ in range(9)]
+                        for one in held:
+                            one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                        return all(one.recv(12) == b"HTTP/1.1 404" for one in held)
+
+                attack.succeeded(await away(fill))
+
     run(work())
 
 
 @pytest.mark.misuse
 def test_too_many_waiters_are_sent_away_and_told_when_to_come_back(
-    tmp_path: Path, authority: Authority
+    tmp_path: Path, authority: Authority, ablation: Ablation
 ) -> None:
     async def work() -> None:
         watchers = Watchers(3, most=1)
@@ -448,23 +518,36 @@ def test_too_many_waiters_are_sent_away_and_told_when_to_come_back(
             assert await away(source.watch, 2) == 3
             source.close()
 
+        with ablation("the bound on waiters") as attack:
+            async with bare(tmp_path / "o", authority, Watchers(3, most=9)) as box:
+                both = [away(box.ask, "GET", "/v1/watch/3") for _ in range(2)]
+                attack.succeeded([one[0] for one in await asyncio.gather(*both)] == [204, 204])
+
     run(work())
 
 
 @pytest.mark.misuse
-def test_a_stranger_with_old_tls_is_not_served(tmp_path: Path, authority: Authority) -> None:
+def test_a_stranger_with_old_tls_is_not_served(
+    tmp_path: Path, authority: Authority, ablation: Ablation
+) -> None:
     async def work() -> None:
         async with bare(tmp_path, authority, Watchers()) as box:
-
-            def shake() -> None:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                context.maximum_version = ssl.TLSVersion.TLSv1_2
-                with socket.create_connection(("127.0.0.1", box.ports["read"])) as plain:
-                    context.wrap_socket(plain)
-
             with pytest.raises(ssl.SSLError):
-                await away(shake)
+                await away(shake, box)
+        with ablation("TLS 1.3 at least") as attack:
+            old = ssl.TLSVersion.TLSv1_2
+            async with bare(tmp_path / "o", authority, Watchers(), oldest=old) as box:
+                attack.succeeded(await away(shake, box) == "TLSv1.2")
+
+    def shake(box: Running) -> str | None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        with (
+            socket.create_connection(("127.0.0.1", box.ports["read"])) as plain,
+            context.wrap_socket(plain) as sock,
+        ):
+            return sock.version()
 
     run(work())
 

@@ -11,12 +11,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from embrasure.errors import NotFound
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.box import Running, running
 from tests.simulate.repository import SimRepository
@@ -113,13 +115,26 @@ def test_without_a_watch_the_node_is_told_to_poll(served: tuple[Running, SimRepo
     source.close()
 
 
+KEYS = ["/../tls.key", "/metadata/..%2f..%2ftls.key", "/metadata/7.targets.json"]
+
+
 @pytest.mark.misuse
-@pytest.mark.parametrize(
-    "path",
-    ["/", "/metadata/", "/tls.key", "/../tls.key", "/metadata/..%2f..%2ftls.key", "/mirror.toml",
-     "/metadata/7.targets.json"],
-)  # fmt: skip
+@pytest.mark.parametrize("path", KEYS)
+def test_strangers_find_no_key(
+    served: tuple[Running, SimRepository], path: str, ablation: Ablation
+) -> None:
+    find_nothing(served, path)
+    with ablation("the rules for paths and links") as attack:
+        plain = served[0].public / unquote(path).removeprefix("/")
+        attack.succeeded(b"PRIVATE" in plain.read_bytes())
+
+
+@pytest.mark.parametrize("path", ["/", "/metadata/", "/tls.key", "/mirror.toml"])
 def test_strangers_find_nothing_else(served: tuple[Running, SimRepository], path: str) -> None:
+    find_nothing(served, path)
+
+
+def find_nothing(served: tuple[Running, SimRepository], path: str) -> None:
     box, _ = served
     link = box.public / "metadata" / "7.targets.json"
     if not link.is_symlink():

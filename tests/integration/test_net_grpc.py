@@ -230,7 +230,7 @@ def test_a_gateway_that_tls_json_does_not_list_is_denied(
             await refused(listener, authority.leaf("gateway", "g2"), "unary_unary")
             await listener.call("unary_unary", authority.leaf("gateway", "g1"))
             with ablation("the list of gateways") as attack:
-                attack.without("embrasure.net.trustbundle.Trust.check_listed")
+                attack.without("embrasure.net.trustbundle.Trust.check_admitted")
                 await listener.call("unary_unary", authority.leaf("gateway", "g2"))
                 attack.succeeded(listener.handlers.callers[-1] == "gateway/g2")
 
@@ -612,7 +612,7 @@ def test_a_listener_that_trusts_nobody_does_not_start(
         with pytest.raises(Refused, match="at least one issuer"):
             bind(server, "127.0.0.1:0", keys)
         with ablation("the refusal of an empty trust set") as attack:
-            attack.without("embrasure.net.trustbundle.Trust.pem", lambda *_: b"")
+            attack.without("embrasure.net.trustbundle.Trust.listener_pem", lambda *_: b"")
             attack.succeeded(bind(server, "127.0.0.1:0", keys))
         await server.stop(0)
 

@@ -19,6 +19,7 @@ from embrasure import limits
 from embrasure.fs import Folder
 from node.paths import Paths
 from node.releases import find_release, is_whole
+from tests.ablation import Ablation
 from tests.integration.test_node_kill import Arming, check_end, check_rest
 from tests.simulate.disk import copy_image, make_image, missing_need, mounted
 from tests.simulate.faults import Faults
@@ -131,12 +132,14 @@ def test_what_was_answered_committed_survives_a_power_cut(rig: Rig) -> None:
 
 
 @pytest.mark.misuse
-def test_without_the_sync_the_same_cut_leaves_a_broken_release(rig: Rig) -> None:
+def test_without_the_sync_the_same_cut_leaves_a_broken_release(
+    rig: Rig, ablation: Ablation
+) -> None:
     def no_sync() -> None:
         pytest.MonkeyPatch().setattr(Folder, "syncfs", lambda self: None)
 
     left = rig.cut(0, before=no_sync)
-    with rig.on(left, rig.root / "left") as bench:
+    with rig.on(left, rig.root / "left") as bench, ablation("the sync") as attack:
         paths = bench.paths
         release = find_release(paths, "shop", paths.current("shop").readlink().name)
-        assert release is None or not is_whole(paths, "shop", release, deep=True)
+        attack.succeeded(release is None or not is_whole(paths, "shop", release, deep=True))

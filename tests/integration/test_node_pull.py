@@ -180,7 +180,6 @@ def test_servers_that_are_down_stop_nothing_and_what_was_missed_comes_later(site
         until(lambda: answers(site.web) == "2.0", what="the next release")
 
 
-@pytest.mark.misuse
 def test_a_mirror_of_another_name_gives_the_node_nothing(site: Site) -> None:
     site.release("1.0")
     text = site.node.paths.node_toml.read_text()

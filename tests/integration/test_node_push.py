@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import secrets
@@ -20,8 +21,10 @@ import pytest
 
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.layout import blob_file
+from embrasure.trust.order import parse_order
 from embrasure.trust.receipt import Kind, Outcome, parse_receipt
 from embrasure.wire import node_pb2 as wire
+from tests.ablation import Ablation
 from tests.simulate.fleet import APP, RealNode, SimFleet
 from tests.simulate.installer import free_port
 from tests.simulate.push import Cut, Said, Serve, pieces
@@ -289,7 +292,6 @@ def test_what_runs_does_not_need_the_listener(site: Site) -> None:
         node.end()
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize("lost", ["floors", "tuf"])
 def test_lost_trust_installs_nothing_and_stops_nothing(site: Site, lost: str) -> None:
     with running(site.node):
@@ -302,9 +304,12 @@ def test_lost_trust_installs_nothing_and_stops_nothing(site: Site, lost: str) ->
 
 
 @pytest.mark.misuse
-def test_a_gateway_that_the_new_bundle_no_longer_lists_is_shut_out(site: Site) -> None:
+def test_a_gateway_that_the_new_bundle_no_longer_lists_is_shut_out(
+    site: Site, ablation: Ablation
+) -> None:
     with running(site.node):
-        site.deploy("1.0")
+        with ablation("the bundle that leaves it out") as attack:
+            attack.succeeded(site.kinds(site.deploy("1.0")) == INSTALLED)
         site.fleet.repository.set_bundle(
             msgspec.structs.replace(site.fleet.bundle(), gateways=("g2",))
         )
@@ -317,8 +322,13 @@ def test_a_gateway_that_the_new_bundle_no_longer_lists_is_shut_out(site: Site) -
         assert site.kinds(said) == INSTALLED
 
 
+def is_heard(said: Said) -> Said | None:
+    """Return what the node said unless it turned the caller away."""
+    return None if said.code is grpc.StatusCode.PERMISSION_DENIED else said
+
+
 @pytest.mark.misuse
-def test_only_the_gateway_is_let_in(site: Site) -> None:
+def test_only_the_gateway_is_let_in(site: Site, ablation: Ablation) -> None:
     with running(site.node):
         for role, name in (("operator", "anna"), ("node", site.node.id), ("mirror", "m1")):
             gateway = site.fleet.gateway(site.node)
@@ -332,10 +342,19 @@ def test_only_the_gateway_is_let_in(site: Site) -> None:
         assert said.code is grpc.StatusCode.PERMISSION_DENIED
         # And the same node obeys the listed one.
         assert site.kinds(site.deploy("1.0")) == INSTALLED
+        with ablation("the list of gateways") as attack:
+            both = msgspec.structs.replace(site.fleet.bundle(), gateways=("g1", "g2"))
+            site.fleet.repository.set_bundle(both)
+            site.deploy("2.0")
+            envelope = site.fleet.order(site.node, *site.ordered)
+            said = until(
+                lambda: is_heard(asyncio.run(gateway.order(envelope))), what="the second gateway"
+            )
+            attack.succeeded(site.kinds(said) == INSTALLED)
 
 
 @pytest.mark.misuse
-def test_an_order_counts_once_and_only_for_its_node(site: Site) -> None:
+def test_an_order_counts_once_and_only_for_its_node(site: Site, ablation: Ablation) -> None:
     with running(site.node):
         said = site.deploy("1.0")
         envelope = site.fleet.order(site.node, *site.ordered, oseq=2)
@@ -350,3 +369,6 @@ def test_an_order_counts_once_and_only_for_its_node(site: Site) -> None:
         raw = json.dumps(forged, sort_keys=True, separators=(",", ":")).encode()
         refused = asyncio.run(site.fleet.gateway(site.node).order(raw))
         assert refused.refusals == [("refuse", "bad-signature")]
+        with ablation("the signature of the order") as attack:
+            # Who takes the payload out of it takes it for an order.
+            attack.succeeded(parse_order(base64.b64decode(forged["payload"])).oseq == 2)

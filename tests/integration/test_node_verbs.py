@@ -12,7 +12,10 @@ import pytest
 
 from embrasure.fingerprint import words
 from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.client import TrustClient
+from embrasure.trust.folder import FolderSource
 from node.paths import Paths
+from tests.ablation import Ablation
 from tests.simulate.fleet import APP, ENV, RealNode, SimFleet
 from tests.simulate.installer import free_port
 from tests.simulate.running import PROGRAM, answers, embrasure, running, until
@@ -105,13 +108,17 @@ def test_a_closed_gate_is_waiting(site: Site) -> None:
 
 
 @pytest.mark.misuse
-def test_an_older_stick_is_refused_as_such(site: Site) -> None:
+def test_an_older_stick_is_refused_as_such(site: Site, ablation: Ablation) -> None:
     site.release("1.0")
     assert site.call("apply", site.stick).returncode == 0
     old = site.stick.rename(site.stick.with_name("old"))
     site.release("2.0")
     assert site.call("apply", site.stick).returncode == 0
     assert codes(site, old) == (11, 4)
+    with ablation("the memory of what was seen") as attack:
+        fresh = TrustClient(site.stick.with_name("fresh"), site.fleet.repository.anchor)
+        view = fresh.refresh(FolderSource(old), roles=None)
+        attack.succeeded(view.roles["timestamp"].version)
 
 
 def test_a_folder_that_is_no_repository_is_misuse(site: Site, tmp_path: Path) -> None:
@@ -204,18 +211,25 @@ def test_init_refuses_a_bad_value_and_makes_nothing(
 
 
 @pytest.mark.misuse
-def test_an_enrolment_answer_for_another_node_is_refused(site: Site, tmp_path: Path) -> None:
+def test_an_enrolment_answer_for_another_node_is_refused(
+    site: Site, tmp_path: Path, ablation: Ablation
+) -> None:
     before = site.node.paths.enrolled.read_bytes()
     other = site.fleet.make("n2", port=free_port())
     answer = tmp_path / "n2.enrolled.json"
     done = site.call("enrol", answer)
     assert (done.returncode, "[E_NOT_MINE]" in done.stderr) == (4, True)
     assert site.node.paths.enrolled.read_bytes() == before
-    assert embrasure("node", "enrol", "--root", other.paths.prefix, answer).returncode == 0
+    with ablation("the node in the answer") as attack:
+        attack.succeeded(
+            embrasure("node", "enrol", "--root", other.paths.prefix, answer).returncode == 0
+        )
 
 
 @pytest.mark.misuse
-def test_an_answer_that_no_fleet_key_signed_installs_nothing(site: Site) -> None:
+def test_an_answer_that_no_fleet_key_signed_installs_nothing(
+    site: Site, ablation: Ablation
+) -> None:
     answer = site.fleet.folder / "forged.json"
     honest, site.fleet.repository.holders = (
         site.fleet.repository.holders,
@@ -223,7 +237,8 @@ def test_an_answer_that_no_fleet_key_signed_installs_nothing(site: Site) -> None
     )
     answer.write_bytes(site.fleet.enrolled(site.node))
     site.fleet.repository.holders = honest
-    assert site.call("enrol", answer).returncode == 0  # nobody can tell yet who may sign
+    with ablation("the key of the fleet role, known only with its metadata") as attack:
+        attack.succeeded(site.call("enrol", answer).returncode == 0)
     site.release("1.0")
     done = site.call("apply", site.stick)
     assert (done.returncode, "[E_BAD_SIGNATURE]" in done.stderr) == (10, True)

@@ -73,34 +73,43 @@ def test_a_new_root_and_targets_are_walked(gateway: SimGateway) -> None:
     assert gateway.repository.disk.root_version() == 2
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize(
     "path",
     [
-        "metadata/9.dev-shop.json",
         "metadata/9.gates-dev.json",
         "metadata/9.snapshot.json",
         "metadata/timestamp.json",
     ],
 )
-def test_only_offline_roles_come_this_way(
-    path: str, gateway: SimGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    signed = Targets(version=9, expires=now() + timedelta(days=1))
-    raw = sign_metadata(signed, gateway.sim.signers["dev-shop"][:2])
+def test_only_offline_roles_come_this_way(path: str, gateway: SimGateway) -> None:
+    raw = signed_by_operators(gateway)
     with pytest.raises(Refused) as caught:
         adopt(gateway.repository, {path: raw}, force=False)
     assert caught.value.reason == "not-trust"
-    if path.endswith("dev-shop.json"):
-        # Without the guard two operators could publish past the approval at the gateway.
-        monkeypatch.setattr("gateway.adopt.check_trust_role", lambda _: None)
-        assert adopt(gateway.repository, {path: raw}, force=False) == {"dev-shop": 9}
+
+
+def signed_by_operators(gateway: SimGateway) -> bytes:
+    signed = Targets(version=9, expires=now() + timedelta(days=1))
+    return sign_metadata(signed, gateway.sim.signers["dev-shop"][:2])
 
 
 @pytest.mark.misuse
-@pytest.mark.parametrize("attack", ["unsigned", "one of two", "stranger", "expired"])
+def test_two_operators_do_not_publish_past_the_approval_at_the_gateway(
+    gateway: SimGateway, ablation: Ablation
+) -> None:
+    files = {"metadata/9.dev-shop.json": signed_by_operators(gateway)}
+    with pytest.raises(Refused) as caught:
+        adopt(gateway.repository, files, force=False)
+    assert caught.value.reason == "not-trust"
+    with ablation("the list of offline roles") as attack:
+        attack.without("gateway.adopt.check_trust_role")
+        attack.succeeded(adopt(gateway.repository, files, force=False) == {"dev-shop": 9})
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("lie", ["unsigned", "one of two", "stranger", "expired"])
 def test_a_fleet_role_that_a_node_would_refuse_is_not_published(
-    attack: str, gateway: SimGateway
+    lie: str, gateway: SimGateway, ablation: Ablation
 ) -> None:
     sim = gateway.sim
     before = gateway.repository.view()
@@ -110,13 +119,19 @@ def test_a_fleet_role_that_a_node_would_refuse_is_not_published(
         "one of two": good[:1],
         "stranger": [CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()],
         "expired": good[:2],
-    }[attack]
-    if attack == "expired":
+    }[lie]
+    if lie == "expired":
         sim.life["fleet-dev"] = timedelta(seconds=-1)
     sim.add_node()
     with pytest.raises(Refused):
         bring(gateway)
     assert gateway.repository.view() == before
+    with ablation("the refresh as a node makes it") as attack:
+        attack.without("gateway.repository.Repository._verify")
+        attack.without("gateway.repository.Repository._refresh", lambda _: before)
+        bring(gateway)
+        path = layout.metadata_file("fleet-dev", sim.versions["fleet-dev"])
+        attack.succeeded((gateway.repository.folder / path).exists())
 
 
 @pytest.mark.misuse
@@ -149,15 +164,16 @@ def test_an_older_version_is_no_news_and_other_bytes_of_one_version_are_an_attac
 
 @pytest.mark.misuse
 def test_a_well_signed_document_that_no_node_can_read_is_stopped_here(
-    gateway: SimGateway, monkeypatch: pytest.MonkeyPatch
+    gateway: SimGateway, ablation: Ablation
 ) -> None:
     sim = gateway.sim
     sim.list_target("fleet-dev", layout.policy_path("dev"), b'{"v":1}')
     with pytest.raises(Refused) as caught:
         bring(gateway)
     assert caught.value.reason == "bad-schema"
-    monkeypatch.setattr("gateway.adopt.check_document", lambda *_: None)
-    bring(gateway)  # without it every node would stop at this policy
+    with ablation("the check of documents") as attack:
+        attack.without("gateway.adopt.check_document", lambda *_: None)
+        attack.succeeded(bring(gateway))
 
 
 def test_what_nobody_lists_is_not_kept(gateway: SimGateway) -> None:
@@ -179,7 +195,9 @@ def test_a_missing_document_is_named(gateway: SimGateway) -> None:
 
 
 @pytest.mark.misuse
-def test_a_routine_key_change_does_not_take_a_current_approval_away(gateway: SimGateway) -> None:
+def test_a_routine_key_change_does_not_take_a_current_approval_away(
+    gateway: SimGateway, ablation: Ablation
+) -> None:
     draft = gateway.draft()
     gateway.propose(draft)
     gateway.approve(draft, "ben")
@@ -194,8 +212,9 @@ def test_a_routine_key_change_does_not_take_a_current_approval_away(gateway: Sim
     with pytest.raises(Refused) as caught:
         bring(gateway)
     assert (caught.value.reason, caught.value.got) == ("orphan", "dev-shop")
-    bring(gateway, force=True)
-    assert "dev-shop" in gateway.repository.problems
+    with ablation("the look at what would be orphaned") as attack:
+        bring(gateway, force=True)
+        attack.succeeded("dev-shop" in gateway.repository.problems)
     assert gateway.repository.view().role("dev-shop") is None
     gateway.repository.set_gate("dev", "blog", b"gate")
     gateway.repository.publish()  # all else goes on

@@ -35,7 +35,6 @@ def test_no_word_of_the_gateway_is_more_than_one_line(ablation: Ablation) -> Non
         attack.succeeded("\n" in str(answer(EVIL)["state"]))
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize("depth", [500, 5_000, 100_000])
 def test_a_deep_answer_is_read_or_refused(depth: int) -> None:
     body = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
@@ -45,7 +44,6 @@ def test_a_deep_answer_is_read_or_refused(depth: int) -> None:
         assert problem.reason == "bad-schema"
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize("offset", [2**53, 2**63, 2**64 - 1])
 def test_a_number_that_no_disk_has_is_refused(offset: int, tmp_path: Path) -> None:
     (tmp_path / "metadata").mkdir()

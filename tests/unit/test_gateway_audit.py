@@ -16,6 +16,7 @@ from gateway import audit, tables
 from gateway.audit import Journal
 from gateway.database import Database
 from gateway.records import FIRST, Head, check_chain, follow_chain, parse_event, verify_file
+from tests.ablation import Ablation
 
 ROOT = "ab" * 32
 
@@ -94,7 +95,6 @@ def test_a_line_cut_by_a_crash_is_dropped_and_a_whole_one_is_kept(
     assert verify_file(tmp_path / "audit.jsonl", root=ROOT).n == 3
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize("change", ["byte", "tail", "line", "row", "rows"])
 def test_a_changed_journal_stops_the_gateway(
     change: str, tmp_path: Path, database: Database
@@ -125,7 +125,7 @@ def test_a_changed_journal_stops_the_gateway(
 
 @pytest.mark.misuse
 def test_without_the_chain_check_a_changed_byte_would_go_unseen(
-    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: Database, ablation: Ablation
 ) -> None:
     first = journal_in(tmp_path, database)
     first.note("seen", "1", result="ok")
@@ -134,10 +134,14 @@ def test_without_the_chain_check_a_changed_byte_would_go_unseen(
     path = tmp_path / "audit.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0].replace(b'"result":"ok"', b'"result":"no"') + lines[1])
-    monkeypatch.setattr(
-        "gateway.audit.follow_chain", lambda lines, **_: (Head(2, "0" * 64), [*lines][-1])
-    )
-    journal_in(tmp_path, database).close()
+    with pytest.raises((Damaged, Refused)):
+        journal_in(tmp_path, database)
+    with ablation("the chain of digests") as attack:
+        attack.without(
+            "gateway.audit.follow_chain", lambda lines, **_: (Head(2, "0" * 64), [*lines][-1])
+        )
+        journal_in(tmp_path, database).close()
+        attack.succeeded(b'"result":"no"' in path.read_bytes())
 
 
 def test_a_head_seen_before_shows_a_lost_tail_and_a_fork(journal: Journal, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def say(gateway: SimGateway, env: str, address: str, kind: str = "mirror") -> No
 @pytest.mark.parametrize("kind", ["node", "mirror", "letterbox"])
 @pytest.mark.parametrize("address", ["127.0.0.1:666", ""], ids=["moved", "forgotten"])
 def test_an_address_of_another_environment_stays(
-    kind: str, address: str, gateway: SimGateway
+    kind: str, address: str, gateway: SimGateway, ablation: Ablation
 ) -> None:
     say(gateway, "prod", "127.0.0.1:1", kind)
     say(gateway, "dev", address, kind)
@@ -49,6 +49,10 @@ def test_an_address_of_another_environment_stays(
     say(gateway, "prod", "127.0.0.1:2", kind)
     assert addresses_of(gateway.database, "prod") == {(kind, "m1"): "127.0.0.1:2"}
     assert addresses_of(gateway.database, "dev") == ({(kind, "m1"): address} if address else {})
+    with ablation("the environment in the key of a row") as attack:
+        # Its caller has asked whose environment that is: below, nobody does.
+        say(gateway, "prod", "127.0.0.1:666", kind)
+        attack.succeeded(addresses_of(gateway.database, "prod")[kind, "m1"] == "127.0.0.1:666")
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -95,21 +99,33 @@ def submit(*files: wire.TrustFile) -> dict[str, bytes]:
 
 @pytest.mark.misuse
 @pytest.mark.parametrize("path", ["x" * 900_000, "../keys/anna.key", "metadata/1.\x1b[2J.json"])
-def test_a_trust_file_has_a_repository_path_before_it_is_kept(path: str) -> None:
+def test_a_trust_file_has_a_repository_path_before_it_is_kept(
+    path: str, ablation: Ablation
+) -> None:
     with pytest.raises(Refused) as caught:
         submit(wire.TrustFile(path=path))
     assert caught.value.reason == "bad-path"
+    with ablation("the grammar of paths") as attack:
+        attack.without("gateway.uploads.layout.parse_file")
+        attack.succeeded(submit(wire.TrustFile(path=path)) == {path: b""})
 
 
 @pytest.mark.misuse
-def test_trust_files_are_bounded_in_number_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trust_files_are_bounded_in_number_and_in_bytes(
+    monkeypatch: pytest.MonkeyPatch, ablation: Ablation
+) -> None:
     names = [f"metadata/{n}.root.json" for n in range(1, uploads.TRUST_FILES + 2)]
     empty = [wire.TrustFile(path=name) for name in names]
     assert len(submit(*empty[:-1])) == uploads.TRUST_FILES
     monkeypatch.setattr("embrasure.limits.TRUST_SUBMIT_BYTES", 10)
     again = wire.TrustFile(path=names[0], body=b"x" * 10)
     assert submit(again, again) == {names[0]: b"x" * 10}
-    for attack in (empty, [again, wire.TrustFile(path=names[1], body=b"x")]):
+    large = [again, wire.TrustFile(path=names[1], body=b"x")]
+    for files in (empty, large):
         with pytest.raises(Refused) as caught:
-            submit(*attack)
+            submit(*files)
         assert caught.value.reason == "limit"
+    with ablation("both bounds") as attack:
+        attack.without("gateway.uploads.TRUST_FILES", 10**9)
+        attack.without("embrasure.limits.TRUST_SUBMIT_BYTES", 10**9)
+        attack.succeeded(len(submit(*empty)) == len(empty) and len(submit(*large)) == 2)

@@ -21,6 +21,7 @@ from gateway import tables
 from gateway.database import Database
 from gateway.gates import Ground, check_gate, evidence_of, load_ground, make_gate, would
 from gateway.rollout import Publish
+from tests.ablation import Ablation
 from tests.simulate.nodes import SimNode
 from tests.simulate.repository import SimRepository
 
@@ -133,15 +134,14 @@ def test_a_witness_of_another_wave_and_an_unnamed_node_do_not_count(case: Case) 
 
 
 @pytest.mark.misuse
-def test_a_database_writer_cannot_forge_evidence(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_writer_cannot_forge_evidence(case: Case, ablation: Ablation) -> None:
     thief = SimNode(id=case.canary().id)
     case.put(thief.receipt(case.plan, 0, at=datetime.now(UTC)))
     assert case.counted() == [0, 0, 0]
-    # Ablation: believing the row, the gateway would sign the gate (and nodes still refuse it).
-    monkeypatch.setattr("gateway.gates._verified", lambda signed, _: read_record(signed[:256]))
-    assert case.counted() == [1, 0, 0]
+    with ablation("the signature of each stored receipt") as attack:
+        # Ablation: believing the row, the gateway would sign the gate (and nodes still refuse it).
+        attack.without("gateway.gates._verified", lambda signed, _: read_record(signed[:256]))
+        attack.succeeded(case.counted() == [1, 0, 0])
     with pytest.raises(Refused):
         check_gate(case.plan, case.digest, case.gate(), case.ground)
 

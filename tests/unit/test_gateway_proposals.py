@@ -6,20 +6,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 from sqlalchemy import insert, update
+from tuf.api.metadata import Metadata, Targets
 
 from embrasure.errors import Denied, EmbrasureError, NotFound, Refused
 from embrasure.trust.policy import Person
 from gateway import tables
 from gateway.adopt import adopt
+from gateway.grounds import Grounds
 from gateway.proposal_rows import begin, close
 from gateway.records import parse_event
+from gateway.statements import Decision, check_statement
 from tests.ablation import Ablation
 from tests.simulate.gateway import Draft, SimGateway, trust_files
+from tests.simulate.metadata import sign_metadata
 from tests.simulate.releases import make_release
 from tests.simulate.repository import SimRepository
 
@@ -99,7 +104,7 @@ def test_the_proposers_own_approval_is_refused(
 
 @pytest.mark.misuse
 def test_a_person_counts_once_whatever_keys_he_has(
-    gateway: SimGateway, draft: Draft, clock: Clock
+    gateway: SimGateway, draft: Draft, clock: Clock, ablation: Ablation
 ) -> None:
     assert gateway.approve(draft, "ben") == tables.PENDING
     assert gateway.approve(draft, "ben") == tables.PENDING
@@ -114,9 +119,18 @@ def test_a_person_counts_once_whatever_keys_he_has(
     sim.touch("targets")
     sim.publish()
     adopt_all(gateway)
+    first = sim.people["ben"].signer
     sim.people["ben"] = replace(sim.people["ben"], signer=second)
     assert gateway.approve(draft, "ben") == tables.PENDING
     assert gateway.proposals.rows.persons(draft.release.plan_digest[:16]) == ["ben"]
+    with ablation("persons, not keys, that are counted") as attack:
+        # A TUF client counts keys: his two would be enough.
+        role = Metadata[Targets].from_bytes(draft.release.role_raw).signed
+        both = Metadata[Targets].from_bytes(sign_metadata(role, [first, second]))
+        targets = gateway.grounds().targets
+        attack.succeeded(
+            targets.get_verification_result("dev-shop", both.signed_bytes, both.signatures).verified
+        )
 
 
 def adopt_all(gateway: SimGateway) -> dict[str, int]:
@@ -125,7 +139,7 @@ def adopt_all(gateway: SimGateway) -> dict[str, int]:
 
 @pytest.mark.misuse
 def test_a_signature_over_other_bytes_is_refused(
-    gateway: SimGateway, draft: Draft, monkeypatch: pytest.MonkeyPatch
+    gateway: SimGateway, draft: Draft, ablation: Ablation
 ) -> None:
     name = draft.release.plan_digest[:16]
     word = gateway.statement(draft.release, "ben", "approve")
@@ -133,38 +147,50 @@ def test_a_signature_over_other_bytes_is_refused(
     with pytest.raises(Refused) as caught:
         gateway.proposals.approve(name, other, word, person="ben")
     assert caught.value.reason == "bad-signature"
-    # Without the guard it would stand as an approval, until the complete role is checked.
-    monkeypatch.setattr("gateway.proposals.check_signature", lambda *_: None)
-    gateway.proposals.approve(name, other, word, person="ben")
-    with pytest.raises(Refused, match="threshold"):
-        gateway.approve(draft, "carl")
+    with ablation("the signature over this role") as attack:
+        # It would stand as an approval, until the complete role is checked.
+        attack.without("gateway.proposals.check_signature")
+        attack.succeeded(gateway.proposals.approve(name, other, word, person="ben"))
+        with pytest.raises(Refused, match="threshold"):
+            gateway.approve(draft, "carl")
+
+
+def test_a_strangers_word_counts_for_nothing(gateway: SimGateway, draft: Draft) -> None:
+    gateway.sim.person("mallory")
+    with pytest.raises(Denied):
+        gateway.statement(draft.release, "mallory", "approve")
 
 
 @pytest.mark.misuse
-@pytest.mark.parametrize("attack", ["stranger", "other release", "other decision", "other caller"])
+@pytest.mark.parametrize("lie", ["other release", "other decision", "other caller"])
 def test_a_word_counts_only_as_what_its_person_said(
-    attack: str, gateway: SimGateway, draft: Draft
+    lie: str, gateway: SimGateway, draft: Draft, ablation: Ablation
 ) -> None:
     name, person = draft.release.plan_digest[:16], "ben"
     signature = bytes.fromhex(
         gateway.sim.person("ben").signer.sign(draft.release.signed_bytes).signature
     )
-    word = gateway.statement(draft.release, "ben", "approve")
-    if attack == "stranger":
-        gateway.sim.person("mallory")
-        with pytest.raises(Denied):
-            gateway.statement(draft.release, "mallory", "approve")
-        person = "mallory"
-    elif attack == "other release":
+    word, other = gateway.statement(draft.release, "ben", "approve"), draft
+    if lie == "other release":
         other = gateway.draft("blog", by="carl")
         word = gateway.statement(other.release, "ben", "approve")
-    elif attack == "other decision":
+    elif lie == "other decision":
         word = gateway.statement(draft.release, "ben", "reject")
     else:
         person = "carl"
     with pytest.raises((Denied, Refused)):
         gateway.proposals.approve(name, signature, word, person=person)
     assert gateway.proposals.rows.persons(name) == []
+
+    def as_it_is(raw: bytes, _: object, grounds: Grounds, *, decision: str, now: datetime) -> Any:
+        said: Decision = "reject" if lie == "other decision" else "approve"
+        return check_statement(raw, other.release, grounds, decision=said, now=now)
+
+    with ablation("what the word is about, and who brings it") as attack:
+        attack.without("gateway.proposals.check_statement", as_it_is)
+        attack.without("gateway.proposals.Proposals._check_caller")
+        gateway.proposals.approve(name, signature, word, person=person)
+        attack.succeeded(gateway.proposals.rows.persons(name) == ["ben"])
 
 
 def test_one_signed_no_is_terminal_and_not_a_failure(gateway: SimGateway, draft: Draft) -> None:
@@ -301,7 +327,7 @@ def test_late_signatures_and_late_starts_are_refused(
 
 @pytest.mark.misuse
 def test_a_key_denied_after_it_signed_no_longer_counts(
-    gateway: SimGateway, draft: Draft, monkeypatch: pytest.MonkeyPatch
+    gateway: SimGateway, draft: Draft, ablation: Ablation
 ) -> None:
     approve_all(gateway, draft)
     gateway.sim.revoke(keys=[gateway.sim.person("ben").key])
@@ -310,14 +336,15 @@ def test_a_key_denied_after_it_signed_no_longer_counts(
     with pytest.raises(Denied) as caught:
         gateway.proposals.approved("dev", "shop", draft.release.plan_digest)
     assert caught.value.reason == "threshold"
-    monkeypatch.setattr("gateway.grounds.merge", lambda union, *_, **__: union)
-    gateway.proposals._facts = None
-    gateway.proposals.approved("dev", "shop", draft.release.plan_digest)
+    with ablation("the denials at publication") as attack:
+        attack.without("gateway.grounds.merge", lambda union, *_, **__: union)
+        gateway.proposals._facts = None
+        attack.succeeded(gateway.proposals.approved("dev", "shop", draft.release.plan_digest).role)
 
 
 @pytest.mark.misuse
 def test_whoever_writes_the_database_cannot_forge_an_approval(
-    gateway: SimGateway, draft: Draft, monkeypatch: pytest.MonkeyPatch
+    gateway: SimGateway, draft: Draft, ablation: Ablation
 ) -> None:
     gateway.approve(draft, "ben")
     forged = CryptoSigner.generate_ed25519()
@@ -334,32 +361,41 @@ def test_whoever_writes_the_database_cannot_forge_an_approval(
         )
     with pytest.raises(Denied, match="2 persons"):
         gateway.proposals.approved("dev", "shop", draft.release.plan_digest)
-    monkeypatch.setattr("gateway.proposals.check_complete", lambda *_: None)
-    monkeypatch.setattr("gateway.proposals.check_enough", lambda *_: None)
-    gateway.proposals.approved("dev", "shop", draft.release.plan_digest)
+    with ablation("the signatures, verified again at publication") as attack:
+        attack.without("gateway.proposals.check_complete")
+        attack.without("gateway.proposals.check_enough")
+        attack.succeeded(gateway.proposals.approved("dev", "shop", draft.release.plan_digest).role)
 
 
 @pytest.mark.misuse
-@pytest.mark.parametrize("column", ["plan", "role", "manifest_digest", "plan_digest"])
+@pytest.mark.parametrize("column", ["plan", "role"])
 def test_changed_rows_are_found_when_they_are_read(
-    column: str, gateway: SimGateway, draft: Draft
+    column: str, gateway: SimGateway, draft: Draft, ablation: Ablation
 ) -> None:
     approve_all(gateway, draft)
     other = gateway.draft("shop", by="ben", version="9.9").release
     values: dict[str, object] = {
         "plan": other.plan_raw,
         "role": other.role_raw,
-        "manifest_digest": "0" * 64,
-        "plan_digest": other.plan_digest,
     }
     with gateway.database.write() as connection:
         connection.execute(update(tables.proposals).values(**{column: values[column]}))
-    asked = other.plan_digest if column == "plan_digest" else draft.release.plan_digest
-    if column == "manifest_digest":  # shown in lists only
-        gateway.proposals.approved("dev", "shop", asked)
-        return
+    asked = draft.release.plan_digest
     with pytest.raises((Refused, Denied)):
         gateway.proposals.approved("dev", "shop", asked)
+    with ablation("the release, worked out again from its rows") as attack:
+        attack.without("gateway.proposals.check_release", lambda *_, **__: draft.release)
+        attack.without("gateway.proposals.check_complete")
+        attack.succeeded(gateway.proposals.approved("dev", "shop", asked).role)
+
+
+def test_a_row_under_another_plans_name_is_found(gateway: SimGateway, draft: Draft) -> None:
+    approve_all(gateway, draft)
+    other = gateway.draft("shop", by="ben", version="9.9").release.plan_digest
+    with gateway.database.write() as connection:
+        connection.execute(update(tables.proposals).values(plan_digest=other))
+    with pytest.raises((Refused, Denied)):
+        gateway.proposals.approved("dev", "shop", other)
 
 
 def test_what_misses_a_file_is_not_taken(gateway: SimGateway) -> None:

@@ -10,11 +10,15 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, TargetFile, Targets
 
+from embrasure.bundle.manifest import parse_manifest
 from embrasure.errors import Refused
 from embrasure.trust.documents import write
+from embrasure.trust.plan import parse_plan
 from gateway.grounds import Grounds
 from gateway.releases import Release, build_role, check_release
+from tests.ablation import Ablation
 from tests.simulate.gateway import SimGateway
+from tests.simulate.metadata import sign_metadata
 from tests.simulate.releases import make_release
 from tests.simulate.repository import SimRepository
 
@@ -124,14 +128,28 @@ def a_signature(metadata: Metadata[Targets]) -> None:
         for_ever,
         short,
         another_version,
-        a_signature,
     ],
 )
 def test_a_role_that_says_anything_more_is_refused(
-    edit: Edit, gateway: SimGateway, release: Release
+    edit: Edit, gateway: SimGateway, release: Release, ablation: Ablation
 ) -> None:
     metadata = Metadata[Targets].from_bytes(release.role_raw)
     edit(metadata)
+    with pytest.raises(Refused):
+        check(release, gateway.grounds(), role=metadata.to_bytes())
+    with ablation("the role, worked out again from the release") as attack:
+        # Once two have signed it, every TUF client takes it.
+        signed = sign_metadata(metadata.signed, gateway.sim.signers["dev-shop"][:2])
+        held = Metadata[Targets].from_bytes(signed)
+        targets = gateway.grounds().targets
+        attack.succeeded(
+            targets.get_verification_result("dev-shop", held.signed_bytes, held.signatures).verified
+        )
+
+
+def test_a_role_with_a_signature_inside_is_refused(gateway: SimGateway, release: Release) -> None:
+    metadata = Metadata[Targets].from_bytes(release.role_raw)
+    a_signature(metadata)
     with pytest.raises(Refused):
         check(release, gateway.grounds(), role=metadata.to_bytes())
 
@@ -139,7 +157,7 @@ def test_a_role_that_says_anything_more_is_refused(
 @pytest.mark.misuse
 @pytest.mark.parametrize("part", ["plan", "manifest", "both", "seq", "fleet"])
 def test_plan_manifest_and_role_are_one_thing(
-    part: str, gateway: SimGateway, release: Release
+    part: str, gateway: SimGateway, release: Release, ablation: Ablation
 ) -> None:
     other = make_release("shop", {"code/main": b"#!/bin/sh\nother\n"}, version="2.0")
     plan = release.plan
@@ -152,6 +170,9 @@ def test_plan_manifest_and_role_are_one_thing(
     manifest = other.raw if part in ("manifest", "both") else release.manifest_raw
     with pytest.raises(Refused):
         check(release, gateway.grounds(), plan=write(plan), manifest=manifest)
+    with ablation("that they belong together") as attack:
+        # Each is whole by itself.
+        attack.succeeded(parse_plan(write(plan)).seq and parse_manifest(manifest).files)
 
 
 def test_json_with_spaces_or_another_order_is_not_the_role_that_people_signed(

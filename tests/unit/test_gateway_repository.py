@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from embrasure.trust.documents import digest, write
 from gateway.records import parse_event
 from gateway.repository import Repository
 from gateway.repository_folder import RepositoryFolder
+from tests.ablation import Ablation
 from tests.simulate.gateway import SimGateway
 from tests.simulate.metadata import sign_metadata
 from tests.simulate.repository import SimRepository
@@ -125,20 +127,20 @@ def test_gates_of_other_apps_stay(repository: Repository) -> None:
 
 
 @pytest.mark.misuse
-@pytest.mark.parametrize("attack", ["unsigned", "one signature", "other document", "other app"])
+@pytest.mark.parametrize("lie", ["unsigned", "one signature", "other document", "other app"])
 def test_what_a_node_would_refuse_is_never_published(
-    attack: str,
+    lie: str,
     repository: Repository,
     sim: SimRepository,
-    monkeypatch: pytest.MonkeyPatch,
+    ablation: Ablation,
 ) -> None:
     role, documents, _ = shop_release(sim)
     signed = Metadata[Targets].from_bytes(role).signed
-    if attack == "unsigned":
+    if lie == "unsigned":
         role = sign_metadata(signed, [])
-    elif attack == "one signature":
+    elif lie == "one signature":
         role = sign_metadata(signed, sim.signers["dev-shop"][:1])
-    elif attack == "other document":
+    elif lie == "other document":
         documents[layout.plan_path("dev", "shop")] = b"{}"
     else:
         role = sign_metadata(signed, [CryptoSigner.generate_ed25519()])
@@ -151,12 +153,13 @@ def test_what_a_node_would_refuse_is_never_published(
     assert {path.name for path in repository.folder.rglob("*.json")} == files
     repository.publish()  # the bad one is gone: nothing stands in the way of others
 
-    # Without the check it would have been shown.
-    monkeypatch.setattr(Repository, "_verify", lambda *_: None)
-    monkeypatch.setattr(Repository, "_refresh", lambda self: before)
-    repository.stage_role(role, documents)
-    repository.publish()
-    assert {path.name for path in repository.folder.rglob("*.json")} > files
+    with ablation("the refresh as a node makes it") as attack:
+        # Without the check it would have been shown.
+        attack.without("gateway.repository.Repository._verify", lambda *_: None)
+        attack.without("gateway.repository.Repository._refresh", lambda self: before)
+        repository.stage_role(role, documents)
+        repository.publish()
+        attack.succeeded({path.name for path in repository.folder.rglob("*.json")} > files)
 
 
 def test_the_timestamp_is_written_last(
@@ -292,7 +295,7 @@ def test_every_signature_is_in_the_journal_before_it_is_made(
 
 @pytest.mark.misuse
 def test_a_published_number_never_gets_a_second_content(
-    repository: Repository, sim: SimRepository
+    repository: Repository, sim: SimRepository, ablation: Ablation
 ) -> None:
     role, documents, _ = shop_release(sim)
     repository.stage_role(role, documents)
@@ -313,6 +316,14 @@ def test_a_published_number_never_gets_a_second_content(
     with pytest.raises(Refused) as caught:
         repository.publish()
     assert caught.value.reason == "rollback"
+    with ablation("the numbers that are taken") as attack:
+        attack.without("gateway.repository.check_numbers")
+        signed.version += 1
+        other = sign_metadata(signed, sim.signers["dev-shop"][:2])
+        repository.stage_role(other, documents)
+        with contextlib.suppress(Refused):
+            repository.publish()
+        attack.succeeded(repository.role_file("dev-shop") == other)
 
 
 def test_old_online_files_go_and_the_last_ones_stay(

@@ -16,6 +16,7 @@ from embrasure.wire import admin_pb2 as wire
 from gateway import uploads
 from gateway.addresses import addresses_of, set_address
 from gateway.people import People
+from tests.ablation import Ablation
 from tests.simulate.gateway import SimGateway
 from tests.simulate.repository import SimRepository
 
@@ -69,15 +70,28 @@ def test_a_cut_upload_says_how_far_it_came(blobs: BlobStore) -> None:
 
 
 @pytest.mark.misuse
-@pytest.mark.parametrize("attack", ["other bytes", "too long", "too large", "no name", "a path"])
-def test_what_is_not_the_named_blob_is_not_kept(attack: str, blobs: BlobStore) -> None:
+def test_other_bytes_than_the_named_ones_are_not_kept(blobs: BlobStore, ablation: Ablation) -> None:
+    evil = first(body=b"x" * len(DATA))
+    with pytest.raises(Refused):
+        send(blobs, evil)
+    assert wanted(blobs) == [(NAME, 0)]
+    with ablation("the hash of what came") as attack:
+        attack.without(
+            "embrasure.bundle.store.BlobWriter.commit",
+            lambda writer: writer._store._add_pending(writer.digest, writer.length),
+        )
+        send(blobs, evil)
+        attack.succeeded(blobs.path(NAME).read_bytes() == b"x" * len(DATA))
+
+
+@pytest.mark.parametrize("lie", ["too long", "too large", "no name", "a path"])
+def test_what_is_not_the_named_blob_is_not_kept(lie: str, blobs: BlobStore) -> None:
     piece = {
-        "other bytes": first(body=b"x" * len(DATA)),
         "too long": first(body=DATA + b"x"),
         "too large": first(length=limits.FILE_BYTES + 1),
         "no name": first(sha256=""),
         "a path": first(sha256="../" * 10 + "etc/passwd"),
-    }[attack]
+    }[lie]
     with pytest.raises(EmbrasureError):
         send(blobs, piece)
     assert [name for name, _ in wanted(blobs)] == [NAME]

@@ -16,7 +16,7 @@ from embrasure.net.post import MAX_FRAME, frame_post, post_signer, seal_post
 from embrasure.trust import layout
 from embrasure.trust.receipt import key_id
 from mirror.post import Box, Directory
-from mirror.slots import Bucket, Slot, Slots
+from mirror.slots import Slot, Slots
 from tests.ablation import Ablation
 from tests.simulate.nodes import SimNode
 from tests.simulate.repository import SimRepository
@@ -78,28 +78,21 @@ def test_a_repeat_of_the_same_body_is_fine_and_costs_nothing(slots: Slots) -> No
 
 
 @pytest.mark.misuse
-def test_a_filled_slot_is_final(slots: Slots) -> None:
+def test_a_filled_slot_is_final(slots: Slots, ablation: Ablation) -> None:
     slots.put(Slot(KEY, 1), frame(b"first"))
     with pytest.raises(Refused) as caught:
         slots.put(Slot(KEY, 1), frame(b"second"))
     assert caught.value.reason == "filled"
     assert slots.oldest(1)[0][1] == frame(b"first")
-
-
-@pytest.mark.misuse
-def test_without_the_check_a_second_post_would_be_taken_for_the_first(
-    slots: Slots, ablation: Ablation
-) -> None:
-    with ablation("check_same_body") as attack:
-        attack.without("mirror.slots.check_same_body", lambda held, offered: None)
-        slots.put(Slot(KEY, 1), frame(b"first"))
+    with ablation("the comparison with what lies there") as attack:
         # The node would believe that its second post arrived.
+        attack.without("mirror.slots.check_same_body")
         attack.succeeded(not slots.put(Slot(KEY, 1), frame(b"second")))
 
 
 @pytest.mark.misuse
 def test_a_key_has_a_bounded_number_of_slots_and_others_are_not_hit(
-    slots: Slots, hand: Hand
+    slots: Slots, hand: Hand, ablation: Ablation
 ) -> None:
     fill(slots, hand, KEY, limits.LETTERBOX_SLOTS_PER_KEY)
     hand.moment += 1000
@@ -109,27 +102,36 @@ def test_a_key_has_a_bounded_number_of_slots_and_others_are_not_hit(
     assert slots.put(Slot("b" * 64, 1), frame())
     slots.free([Slot(KEY, 1)])
     assert slots.put(Slot(KEY, 1000), frame())
+    with ablation("the bound of slots") as attack:
+        attack.without("embrasure.limits.LETTERBOX_SLOTS_PER_KEY", 10**9)
+        attack.succeeded(slots.put(Slot(KEY, 1001), frame()))
 
 
 @pytest.mark.misuse
-def test_a_key_has_a_bounded_number_of_bytes(slots: Slots, hand: Hand) -> None:
+def test_a_key_has_a_bounded_number_of_bytes(slots: Slots, hand: Hand, ablation: Ablation) -> None:
     body = bytes(limits.POST_BYTES)
     most = limits.LETTERBOX_BYTES_PER_KEY // len(frame(body))
     fill(slots, hand, KEY, most, body)
     hand.moment += 1000
     with pytest.raises(Unavailable, match="bytes of this key"):
         slots.put(Slot(KEY, 1000), frame(body))
+    with ablation("the bound of bytes") as attack:
+        attack.without("embrasure.limits.LETTERBOX_BYTES_PER_KEY", 10**9)
+        attack.succeeded(slots.put(Slot(KEY, 1000), frame(body)))
 
 
 @pytest.mark.misuse
 def test_all_keys_together_are_bounded(
-    slots: Slots, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    slots: Slots, hand: Hand, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     monkeypatch.setattr(limits, "LETTERBOX_BYTES", 3 * len(frame()))
     for number in range(3):
         slots.put(Slot(f"{number}" * 64, 1), frame())
     with pytest.raises(Unavailable, match="uncollected bytes"):
         slots.put(Slot("9" * 64, 1), frame())
+    with ablation("the bound of all bytes") as attack:
+        attack.without("embrasure.limits.LETTERBOX_BYTES", 10**9)
+        attack.succeeded(slots.put(Slot("9" * 64, 1), frame()))
 
 
 def test_a_nearly_full_box_cries(
@@ -143,7 +145,7 @@ def test_a_nearly_full_box_cries(
 
 
 @pytest.mark.misuse
-def test_a_flood_is_slowed_to_the_refill(slots: Slots, hand: Hand) -> None:
+def test_a_flood_is_slowed_to_the_refill(slots: Slots, hand: Hand, ablation: Ablation) -> None:
     for number in range(1, limits.LETTERBOX_BURST + 1):
         slots.put(Slot(KEY, number), frame())
     with pytest.raises(Unavailable, match="posts at once"):
@@ -152,15 +154,10 @@ def test_a_flood_is_slowed_to_the_refill(slots: Slots, hand: Hand) -> None:
     assert slots.put(Slot(KEY, 99), frame())
     with pytest.raises(Unavailable):
         slots.put(Slot(KEY, 100), frame())
-
-
-@pytest.mark.misuse
-def test_without_the_pace_a_flood_would_fill_every_slot_at_once(
-    slots: Slots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Bucket, "take", lambda self: True)
-    for number in range(1, limits.LETTERBOX_SLOTS_PER_KEY + 1):
-        slots.put(Slot(KEY, number), frame())
+    with ablation("the pace") as attack:
+        attack.without("mirror.slots.Bucket.take", lambda _: True)
+        flood = [slots.put(Slot("c" * 64, number), frame()) for number in range(1, 60)]
+        attack.succeeded(all(flood))
 
 
 def test_a_restart_finds_every_post_in_its_order(tmp_path: Path, hand: Hand) -> None:
@@ -238,7 +235,9 @@ def test_a_node_of_the_directory_posts(slots: Slots, node: SimNode) -> None:
 
 
 @pytest.mark.misuse
-def test_what_is_not_a_post_of_that_node_and_slot_is_refused(slots: Slots, node: SimNode) -> None:
+def test_what_is_not_a_post_of_that_node_and_slot_is_refused(
+    slots: Slots, node: SimNode, ablation: Ablation
+) -> None:
     box, stranger = Box(directory_of(node), slots), SigningKey.generate()
     other = SimNode(id="n-" + "b" * 26, env="dev", labels={}, mode="pull")
     both = Box(directory_of(node, other), slots)
@@ -264,20 +263,32 @@ def test_what_is_not_a_post_of_that_node_and_slot_is_refused(slots: Slots, node:
             place.take(slot, raw)
         assert caught.value.reason == reason
     assert slots.oldest(10) == []
+    with ablation("the check of a post") as attack:
+        # The shelf below takes any frame for any slot.
+        attack.succeeded(slots.put(slot_of(node), post_of(node, key=stranger)))
 
 
 @pytest.mark.misuse
-def test_a_strangers_posts_use_up_nobodys_quota(slots: Slots, node: SimNode) -> None:
+def test_a_strangers_posts_use_up_nobodys_quota(
+    slots: Slots, node: SimNode, ablation: Ablation
+) -> None:
     box, stranger = Box(directory_of(node), slots), SigningKey.generate()
     for rseq in range(1, 50):
         with pytest.raises(Refused):
             box.take(slot_of(node, rseq), post_of(node, rseq, key=stranger))
     for rseq in range(1, limits.LETTERBOX_BURST + 1):
         assert box.take(slot_of(node, rseq), post_of(node, rseq))
+    with ablation("the signature before the quota") as attack:
+        mine = SimNode(id="n-" + "c" * 26, env="dev", labels={}, mode="pull")
+        for rseq in range(1, limits.LETTERBOX_BURST + 1):
+            slots.put(slot_of(mine, rseq), post_of(mine, rseq, key=stranger))
+        with pytest.raises(Unavailable) as used_up:
+            Box(directory_of(mine), slots).take(slot_of(mine, 99), post_of(mine, 99))
+        attack.succeeded(used_up.value)
 
 
 @pytest.mark.misuse
-def test_a_retired_node_posts_no_more(slots: Slots, node: SimNode) -> None:
+def test_a_retired_node_posts_no_more(slots: Slots, node: SimNode, ablation: Ablation) -> None:
     repo = SimRepository()
     repo.add_node(node)
     node.state = "retired"
@@ -289,9 +300,11 @@ def test_a_retired_node_posts_no_more(slots: Slots, node: SimNode) -> None:
     directory.take({path: repo.files[file]})
     with pytest.raises(Refused):
         Box(directory, slots).take(slot_of(node), post_of(node))
+    with ablation("the newest directory") as attack:
+        node.state = "active"
+        attack.succeeded(Box(directory_of(node), slots).take(slot_of(node), post_of(node)))
 
 
-@pytest.mark.misuse
 def test_a_directory_that_does_not_parse_changes_nothing(slots: Slots, node: SimNode) -> None:
     directory = directory_of(node)
     with pytest.raises(Refused):

@@ -19,6 +19,8 @@ from embrasure.bundle.manifest import Hook, Manifest
 from embrasure.errors import EmbrasureError, NotFound, Unavailable
 from embrasure.fs import Space
 from embrasure.trust import canonical
+from embrasure.trust import decide as deciding
+from embrasure.trust.client import TrustClient
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, chain_hash
 from node.states import State
 from tests.ablation import Ablation
@@ -278,7 +280,7 @@ def test_a_failed_revert_is_told_and_needs_a_person_but_not_for_the_next_plan(
 
 @pytest.mark.misuse
 def test_a_stranger_on_the_port_cannot_pass_a_dead_release_off_as_well(
-    running: SimInstaller, monkeypatch: pytest.MonkeyPatch
+    running: SimInstaller, ablation: Ablation
 ) -> None:
     lazy = {"code/main.py": b"import time\ntime.sleep(60)\n"}
     running.publish("2.0", release=running.make("2.0", files=lazy))
@@ -289,8 +291,9 @@ def test_a_stranger_on_the_port_cannot_pass_a_dead_release_off_as_well(
     # The port is still held, so the old release cannot come back either: that is told, too.
     assert answer == "degraded probe"
     running.publish("3.0", release=running.make("3.0", files=lazy))
-    monkeypatch.setattr("node.listening.is_held_by", lambda port, pids: True)
-    assert running.poll() == "committed"
+    with ablation("who holds the port") as attack:
+        attack.without("node.listening.is_held_by", lambda port, pids: True)
+        attack.succeeded(running.poll() == "committed")
     stranger.shutdown(socket.SHUT_RDWR)
     stranger.close()
 
@@ -331,7 +334,7 @@ def test_a_cut_line_is_resumed_at_its_byte(running: SimInstaller) -> None:
 
 @pytest.mark.misuse
 def test_a_tampered_blob_changes_nothing_and_the_honest_one_installs(
-    running: SimInstaller, monkeypatch: pytest.MonkeyPatch
+    running: SimInstaller, ablation: Ablation
 ) -> None:
     running.publish("2.0")
     digest = canonical.sha256_hex(b"2.0")
@@ -340,6 +343,9 @@ def test_a_tampered_blob_changes_nothing_and_the_honest_one_installs(
     assert running.poll(hostile) == "rejected bad-hash"
     assert running.ask() == "1.0"
     assert running.poll() == "committed"
+    with ablation("the hash of what came") as attack:
+        # Who keeps what a source sends keeps this.
+        attack.succeeded(b"".join(hostile.fetch(path, offset=0, limit=9)) == b"6.6")
 
 
 def test_a_lost_server_raises_and_leaves_the_app_alone(running: SimInstaller) -> None:
@@ -351,7 +357,7 @@ def test_a_lost_server_raises_and_leaves_the_app_alone(running: SimInstaller) ->
 
 
 @pytest.mark.misuse
-def test_a_replayed_repository_is_refused(running: SimInstaller) -> None:
+def test_a_replayed_repository_is_refused(running: SimInstaller, ablation: Ablation) -> None:
     old = running.repo.frozen_source()
     running.publish("2.0")
     assert running.poll() == "committed"
@@ -359,10 +365,18 @@ def test_a_replayed_repository_is_refused(running: SimInstaller) -> None:
         running.poll(old)
     assert caught.value.reason == "rollback"
     assert running.ask() == "2.0"
+    with ablation("the memory of what was seen") as attack:
+        fresh = TrustClient(
+            running.paths.prefix / "fresh", running.repo.anchor, clock=running.clock
+        )
+        view = fresh.refresh(old, roles=("fleet-dev", "dev-shop"))
+        attack.succeeded(view.roles["dev-shop"].version < running.repo.versions["dev-shop"])
 
 
 @pytest.mark.misuse
-def test_a_denial_stays_when_a_later_version_leaves_it_out(running: SimInstaller) -> None:
+def test_a_denial_stays_when_a_later_version_leaves_it_out(
+    running: SimInstaller, ablation: Ablation
+) -> None:
     release = running.make("2.0")
     running.repo.revoke(manifests=[release.digest])
     running.publish(release=release)
@@ -371,6 +385,10 @@ def test_a_denial_stays_when_a_later_version_leaves_it_out(running: SimInstaller
     running.repo.publish()
     assert running.poll() == "hold denied"
     assert running.ask() == "1.0"
+    with ablation("the step that asks for denials") as attack:
+        rest = tuple(step for step in deciding._STEPS if step.__name__ != "_step_10_denied")
+        attack.without("embrasure.trust.decide._STEPS", rest)
+        attack.succeeded(running.poll() == "committed" and running.ask() == "2.0")
 
 
 def test_a_denied_release_that_runs_keeps_running(running: SimInstaller) -> None:
@@ -405,7 +423,6 @@ def test_a_rotted_blob_is_fetched_again(running: SimInstaller) -> None:
     assert running.ask() == "2.0"
 
 
-@pytest.mark.misuse
 def test_a_full_disk_is_told_with_both_numbers_and_nothing_changes(
     running: SimInstaller, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from node import commands, processes
 from node.output import cleaned
 from node.processes import adopt_orphans
+from tests.ablation import Ablation
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 
@@ -77,7 +78,7 @@ def test_cleaned_output_obeys_no_terminal(raw: bytes, limit: int) -> None:
 
 @pytest.mark.misuse
 def test_a_failure_is_never_reaped_by_another_and_taken_for_a_success(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     done = threading.Event()
 
@@ -95,9 +96,10 @@ def test_a_failure_is_never_reaped_by_another_and_taken_for_a_success(
     try:
         monkeypatch.setattr(subprocess.Popen, "wait", slow_wait)
         assert run("raise SystemExit(3)", tmp_path).code == 3
-        # Without the list of those that are waited for, its status is lost.
-        monkeypatch.setattr(processes, "_awaited", Forgetful())
-        assert run("raise SystemExit(3)", tmp_path).code == 0
+        with ablation("the list of those that are waited for") as attack:
+            # Without the list of those that are waited for, its status is lost.
+            attack.without("node.processes._awaited", Forgetful())
+            attack.succeeded(run("raise SystemExit(3)", tmp_path).code == 0)
     finally:
         done.set()
         thread.join()

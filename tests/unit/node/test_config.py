@@ -9,6 +9,7 @@ import pytest
 from embrasure.errors import Denied, Misuse
 from node.config import app_names, load_app, load_config
 from node.paths import Paths
+from tests.ablation import Ablation
 
 NODE = f'id = "n-{"a" * 26}"\nenv = "dev"\nmode = "push"\ndomain = "example.org"\n'
 
@@ -52,11 +53,14 @@ def test_a_wrong_key_or_value_is_named(paths: Paths, old: str, new: str) -> None
 
 
 @pytest.mark.misuse
-def test_a_file_that_others_can_write_is_not_believed(paths: Paths) -> None:
+def test_a_file_that_others_can_write_is_not_believed(paths: Paths, ablation: Ablation) -> None:
     write(paths.node_toml, NODE)
     paths.node_toml.chmod(0o666)
     with pytest.raises(Denied):
         load_config(paths)
+    with ablation("the look at its mode") as attack:
+        attack.without("embrasure.fs.check_unshared")
+        attack.succeeded(load_config(paths).id)
 
 
 @pytest.mark.parametrize(

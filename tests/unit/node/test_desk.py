@@ -19,6 +19,7 @@ from node.answering import Deaf, NoSource, converse
 from node.ground import Report
 from node.installer import Answer
 from node.messages import FromApply, OrderAsk, Pipe, PollAsk, PostNote, StateNote, StatusAsk, pack
+from tests.ablation import Ablation
 from tests.unit.node.test_wants import signed_receipt
 
 ME = frozenset({os.geteuid()})
@@ -146,7 +147,6 @@ def test_a_peer_that_goes_away_changes_nothing(bench: Bench) -> None:
         assert time.monotonic() < end
 
 
-@pytest.mark.misuse
 def test_what_is_no_question_is_refused(bench: Bench) -> None:
     with pytest.raises(Failed), bench.connect() as channel:
         converse(channel, Pipe(id=1), NoSource(), Deaf())
@@ -154,18 +154,31 @@ def test_what_is_no_question_is_refused(bench: Bench) -> None:
 
 @pytest.mark.misuse
 def test_a_silent_crowd_is_hung_up_on_and_goes(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
+    with ablation("the time for a first word") as attack, ExitStack() as crowd:
+        attack.without("node.desk._FIRST_WORD_SECONDS", 1000)
+        for _ in range(desk.CONVERSATIONS):
+            crowd.enter_context(bench.connect())
+        time.sleep(0.6)  # twice as long as they are given
+        with pytest.raises(Unavailable) as refused:
+            bench.ask(StatusAsk())
+        attack.succeeded(refused.value)
+    wait_for_room(bench)
     monkeypatch.setattr("node.desk._FIRST_WORD_SECONDS", 0.3)
     with ExitStack() as crowd:
         for _ in range(desk.CONVERSATIONS):
             crowd.enter_context(bench.connect())
         with pytest.raises(Unavailable):
             bench.ask(StatusAsk())  # no room
-        end = time.monotonic() + 5
-        while True:  # the silent ones had their time
-            try:
-                assert bench.ask(StatusAsk()) == []
-                return
-            except Unavailable:
-                assert time.monotonic() < end
+        wait_for_room(bench)  # the silent ones had their time
+
+
+def wait_for_room(bench: Bench) -> None:
+    end = time.monotonic() + 5
+    while True:
+        try:
+            assert bench.ask(StatusAsk()) == []
+            return
+        except Unavailable:
+            assert time.monotonic() < end

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from embrasure.fs import Folder
+from tests.ablation import Ablation
 from tests.simulate.faults import Faults
 from tests.simulate.installer import SimInstaller, Told
 
@@ -90,10 +90,10 @@ def test_blobs_are_synced_before_they_are_named(running: SimInstaller) -> None:
 
 @pytest.mark.misuse
 def test_without_the_sync_before_the_name_the_order_is_broken(
-    running: SimInstaller, monkeypatch: pytest.MonkeyPatch
+    running: SimInstaller, ablation: Ablation
 ) -> None:
     """The control: a name on disk before its bytes is what a power cut turns into empty files."""
-    monkeypatch.setattr(Folder, "syncfs", lambda self: None)
-    steps = trace(running)
-    with pytest.raises(AssertionError):
-        place(steps, "syncfs", "")
+    with ablation("the sync before the name") as attack:
+        attack.without("embrasure.folder.Folder.syncfs", lambda self: None)
+        steps = trace(running)
+        attack.succeeded(all(call != "syncfs" for call, _ in steps))

@@ -56,16 +56,14 @@ def test_a_prefix_without_a_node_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.misuse
-def test_a_node_without_an_answer_installs_nothing(
-    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_without_an_answer_installs_nothing(bench: SimInstaller, ablation: Ablation) -> None:
     answer = bench.paths.enrolled.read_bytes()
     bench.paths.enrolled.unlink()
     bench.publish("1.0")
     assert bench.poll() == "hold not_enrolled"
-    with monkeypatch.context() as patch:
-        patch.setattr("node.judge.accept_enrolment", lambda *a: True)
-        assert bench.poll() == "committed"
+    with ablation("the answer of the security team") as attack:
+        attack.without("node.judge.accept_enrolment", lambda *a: True)
+        attack.succeeded(bench.poll() == "committed")
     bench.publish("2.0")
     assert bench.poll() == "hold not_enrolled"
     bench.paths.enrolled.write_bytes(answer)
@@ -109,7 +107,7 @@ def test_an_answer_for_another_node_is_refused(
 
 @pytest.mark.misuse
 def test_a_fresh_node_is_not_fooled_by_an_older_repository(
-    bench: SimInstaller, monkeypatch: pytest.MonkeyPatch
+    bench: SimInstaller, ablation: Ablation
 ) -> None:
     bench.publish("1.0")
     old = bench.repo.frozen_source()
@@ -121,10 +119,10 @@ def test_a_fresh_node_is_not_fooled_by_an_older_repository(
     assert caught.value.reason == "rollback"
     assert bench.supervisor.running(bench.app) is None
     # Without the answer's floors the thief's old view would install.
-    with monkeypatch.context() as patch:
-        patch.setattr("node.enrolment.check_answer", lambda *a: None)
-        patch.setattr("node.enrolment._versions", lambda answer: {})
-        assert bench.poll(old) == "committed"
+    with ablation("the floors in the answer") as attack:
+        attack.without("node.enrolment.check_answer")
+        attack.without("node.enrolment._versions", lambda answer: {})
+        attack.succeeded(bench.poll(old) == "committed")
 
 
 def test_first_numbers_bind_the_apps(bench: SimInstaller) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,6 +30,7 @@ from node.messages import (
     parse_from_fetch,
     write_message,
 )
+from tests.ablation import Ablation
 
 Pair = tuple[ipc.Channel[FromApply], ipc.Channel[FromFetch]]
 
@@ -80,7 +82,7 @@ def test_a_pipe_travels_beside_its_message_and_is_not_inherited(ends: Pair) -> N
 
 
 @pytest.mark.misuse
-def test_a_descriptor_nobody_asked_for_is_closed(ends: Pair) -> None:
+def test_a_descriptor_nobody_asked_for_is_closed(ends: Pair, ablation: Ablation) -> None:
     fetch, apply = ends
     reading, writing = os.pipe()
     before = descriptors()
@@ -88,12 +90,18 @@ def test_a_descriptor_nobody_asked_for_is_closed(ends: Pair) -> None:
     with pytest.raises(Refused, match="no descriptor"):
         apply.receive(seconds=1)
     assert descriptors() == before
+    with ablation("the refusal of a descriptor") as attack:
+        fetch.send(PollAsk(), reading)
+        _, got = apply.receive_with(seconds=1)
+        assert got is not None
+        attack.succeeded(descriptors() - before)
+        os.close(got)
     os.close(reading)
     os.close(writing)
 
 
 @pytest.mark.misuse
-def test_two_descriptors_are_refused_and_none_stays_open(ends: Pair) -> None:
+def test_two_descriptors_are_refused_and_none_stays_open(ends: Pair, ablation: Ablation) -> None:
     fetch, apply = ends
     reading, writing = os.pipe()
     before = descriptors()
@@ -105,13 +113,19 @@ def test_two_descriptors_are_refused_and_none_stays_open(ends: Pair) -> None:
     with pytest.raises(Refused):
         apply.receive_with(seconds=1)
     assert descriptors() == before
+    with ablation("the count of descriptors") as attack:
+        fetch._socket.sendmsg([write_message(Pipe(id=1))], rights(reading, reading))
+        _, got, _, _ = socket.recv_fds(apply._socket, 4096, 4)
+        attack.succeeded(len(descriptors() - before) == 2)
+        for one in got:
+            os.close(one)
     os.close(reading)
     os.close(writing)
 
 
 @pytest.mark.misuse
 def test_a_file_in_place_of_a_pipe_is_refused(
-    ends: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ends: Pair, tmp_path: Path, ablation: Ablation
 ) -> None:
     # A file can be changed by fetch after apply has hashed what it read.
     fetch, apply = ends
@@ -121,33 +135,44 @@ def test_a_file_in_place_of_a_pipe_is_refused(
         with pytest.raises(Refused, match="read end of a pipe"):
             apply.receive_with(seconds=1)
         assert descriptors() == before
-        # The same passes when the guard is taken away.
-        monkeypatch.setattr("node.ipc.check_pipe", lambda *_: None)
-        fetch.send(Pipe(id=1), file.fileno())
-        _, got = apply.receive_with(seconds=1)
-        assert got is not None
-        os.close(got)
+        with ablation("the kind of the descriptor") as attack:
+            attack.without("node.ipc.check_pipe")
+            fetch.send(Pipe(id=1), file.fileno())
+            _, got = apply.receive_with(seconds=1)
+            assert got is not None
+            attack.succeeded(stat.S_ISREG(os.fstat(got).st_mode))
+            os.close(got)
 
 
 @pytest.mark.misuse
-def test_the_write_end_of_a_pipe_is_refused(ends: Pair) -> None:
+def test_the_write_end_of_a_pipe_is_refused(ends: Pair, ablation: Ablation) -> None:
     fetch, apply = ends
     reading, writing = os.pipe()
     fetch.send(Pipe(id=1), writing)
     with pytest.raises(Refused, match="read end of a pipe"):
         apply.receive_with(seconds=1)
+    with ablation("the kind of the descriptor") as attack:
+        attack.without("node.ipc.check_pipe")
+        fetch.send(Pipe(id=1), writing)
+        _, got = apply.receive_with(seconds=1)
+        assert got is not None
+        attack.succeeded(os.write(got, b"x"))
+        os.close(got)
     os.close(reading)
     os.close(writing)
 
 
 @pytest.mark.misuse
-def test_a_message_over_the_limit_is_refused_on_both_sides(ends: Pair) -> None:
+def test_a_message_over_the_limit_is_refused_on_both_sides(ends: Pair, ablation: Ablation) -> None:
     fetch, apply = ends
     long = End(id=1, status="ok", length=1, got="x" * 512)
     fetch._socket.sendmsg([write_message(long) + b" " * limits.IPC_BYTES])
     with pytest.raises(Refused) as refused:
         apply.receive(seconds=1)
     assert refused.value.reason == "limit"
+    with ablation("the length of a message") as attack:
+        fetch._socket.sendmsg([write_message(long) + b" " * limits.IPC_BYTES])
+        attack.succeeded(len(apply._socket.recv(2 * limits.IPC_BYTES)) > limits.IPC_BYTES)
 
 
 def test_the_end_of_the_peer_is_told_as_unavailable(ends: Pair) -> None:
@@ -208,7 +233,7 @@ def test_no_agent_is_told_as_such(tmp_path: Path) -> None:
 
 
 @pytest.mark.misuse
-def test_a_stranger_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stranger_is_hung_up_on(tmp_path: Path, ablation: Ablation) -> None:
     tmp_path.chmod(0o700)
     stranger = frozenset({os.geteuid() + 1})
     with closing(ipc.Listener(tmp_path, "apply.sock")) as listener:
@@ -218,21 +243,25 @@ def test_a_stranger_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert listener.accept(stranger, seconds=1) is None
         with ipc.connect(tmp_path, "apply.sock", frozenset({os.geteuid()})):
             assert listener.accept(stranger, seconds=1) is None
-        # The same stranger gets in when the guard is taken away.
-        monkeypatch.setattr("node.ipc.check_peer", lambda *_: None)
-        with ipc.connect(tmp_path, "apply.sock", stranger):
-            channel = listener.accept(stranger, seconds=1)
-            assert channel is not None
-            channel.close()
+        with ablation("the user at the other end") as attack:
+            attack.without("node.ipc.check_peer")
+            with ipc.connect(tmp_path, "apply.sock", stranger):
+                channel = listener.accept(stranger, seconds=1)
+                assert channel is not None
+                attack.succeeded(channel.peer().uid not in stranger)
+                channel.close()
 
 
 @pytest.mark.misuse
-def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, ablation: Ablation) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(Denied):
         ipc.Listener(tmp_path, "apply.sock")
     with pytest.raises(Denied):
         ipc.connect(tmp_path, "apply.sock", frozenset({os.geteuid()}))
+    with ablation("the look at the folder") as attack:
+        attack.without("embrasure.folder.Folder.check_mine")
+        attack.succeeded(talk(tmp_path))
 
 
 def test_an_error_crosses_the_socket_with_its_class_and_its_words() -> None:
@@ -246,7 +275,6 @@ def test_an_error_crosses_the_socket_with_its_class_and_its_words() -> None:
     assert (type(found), found.reason, found.exit_code) == (Failed, "no-space", 1)
 
 
-@pytest.mark.misuse
 def test_a_message_of_the_other_side_is_refused() -> None:
     with pytest.raises(Refused):
         parse_from_fetch(write_message(Done()))

@@ -34,7 +34,6 @@ def test_what_was_written_is_read(paths: Paths) -> None:
     assert journal.read("other").record is None
 
 
-@pytest.mark.misuse
 def test_half_a_record_is_never_taken_for_a_state(paths: Paths) -> None:
     journal = Journal(paths)
     journal.write(make_record(State.SWITCHING))
@@ -90,7 +89,6 @@ def test_a_crash_between_the_renames_leaves_the_state_before(paths: Paths) -> No
     assert journal.read("shop").record == make_record(State.ROLLING_BACK)
 
 
-@pytest.mark.misuse
 def test_a_full_disk_gives_up_the_ballast_for_the_way_back(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -309,7 +309,6 @@ def other_end(want: wire.Want) -> Iterable[wire.FromGateway]:
     return [wire.FromGateway(end=wire.End(want=want.id + 1, status="ok", length=0))]
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize(
     "serve",
     [
@@ -336,7 +335,6 @@ def test_a_gateway_out_of_turn_is_refused_and_nothing_of_it_reaches_apply(
     assert bench.door.got == []
 
 
-@pytest.mark.misuse
 def test_lengths_that_do_not_agree_are_not_the_file(bench: Bench) -> None:
     def short(want: wire.Want) -> Iterable[wire.FromGateway]:
         yield wire.FromGateway(data=wire.Data(want=want.id, offset=0, body=b"x"))
@@ -351,7 +349,6 @@ def test_lengths_that_do_not_agree_are_not_the_file(bench: Bench) -> None:
     assert bench.door.got == []
 
 
-@pytest.mark.misuse
 def test_a_first_message_that_is_no_offer_is_refused(bench: Bench) -> None:
     async def main() -> None:
         async with bench.listening(), bench.gateway({}).channel() as channel:

@@ -108,7 +108,6 @@ def test_a_node_whose_releases_are_all_destroyed_says_so_and_takes_the_next_plan
     assert running.ask() == "2.0"
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize(
     "state", [State.QUIESCING, State.SWITCHING, State.STARTING, State.ROLLING_BACK]
 )

@@ -18,6 +18,7 @@ from embrasure.fs import Folder
 from node import processes
 from node.paths import Paths
 from node.supervisor import Instance, Supervisor, Unit
+from tests.ablation import Ablation
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 SLEEP = "import time\nprint('up', flush=True)\ntime.sleep(60)"
@@ -134,7 +135,7 @@ def test_an_app_that_ignores_sigterm_is_killed(paths: Paths) -> None:
 
 @pytest.mark.misuse
 def test_a_daemon_that_left_its_session_is_stopped_with_its_app(
-    supervisor: Supervisor, paths: Paths, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, paths: Paths, ablation: Ablation
 ) -> None:
     instance = started(supervisor, paths, DAEMON)
     daemon = daemon_of(supervisor, instance)
@@ -143,10 +144,10 @@ def test_a_daemon_that_left_its_session_is_stopped_with_its_app(
     # Without the token nobody knows whose it is.
     instance = started(supervisor, paths, DAEMON)
     daemon = daemon_of(supervisor, instance)
-    with monkeypatch.context() as patch:
-        patch.setattr("node.processes.has_token", lambda pid, token: False)
+    with ablation("the token in its environment") as attack:
+        attack.without("node.processes.has_token", lambda pid, token: False)
         supervisor.stop("shop")
-        assert is_alive(daemon)
+        attack.succeeded(is_alive(daemon))
     os.kill(daemon, signal.SIGKILL)
 
 
@@ -189,7 +190,6 @@ def test_an_app_that_cannot_be_started_ends_at_once(supervisor: Supervisor, path
         supervisor.start(nowhere)
 
 
-@pytest.mark.misuse
 def test_an_app_started_from_a_thread_outlives_that_thread(
     supervisor: Supervisor, paths: Paths
 ) -> None:
@@ -259,7 +259,6 @@ def test_no_zombie_is_left(supervisor: Supervisor, paths: Paths) -> None:
     wait_for(lambda: not zombies() - others, 4)
 
 
-@pytest.mark.misuse
 def test_a_full_disk_costs_lines_of_the_log_never_the_app(
     supervisor: Supervisor, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

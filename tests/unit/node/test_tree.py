@@ -166,7 +166,7 @@ def copy_unchecked(staging: Folder, entry: Entry, blobs: BlobStore) -> None:
 
 @pytest.mark.misuse
 def test_a_staging_folder_swapped_for_a_link_is_never_written_through(
-    releases: Folder, blobs: BlobStore, tmp_path: Path
+    releases: Folder, blobs: BlobStore, tmp_path: Path, ablation: Ablation
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -174,6 +174,11 @@ def test_a_staging_folder_swapped_for_a_link_is_never_written_through(
     build(releases, blobs)
     assert list(outside.iterdir()) == []
     assert not (releases.path / tree.staging_name(TX)).is_symlink()
+    with ablation("a folder made anew") as attack:
+        swapped = releases.path / "swapped"
+        swapped.symlink_to(outside)
+        (swapped / "main").write_bytes(b"x")
+        attack.succeeded([path.name for path in outside.iterdir()] == ["main"])
 
 
 def test_a_switch_is_one_step_and_can_be_repeated(tmp_path: Path) -> None:
@@ -193,10 +198,15 @@ def test_a_switch_is_one_step_and_can_be_repeated(tmp_path: Path) -> None:
 
 @pytest.mark.misuse
 @pytest.mark.parametrize("target", ["/etc", "../../etc", "releases/a/b", "elsewhere"])
-def test_a_link_that_is_not_ours_is_no_release(tmp_path: Path, target: str) -> None:
+def test_a_link_that_is_not_ours_is_no_release(
+    tmp_path: Path, target: str, ablation: Ablation
+) -> None:
     with Folder.open(tmp_path) as app:
         app.symlink(target, "current")
         assert switch.current(app) is None
+        with ablation("the form of its target") as attack:
+            # Who follows the link as it is goes there.
+            attack.succeeded(app.readlink("current") == target)
 
 
 def test_a_name_in_use_is_never_replaced(releases: Folder, blobs: BlobStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from nacl.signing import SigningKey
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
-from embrasure.trust.layout import blob_file
+from embrasure.trust.layout import blob_file, parse_file
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, Receipt, sign_receipt
 from embrasure.trust.source import Source
 from node.answering import Deaf, Heard, Hearer, converse
@@ -34,6 +35,7 @@ from node.messages import (
     parse_from_fetch,
     unpack,
 )
+from tests.ablation import Ablation
 
 BLOB = blob_file("ab" * 32)
 TIMESTAMP = "metadata/timestamp.json"
@@ -178,7 +180,7 @@ def test_hints_in_the_middle_of_a_want_never_stop_it_and_the_receipt_arrives() -
 
 
 @pytest.mark.misuse
-def test_a_path_that_is_no_repository_path_never_reaches_fetch() -> None:
+def test_a_path_that_is_no_repository_path_never_reaches_fetch(ablation: Ablation) -> None:
     held = Held({})
 
     def work(source: IpcSource, _: Channel[FromFetch]) -> None:
@@ -187,10 +189,15 @@ def test_a_path_that_is_no_repository_path_never_reaches_fetch() -> None:
 
     run(held, work)
     assert held.asked == []
+    with ablation("the grammar of paths") as attack:
+        attack.without("node.asking.parse_file", lambda _: parse_file(BLOB))
+        with pytest.raises(NotFound):
+            run(held, work)
+        attack.succeeded([path for path, _, _ in held.asked] == ["../../etc/shadow"])
 
 
 @pytest.mark.misuse
-def test_more_bytes_than_wanted_are_refused() -> None:
+def test_more_bytes_than_wanted_are_refused(ablation: Ablation) -> None:
     def work(source: IpcSource, _: Channel[FromFetch]) -> None:
         with pytest.raises(Refused) as refused:
             whole(source, BLOB, limit=10)
@@ -198,6 +205,9 @@ def test_more_bytes_than_wanted_are_refused() -> None:
         assert whole(source, TIMESTAMP) == b"{}"
 
     run(Held({BLOB: [bytes(11)], TIMESTAMP: [b"{}"]}), work)
+    with ablation("the count of bytes") as attack:
+        pieces = Held({BLOB: [bytes(11)]}).fetch(BLOB, offset=0, limit=10)
+        attack.succeeded(len(b"".join(pieces)) == 11)
 
 
 Fetch = Channel[FromApply]
@@ -231,7 +241,6 @@ def give(fetch: Fetch, message: Message, data: bytes, then: Message | None = Non
         fetch.send(then)
 
 
-@pytest.mark.misuse
 def test_an_end_that_counts_other_bytes_than_came_is_not_success() -> None:
     def answer(fetch: Fetch) -> None:
         give(fetch, Pipe(id=1), b"short")
@@ -241,7 +250,6 @@ def test_an_end_that_counts_other_bytes_than_came_is_not_success() -> None:
         whole(source, BLOB)
 
 
-@pytest.mark.misuse
 @pytest.mark.parametrize(
     "turn",
     [
@@ -268,7 +276,9 @@ def test_an_answer_out_of_turn_ends_the_conversation_for_good(
 
 
 @pytest.mark.misuse
-def test_a_pipe_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipe_that_never_ends_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, ablation: Ablation
+) -> None:
     monkeypatch.setattr("embrasure.limits.METADATA_SECONDS", 0.1)
     reading, writing = os.pipe()
     with (
@@ -279,6 +289,16 @@ def test_a_pipe_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert slow.value.reason == "slow"
     os.close(reading)
     os.close(writing)
+    with ablation("the time for a whole file") as attack:
+        monkeypatch.setattr("embrasure.limits.METADATA_SECONDS", 1000)
+        reading, writing = os.pipe()
+        with hostile(lambda fetch: fetch.send(Pipe(id=1), reading)) as source:
+            threading.Timer(0.5, os.close, (writing,)).start()
+            began = time.monotonic()
+            with pytest.raises(Unavailable):
+                whole(source, TIMESTAMP)  # held until the other side pleased to end it
+            attack.succeeded(time.monotonic() - began > 0.4)
+        os.close(reading)
 
 
 def test_pace_counts_waiting_only_and_asks_for_the_lowest_speed() -> None:
