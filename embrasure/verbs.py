@@ -280,7 +280,8 @@ MIRROR = _verbs(
             "init": "Make a mirror's folder.",
             "run": "Receive from the gateway, serve nodes read-only.",
             "verify": "Verify everything that is served.",
-        }
+        },
+        "mirror.cli_trust": {"trust": "Take newer trust files from a folder and show them."},
     },
     "A read-only copy that pull nodes fetch from.",
 )
@@ -290,7 +291,8 @@ LETTERBOX = _verbs(
         "mirror.cli": {
             "init": "Make a letterbox's folder.",
             "run": "Take sealed posts from nodes; only the gateway collects.",
-        }
+        },
+        "mirror.cli_trust": {"trust": "Take newer trust files from a folder."},
     },
     "Where pull nodes post their receipts.",
 )

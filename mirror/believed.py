@@ -10,10 +10,12 @@ import logging
 from dataclasses import replace
 from functools import partial
 
+from cryptography import x509
+
 from embrasure import limits
-from embrasure.errors import EmbrasureError, Refused
+from embrasure.errors import EmbrasureError, NotFound, Refused
 from embrasure.fs import read_file
-from embrasure.net.certificates import load_certificates
+from embrasure.net.certificates import load_certificates, load_der
 from embrasure.net.denials import tls_denials
 from embrasure.net.trustbundle import TrustHolder, first_trust, trust_of
 from embrasure.trust import layout
@@ -40,6 +42,7 @@ class Believed:
         issuer = load_certificates(
             read_file(paths.issuer, limit=limits.TLS_BUNDLE_BYTES), what="gateway issuer"
         )
+        self._own_roots = own_roots(paths)
         self._first = first_trust(config.domain, "gateway", issuer)
         self.holder = TrustHolder(self._first)
         self._config = config
@@ -50,6 +53,14 @@ class Believed:
             self._store.create(Union())
         self._union = self._store.load()
         self.take(documents, revoked)
+
+    def ca_roots(self) -> list[x509.Certificate]:
+        """Return the CA roots that the door lets in by: of `tls.json`, and of this service's file.
+
+        Out of memory: asked at every handshake.
+        """
+        texts = self._bundle.ca_root if self._bundle is not None else ()
+        return [*(load_der(text, what="CA root") for text in texts), *self._own_roots]
 
     def take(self, documents: dict[str, bytes], revoked: Role | None) -> None:
         """The verified `documents` hold from now on, for running calls too.
@@ -102,3 +113,12 @@ class Believed:
             )
         trust_of(bundle)
         self._bundle = bundle
+
+
+def own_roots(paths: Paths) -> tuple[x509.Certificate, ...]:
+    """Return the CA roots that the service was made with; none for one made without."""
+    try:
+        raw = read_file(paths.ca_root, limit=limits.TLS_BUNDLE_BYTES)
+    except NotFound:
+        return ()
+    return load_certificates(raw, what="CA root")

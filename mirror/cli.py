@@ -19,6 +19,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 _IN = click.Path(path_type=Path, file_okay=False, exists=True)
 
 
+_door = click.option(
+    "--door", metavar="HOST:PORT", help="Where trust files are taken from anybody of the fleet."
+)
+
+
 def _init_options(function: F) -> F:
     """The options by which a new folder learns whom it serves and whom it believes."""
     for option in reversed(
@@ -33,6 +38,8 @@ def _init_options(function: F) -> F:
                          help="Folder with tls.key and tls.crt (from `pki issue`)."),
             click.option("--gateway-issuer", "issuer", type=_FILE, required=True,
                          help="The gateway issuer (ca/gateway.crt), until tls.json is verified."),
+            click.option("--ca-root", type=_FILE,
+                         help="The CA root (ca/root.crt): opens the door before tls.json is here."),
         )
     ):  # fmt: skip
         function = option(function)
@@ -50,6 +57,7 @@ def _init(
     env: str,
     tls: Path,
     issuer: Path,
+    ca_root: Path | None,
 ) -> None:
     """`folder` is a new service of `kind`."""
     from embrasure import limits
@@ -67,6 +75,7 @@ def _init(
             key=read_file(tls / "tls.key", limit=limits.KEYFILE_BYTES, private=True),
             chain=chain,
             issuer=read_file(issuer, limit=limits.TLS_BUNDLE_BYTES),
+            ca_root=read_file(ca_root, limit=limits.TLS_BUNDLE_BYTES) if ca_root else None,
         )
     common.emit(
         f"embrasure.{kind}.init/1",
@@ -75,7 +84,15 @@ def _init(
     )
 
 
-def _run(kind: Kind, common: Common, folder: Path, *, ingest: str | None, read: str | None) -> None:
+def _run(
+    kind: Kind,
+    common: Common,
+    folder: Path,
+    *,
+    ingest: str | None,
+    read: str | None,
+    door: str | None,
+) -> None:
     """The service of `folder` has run until it was asked to end."""
     import msgspec
 
@@ -85,7 +102,9 @@ def _run(kind: Kind, common: Common, folder: Path, *, ingest: str | None, read: 
     from mirror.running import run_alone
 
     told = load_config(folder, kind)
-    config = msgspec.structs.replace(told, ingest=ingest or told.ingest, read=read or told.read)
+    config = msgspec.structs.replace(
+        told, ingest=ingest or told.ingest, read=read or told.read, door=door or told.door
+    )
 
     def ready(ports: dict[str, int]) -> None:
         found = ", ".join(f"{name} on port {port}" for name, port in ports.items())
@@ -107,6 +126,7 @@ def mirror_init(
     env: str,
     tls: Path,
     issuer: Path,
+    ca_root: Path | None,
 ) -> None:
     """Make the folder of a mirror that shows nothing yet.
 
@@ -114,25 +134,29 @@ def mirror_init(
     Examples:
       embrasure pki issue mirror/m1 TRUST --out m1-tls
       embrasure mirror init m1 --trust-anchor TRUST/anchor.json --name m1 \\
-        --domain fleet.example --env prod --tls m1-tls --gateway-issuer TRUST/ca/gateway.crt
+        --domain fleet.example --env prod --tls m1-tls --gateway-issuer TRUST/ca/gateway.crt \\
+        --ca-root TRUST/ca/root.crt
     """
     _init("mirror", common, folder, anchor=anchor, name=name, domain=domain, env=env, tls=tls,
-          issuer=issuer)  # fmt: skip
+          issuer=issuer, ca_root=ca_root)  # fmt: skip
 
 
 @click.command("run")
 @click.argument("folder", metavar="DIR", type=_IN)
 @click.option("--ingest", metavar="HOST:PORT", help="Where the gateway dials (gRPC).")
 @click.option("--read", metavar="HOST:PORT", help="Where nodes read (HTTPS).")
+@_door
 @common
-def mirror_run(common: Common, folder: Path, ingest: str | None, read: str | None) -> None:
+def mirror_run(
+    common: Common, folder: Path, ingest: str | None, read: str | None, door: str | None
+) -> None:
     """Run a mirror until it is told to stop; the real ports are in DIR/ports.json.
 
     \b
     Example:
       embrasure mirror run m1 --ingest 10.0.0.5:7444 --read 10.1.0.5:443
     """
-    _run("mirror", common, folder, ingest=ingest, read=read)
+    _run("mirror", common, folder, ingest=ingest, read=read, door=door)
 
 
 @click.command("verify")
@@ -168,6 +192,7 @@ def letterbox_init(
     env: str,
     tls: Path,
     issuer: Path,
+    ca_root: Path | None,
 ) -> None:
     """Make the folder of an empty letterbox.
 
@@ -175,22 +200,26 @@ def letterbox_init(
     Examples:
       embrasure pki issue letterbox/l1 TRUST --out l1-tls
       embrasure letterbox init l1 --trust-anchor TRUST/anchor.json --name l1 \\
-        --domain fleet.example --env prod --tls l1-tls --gateway-issuer TRUST/ca/gateway.crt
+        --domain fleet.example --env prod --tls l1-tls --gateway-issuer TRUST/ca/gateway.crt \\
+        --ca-root TRUST/ca/root.crt
     """
     _init("letterbox", common, folder, anchor=anchor, name=name, domain=domain, env=env, tls=tls,
-          issuer=issuer)  # fmt: skip
+          issuer=issuer, ca_root=ca_root)  # fmt: skip
 
 
 @click.command("run")
 @click.argument("folder", metavar="DIR", type=_IN)
 @click.option("--ingest", metavar="HOST:PORT", help="Where the gateway dials (gRPC).")
 @click.option("--post", metavar="HOST:PORT", help="Where nodes post (HTTPS).")
+@_door
 @common
-def letterbox_run(common: Common, folder: Path, ingest: str | None, post: str | None) -> None:
+def letterbox_run(
+    common: Common, folder: Path, ingest: str | None, post: str | None, door: str | None
+) -> None:
     """Run a letterbox until it is told to stop; the real ports are in DIR/ports.json.
 
     \b
     Example:
       embrasure letterbox run l1 --ingest 10.0.0.6:7445 --post 10.1.0.6:443
     """
-    _run("letterbox", common, folder, ingest=ingest, read=post)
+    _run("letterbox", common, folder, ingest=ingest, read=post, door=door)

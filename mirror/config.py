@@ -29,7 +29,8 @@ Address = Annotated[str, Meta(pattern=r"^(\[[0-9a-f:]+\]|[a-z0-9.-]+):[0-9]{1,5}
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`mirror.toml` or `letterbox.toml`.
 
-    ingest: where the gateway dials (gRPC); read: where nodes fetch or post (HTTPS).
+    ingest: where the gateway dials (gRPC); read: where nodes fetch or post (HTTPS);
+    door: where anybody below a CA root brings trust files (gRPC).
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     env: str
     ingest: Address = "127.0.0.1:0"
     read: Address = "127.0.0.1:0"
+    door: Address = "127.0.0.1:0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,11 @@ class Paths:
         return self.root / "gateway-issuer.pem"
 
     @property
+    def ca_root(self) -> Path:
+        """The CA root of the fleet, for the door; `tls.json` adds to it."""
+        return self.root / "ca-root.pem"
+
+    @property
     def lock(self) -> Path:
         """Held by the one process that writes here."""
         return self.root / "lock"
@@ -145,7 +152,14 @@ def load_shown(paths: Paths) -> Shown:
 
 
 def create(
-    root: Path, config: Config, *, anchor: bytes, key: bytes, chain: bytes, issuer: bytes
+    root: Path,
+    config: Config,
+    *,
+    anchor: bytes,
+    key: bytes,
+    chain: bytes,
+    issuer: bytes,
+    ca_root: bytes | None = None,
 ) -> None:
     """`root` is a new mirror or letterbox that believes `anchor` and shows nothing yet.
 
@@ -157,6 +171,8 @@ def create(
     parse_anchor(anchor)
     check_pair(key, chain, what="TLS")
     load_certificates(issuer, what="gateway issuer")
+    if ca_root is not None:
+        load_certificates(ca_root, what="CA root")
     paths = Paths(root)
     # Another user's web server may pass through to `public`, and list nothing on the way.
     with Folder.open(root, create=True, mode=0o711) as folder:
@@ -172,6 +188,8 @@ def create(
         folder.replace(paths.tls_chain.name, chain, mode=0o644)
         folder.replace(paths.anchor.name, anchor, mode=0o644)
         folder.replace(paths.issuer.name, issuer, mode=0o644)
+        if ca_root is not None:
+            folder.replace(paths.ca_root.name, ca_root, mode=0o644)
         # The last file: without it there is no mirror here.
         folder.create(config_name(config.kind), _toml(config).encode("ascii"), mode=0o644)
 

@@ -52,8 +52,8 @@ def digest_in(path: str) -> str | None:
 def accept_all(path: str) -> None:
     """Return for every repository path but the timestamp, which comes with the publishing."""
     layout.parse_file(path)
-    if path == TIMESTAMP:
-        raise Refused("path", expected="no timestamp by itself", got=path, reason="bad-path")
+    if path in (TIMESTAMP, layout.TRUST_LISTING):
+        raise Refused("path", expected="no file that we write", got=path, reason="bad-path")
 
 
 class Inbox:

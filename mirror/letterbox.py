@@ -18,6 +18,7 @@ from embrasure.trust.view import Role
 from mirror.believed import Believed
 from mirror.collect import COLLECT_TABLE, Collect, collect_service
 from mirror.config import Config, Paths
+from mirror.doorway import Doorway, Held
 from mirror.inbox import Inbox, accept_all
 from mirror.post import Box, Directory, post_app
 from mirror.publish import Publisher, Scope, held_documents, held_role
@@ -53,6 +54,8 @@ async def letterbox(
 
     def learn(documents: dict[str, bytes], revoked: Role | None) -> None:
         believed.take(documents, revoked)
+        if not any(path.startswith(f"fleet/{config.env}/dir/") for path in documents):
+            return
         try:
             directory.take(documents)
         except EmbrasureError as problem:
@@ -71,6 +74,8 @@ async def letterbox(
     revoked = held_role(publisher.client, layout.REVOCATIONS)
     believed = Believed(paths, config, documents, revoked)
     learn(documents, revoked)
+    held = Held(paths, config, publisher.client)
+    doorway = Doorway(held, config, learn=learn, roots=believed.ca_roots)
     sweeper = asyncio.create_task(sweep(slots))
     async with listening(
         paths,
@@ -83,6 +88,7 @@ async def letterbox(
         table={**INGEST_TABLE, **COLLECT_TABLE},
         app=post_app(Box(directory, slots)),
         second="post",
+        doorway=doorway,
         clock=clock,
     ) as ports:
         try:

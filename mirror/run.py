@@ -13,6 +13,7 @@ from embrasure.fs import read_file
 from embrasure.trust import layout
 from mirror.believed import Believed
 from mirror.config import Config, Paths
+from mirror.doorway import Doorway, Held
 from mirror.inbox import Inbox
 from mirror.publish import Publisher, Scope, held_documents, held_role
 from mirror.receive import INGEST_TABLE, Ingest, ingest_service
@@ -34,6 +35,7 @@ async def mirror(
     def shown(checked: Checked) -> None:
         # Called in a worker thread, after the rename.
         believed.take(checked.documents, checked.view.role(layout.REVOCATIONS))
+        doorway.obey()
         version = checked.view.roles[layout.TIMESTAMP].version
         loop.call_soon_threadsafe(watchers.show, version)
 
@@ -53,6 +55,8 @@ async def mirror(
         held_documents(publisher.client, paths.public, fleet),
         held_role(publisher.client, layout.REVOCATIONS),
     )
+    held = Held(paths, config, publisher.client)
+    doorway = Doorway(held, config, learn=believed.take, roots=believed.ca_roots)
     async with listening(
         paths,
         config,
@@ -61,6 +65,7 @@ async def mirror(
         table=INGEST_TABLE,
         app=read_app(paths.public, watchers),
         second="read",
+        doorway=doorway,
         clock=clock,
     ) as ports:
         try:

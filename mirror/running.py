@@ -27,6 +27,7 @@ from embrasure.net.renewal import Renewal, renewal_service
 from embrasure.net.server import Service, bind, build_server
 from embrasure.net.trustbundle import TrustHolder
 from mirror.config import Config, Paths, load_shown
+from mirror.doorway import Doorway
 from mirror.listener import HttpsListener, split_address, tls_context
 
 LOG = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ async def listening(
     table: Table,
     app: ASGIApp,
     second: str,
+    doorway: Doorway,
     clock: Clock,
 ) -> AsyncIterator[dict[str, int]]:
     """The gRPC listener and the HTTPS listener answer; the ports are in `ports.json`.
@@ -60,6 +62,7 @@ async def listening(
     def keep(pair: Pair) -> None:
         write_pair(paths.renewed, pair)
         keys.swap(pair)
+        doorway.swap(pair)
         # Its handshakes are made in the loop: only there the context is changed.
         loop.call_soon_threadsafe(https.context.load_cert_chain, paths.renewed)
 
@@ -74,14 +77,26 @@ async def listening(
     await server.start()
     try:
         ports = {"ingest": port, second: await https.start(*split_address(config.read))}
-        replace_file(paths.root, PORTS, json.dumps(ports).encode("ascii"), mode=0o644)
-        reload = asyncio.create_task(renew(paths, keys, https))
+
+        def opened(door: int | None) -> None:
+            if door is not None:
+                ports["door"] = door
+            replace_file(paths.root, PORTS, json.dumps(ports).encode("ascii"), mode=0o644)
+
+        await asyncio.to_thread(doorway.obey)
+        opened(await doorway.open(keys.pair))
+        tasks = [
+            asyncio.create_task(renew(paths, keys, https, doorway)),
+            asyncio.create_task(doorway.watch(opened, lambda: keys.pair)),
+        ]
         try:
             yield ports
         finally:
-            reload.cancel()
+            for task in tasks:
+                task.cancel()
             remove_ports(paths)
             await https.stop()
+            await doorway.close()
     finally:
         await server.stop(limits.STOP_SECONDS / 10)
 
@@ -92,7 +107,7 @@ def remove_ports(paths: Paths) -> None:
         folder.unlink(PORTS, missing_ok=True)
 
 
-async def renew(paths: Paths, keys: ServerKeys, https: HttpsListener) -> None:
+async def renew(paths: Paths, keys: ServerKeys, https: HttpsListener, doorway: Doorway) -> None:
     """New connections see the certificate that is on disk; one that is wrong is left alone."""
     seen = _stamp(paths)
     while True:
@@ -103,6 +118,7 @@ async def renew(paths: Paths, keys: ServerKeys, https: HttpsListener) -> None:
         try:
             shown = load_shown(paths)
             keys.swap(shown.pair)
+            doorway.swap(shown.pair)
             https.context.load_cert_chain(shown.chain, shown.key)
             seen = found
         except (EmbrasureError, OSError) as problem:

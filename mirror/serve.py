@@ -54,7 +54,7 @@ def read_app(
             fd = await asyncio.to_thread(open_public, public, path)
         except EmbrasureError:
             return _plain(404)
-        return send_file(fd, request, immutable=path != TIMESTAMP)
+        return send_file(fd, request, immutable=path not in (TIMESTAMP, layout.TRUST_LISTING))
 
     return Starlette(
         routes=[

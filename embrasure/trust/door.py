@@ -20,6 +20,7 @@ from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.fs import Folder
 from embrasure.net.trustbundle import trust_of
 from embrasure.trust import layout
+from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.client import TrustClient, check_target
 from embrasure.trust.directory import (
     Recovery,
@@ -44,7 +45,7 @@ from embrasure.trust.offline import (
 )
 from embrasure.trust.policy import Policy, Revocations, parse_policy, parse_revocations
 from embrasure.trust.source import Source
-from embrasure.trust.view import Target
+from embrasure.trust.view import Role, Target
 from embrasure.trust.workflow.session import stored_name
 from embrasure.trust.workflow.updater import BEGINNING
 from embrasure.trust.workflow.verified import delegations
@@ -113,6 +114,28 @@ class Door:
         if not raw:
             raise NotFound(path, expected=f"a document of {role} on this disk", got="none")
         return raw
+
+    def root(self, version: int) -> bytes:
+        """Return the file of a root step; raises NotFound."""
+        for raw in self._stored(layout.ROOT, version):
+            return raw
+        raise NotFound(f"root v{version}", expected="a step on this disk", got="none")
+
+    def role_view(self, held: Offline, role: str) -> Role | None:
+        """Return a held role as plain values, None when there is none."""
+        signed = held.signed.get(role)
+        if signed is None:
+            return None
+        return Role(
+            name=role,
+            version=signed.version,
+            expires=signed.expires,
+            threshold=held.threshold(role),
+            keys=held.holders(role),
+            signers=frozenset(),
+            sha256=sha256_hex(held.files[role]),
+            targets=held.listed(role),
+        )
 
     # --- taking -------------------------------------------------------------------------------
 

@@ -61,6 +61,11 @@ class Offline:
         named = delegations(self.targets).get(role)
         return frozenset() if named is None else frozenset(named.keyids)
 
+    def threshold(self, role: str) -> int:
+        """Return how many keys must sign `role`, 0 for a role that nobody delegates."""
+        named = delegations(self.targets).get(role)
+        return 0 if named is None else named.threshold
+
     def keys(self) -> Keys:
         """Return the key ids of each role that root and targets delegate, as floors hold them."""
         delegated = {**self.root.roles, **delegations(self.targets)}
