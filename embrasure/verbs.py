@@ -141,6 +141,13 @@ TRUST = _verbs(
             "pending": "Show which keys each draft still needs, and where they lie.",
             "refuse": "Say a signed no to a draft.",
         },
+        "pki.cli_lift": {
+            "denials": "List what is denied, and by what.",
+            "lift": "Draft the end of a wrong denial; the others last.",
+        },
+        "pki.cli_deliver": {
+            "deliver": "Take trust files to doors past the gateway, or into a folder.",
+        },
         "gateway.cli_trust": {"submit": "Send signed trust files to the gateway."},
     },
     "Who may say what: roles, environments, apps.",

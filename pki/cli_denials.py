@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from embrasure.command import Common, common
+from pki.cli_deliver import deliver_to, direct_options
 from pki.options import passphrase_options, sign_option
 
 _DIR = click.Path(path_type=Path, file_okay=False)
@@ -23,6 +24,7 @@ _SCHEMA = "embrasure.trust.drafts/1"
 @click.option("--gateway-cert", "gateway_certs", multiple=True, metavar="FILE|SHA256")
 @click.option("--reason", default="", help="Shown to people; at most 200 characters.")
 @sign_option
+@direct_options
 @passphrase_options
 @common
 def trust_revoke(
@@ -36,16 +38,20 @@ def trust_revoke(
     gateway_certs: tuple[str, ...],
     reason: str,
     sign: tuple[str, ...],
+    direct: tuple[str, ...],
+    identity: Path | None,
+    pins: tuple[Path, ...],
     passphrase_fd: int | None,
     passphrase_file: Path | None,
-) -> None:
+) -> int:
     """Stop plans, keys, nodes, gateway certificates: one on-call signature, and it only stops.
 
     \b
     Examples:
       embrasure trust revoke trust --env prod --plan SHA256 --reason "bad build" --sign alice.key
       embrasure trust revoke trust --env prod --node n-... --sign alice.key
-      embrasure trust revoke trust --env prod --gateway-cert stolen.crt --sign alice.key
+      embrasure trust revoke trust --env prod --gateway-cert stolen.crt --sign alice.key \\
+        --direct mirror/m1@10.0.0.5:7446 --direct node/n-...@10.0.1.7:7446 --identity people/anna
     """
     from embrasure.clock import now
     from pki import acting, denials
@@ -60,7 +66,7 @@ def trust_revoke(
     with trust.lock():
         made = denials.revoke(trust, env, what, reason=reason, clock=now)
         found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
-    common.emit(_SCHEMA, found, acting.as_text(found, trust))
+    return tell(common, found, acting.as_text(found, trust), direct, folder, identity, pins)
 
 
 @click.command("deny")
@@ -74,6 +80,7 @@ def trust_revoke(
 @click.option("--issuer", "issuers", multiple=True, metavar="FILE|SHA256")
 @click.option("--lift", is_flag=True, help="Take these entries out instead.")
 @sign_option
+@direct_options
 @passphrase_options
 @common
 def trust_deny(
@@ -88,9 +95,12 @@ def trust_deny(
     issuers: tuple[str, ...],
     lift: bool,
     sign: tuple[str, ...],
+    direct: tuple[str, ...],
+    identity: Path | None,
+    pins: tuple[Path, ...],
     passphrase_fd: int | None,
     passphrase_file: Path | None,
-) -> None:
+) -> int:
     """Draft lasting denials in the policy; they hold until a later policy leaves them out.
 
     \b
@@ -117,4 +127,26 @@ def trust_deny(
     with trust.lock():
         made = denials.deny(trust, env, what, lift=lift, clock=now)
         found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
-    common.emit(_SCHEMA, found, acting.as_text(found, trust))
+    return tell(common, found, acting.as_text(found, trust), direct, folder, identity, pins)
+
+
+def tell(
+    common: Common,
+    found: dict[str, object],
+    text: str,
+    direct: tuple[str, ...],
+    folder: Path,
+    identity: Path | None,
+    pins: tuple[Path, ...],
+) -> int:
+    """Return the exit code after the report was told, and what is in force was delivered."""
+    if not direct:
+        common.emit(_SCHEMA, found, text)
+        return 0
+    from embrasure.errors import Unavailable
+
+    sent = deliver_to(folder, direct, identity, pins)
+    body = [{name: one[name] for name in one if name != "text"} for one in sent]
+    lines = "\n".join(str(one["text"]) for one in sent)
+    common.emit(_SCHEMA, {**found, "delivered": body}, f"{text}\n{lines}")
+    return 0 if all(one["well"] for one in sent) else Unavailable.exit_code

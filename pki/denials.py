@@ -14,6 +14,7 @@ from embrasure.errors import Misuse
 from embrasure.net.certificates import load_certificates
 from embrasure.net.denials import key_digest
 from embrasure.trust import documents, layout, policy
+from embrasure.trust.denied import LISTS
 from pki.desk import Desk
 from pki.drafts import Draft
 from pki.folder import TrustFolder
@@ -77,6 +78,9 @@ def revoke(trust: TrustFolder, env: str, what: Denial, *, reason: str, clock: Cl
     path = layout.revocations_path(layout.check_env(env))
     work = Desk(trust, clock)
     found = policy.parse_revocations(work.document(layout.REVOCATIONS, path))
+    if is_reset(trust, env, work.targets(layout.REVOCATIONS).version - 1):
+        # What the policy has lifted must not come back by being listed again.
+        found = msgspec.structs.replace(found, **dict.fromkeys(LISTS, ()))
     merged = msgspec.structs.replace(
         found,
         plans=_more(found.plans, what.plans),
@@ -91,6 +95,12 @@ def revoke(trust: TrustFolder, env: str, what: Denial, *, reason: str, clock: Cl
     policy.parse_revocations(raw)
     work.put(layout.REVOCATIONS, path, raw)
     return work.write()
+
+
+def is_reset(trust: TrustFolder, env: str, version: int) -> bool:
+    """Return whether the policy has reset denials up to this version of the revocations."""
+    raw = trust.documents(layout.fleet_role(env)).get(layout.policy_path(env))
+    return raw is not None and policy.parse_policy(raw).denials_reset_through >= version
 
 
 def deny(trust: TrustFolder, env: str, what: Denial, *, lift: bool, clock: Clock) -> list[Draft]:
