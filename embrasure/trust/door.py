@@ -18,17 +18,10 @@ from tuf.ngclient.config import EnvelopeType
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.fs import Folder
-from embrasure.net.trustbundle import trust_of
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.client import TrustClient, check_target
 from embrasure.trust.directory import (
-    Recovery,
-    Shard,
-    TlsBundle,
-    parse_recovery,
-    parse_shard,
-    parse_tls_bundle,
     shard_of,
 )
 from embrasure.trust.fetcher import fetch_whole
@@ -43,8 +36,9 @@ from embrasure.trust.offline import (
     next_root,
     verify_role,
 )
-from embrasure.trust.policy import Policy, Revocations, parse_policy, parse_revocations
+from embrasure.trust.policy import parse_policy
 from embrasure.trust.source import Source
+from embrasure.trust.trust_document import check_document
 from embrasure.trust.view import Role, Target
 from embrasure.trust.workflow.session import stored_name
 from embrasure.trust.workflow.updater import BEGINNING
@@ -324,29 +318,3 @@ def _still_vouched(held: Offline) -> Offline:
                 signed[role] = verify_role(held.files[role], role, delegator)
                 files[role] = held.files[role]
     return Offline(signed, files)
-
-
-def check_document(path: str, raw: bytes, *, root: str) -> None:
-    """Return only when a trust document is well-formed and of this fleet; raises Refused.
-
-    It would verify all the same, and then every node would stop at it.
-    """
-    found: Revocations | Shard | Policy | TlsBundle | Recovery
-    if path.startswith("revoked/"):
-        found = parse_revocations(raw)
-    elif "/dir/" in path:
-        found = parse_shard(raw)
-    elif path.endswith("/policy.json"):
-        found = parse_policy(raw)
-    elif path.endswith("/tls.json"):
-        found = parse_tls_bundle(raw)
-        trust_of(found)
-    elif path.endswith("/recovery.json"):
-        found = parse_recovery(raw)
-    else:
-        raise Refused(path, expected="a document of fleet or revocations", got="another",
-                      reason="not-trust")  # fmt: skip
-    env = path.removesuffix(".json").split("/")[1]
-    if (found.root, found.env) != (root, env):
-        raise Refused(path, expected=f"a document of {env} in this fleet", got=found.env,
-                      reason="identity")  # fmt: skip
