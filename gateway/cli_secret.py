@@ -113,7 +113,7 @@ def secret_rewrap(
         (again,) = secretfiles.read_sealed([file])
         rows.append({**_row(sealed, to[sealed.env, sealed.app]), "file": str(file),
                      "sha256": again.sha256})  # fmt: skip
-    rotate = sorted(str(row["name"]) for row in rows if row["extra"])
+    rotate = sorted(one.name for one in found if to[one.env, one.app].lost(one))
     lines = [f"{row['file']}: added {_words(row['missing'])}, dropped {_words(row['extra'])}"
              for row in rows]  # fmt: skip
     if rotate:

@@ -13,7 +13,7 @@ from securesystemslib.signer import Key
 
 from embrasure import limits
 from embrasure.clock import Clock, read_time
-from embrasure.errors import NotFound, Refused, Unavailable
+from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.fs import read_file
 from embrasure.secret.sealed import parse_sealed
 from embrasure.trust import layout
@@ -189,7 +189,9 @@ class Judge:
                 found.setdefault(parse_sealed(raw).name, []).append(raw)
             except NotFound:
                 continue
-            except Refused as problem:
+            except EmbrasureError as problem:
+                if isinstance(problem, Unavailable):
+                    raise
                 LOG.warning("%s [%s]", problem, problem.word)
         return {
             secret_document(name): raws[0]

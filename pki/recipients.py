@@ -70,6 +70,12 @@ class Recipients:
         missing = sorted(name for name in wanted if there.get(name) != wanted[name])
         return missing, sorted(set(there) - set(wanted))
 
+    def lost(self, sealed: Sealed) -> list[str]:
+        """Return whose stanza a rewrap drops or replaces: whoever has that key knows the value."""
+        wanted = {name: (key.suite, key.epoch) for name, key in self.keys}
+        there = {one.recipient: (one.suite, one.epoch) for one in sealed.stanzas}
+        return sorted(name for name, key in there.items() if wanted.get(name) != key)
+
 
 def recipients(
     entries: Iterable[Entry],
@@ -132,7 +138,7 @@ def from_folder(trust: TrustFolder, env: str, app: str, *, at: datetime) -> Reci
     fleet = layout.fleet_role(layout.check_env(env))
     layout.check_app(app)
     for role in trust.verify(at):
-        if role.expired and role.role in (layout.ROOT, layout.TARGETS, fleet):
+        if role.expired and role.role in (layout.ROOT, layout.TARGETS, layout.REVOCATIONS, fleet):
             raise Refused(role.role, expected="a role that has not expired", got="an expired one",
                           hint="embrasure trust renew", reason="stale")  # fmt: skip
     held = trust.held(fleet)

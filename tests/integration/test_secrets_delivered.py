@@ -139,7 +139,7 @@ def test_a_push_and_a_pull_node_are_given_what_nobody_between_can_read(fleet: Fl
         _check_processes(node)
 
     # A new value goes out with the next release; the old one is open nowhere.
-    new = "hunter3-of-the-whole-fleet"
+    new = "hunter3-of-the-whole-fleet" + "x" * 65_000  # nearly as much as a secret may be
     assert deploy(fleet, "2.0", 2, seal(fleet, "db", new, 2)) == 0
     for node in fleet.nodes:
         assert said(node) == {"version": "2.0", "secrets": {"db": new}}

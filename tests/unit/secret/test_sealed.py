@@ -284,6 +284,8 @@ def test_a_rewrap_changes_recipients_and_nothing_else(group: Group) -> None:
         open_sealed(again, group.me(B))
     assert open_with_recovery(again, key=group.keys[RECOVERY]) == PLAIN
     assert group.recipients(A, B).differences(again) == ([B], [C])
+    assert group.recipients(A, C).lost(group.sealed) == [B]
+    assert group.recipients(A, B, C).lost(group.sealed) == []
 
 
 def test_a_rewrap_needs_the_recovery_key_and_the_same_app(group: Group) -> None:
@@ -318,6 +320,7 @@ def test_a_new_recovery_recipient_takes_over_by_a_rewrap_with_the_old_key(group:
     keys = [pair for pair in group.to.keys if pair[0] != RECOVERY]
     to = Recipients(ROOT, "prod", "shop", (*keys, (RECOVERY, new.public(epoch=2))))
     again = parse_sealed(rewrap(group.sealed, key=group.keys[RECOVERY], to=to))
+    assert to.lost(group.sealed) == [RECOVERY]
     assert open_with_recovery(again, key=new) == PLAIN
     with pytest.raises(Refused):
         open_with_recovery(again, key=group.keys[RECOVERY])
