@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from embrasure.cli import main
 from embrasure.errors import Refused, Unavailable
@@ -14,6 +15,7 @@ from pki.folder import TrustFolder
 from pki.outsidekeys import Exported
 from tests.ablation import Ablation
 from tests.simulate.awskms import AwsKms, aws_kms, teach_digests
+from tests.simulate.vault import vault
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,24 @@ def test_a_key_that_is_not_there_and_a_service_that_is_not_there_are_said(
     with pytest.raises(Unavailable) as told:
         opened.signer.sign(b"x")
     assert told.value.reason == "key-service"
+
+
+def test_a_key_of_vault_is_one_version_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a stand-in: a later version of the key is another key, and is not taken for it."""
+    pytest.importorskip("hvac", reason="needs embrasure[vault]")
+    monkeypatch.setenv("EMBRASURE_KEYS", str(tmp_path / "key-records"))
+    with vault(monkeypatch) as transit:
+        made = export("hv:root", tmp_path)
+        assert made.record.uri == "hv:root/2" and made.record.scheme == "ed25519"
+        transit.versions.append(Ed25519PrivateKey.generate())
+        opened = signers.open_key("hv:root/2", lambda _: b"", purpose="security")
+        opened.public.verify_signature(opened.signer.sign(b"payload"), b"payload")
+        monkeypatch.setenv("VAULT_TOKEN", "another")
+        with pytest.raises(Unavailable) as told:
+            signers.open_key("hv:root/2", lambda _: b"").signer.sign(b"x")
+        assert "denied" in told.value.got and "another" not in told.value.got
 
 
 def test_azures_uri_has_one_form() -> None:

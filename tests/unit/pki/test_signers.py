@@ -53,9 +53,7 @@ def test_a_key_outside_files_needs_a_record(
     assert told.value.reason == "key-record"
 
 
-@pytest.mark.parametrize(
-    ("uri", "extra"), [("azurekms:x", "azurekms"), ("gcpkms:x", "gcpkms"), ("hv:x/1", "vault")]
-)
+@pytest.mark.parametrize(("uri", "extra"), [("azurekms:x", "azurekms"), ("gcpkms:x", "gcpkms")])
 def test_a_missing_extra_is_said_with_the_line_to_run(uri: str, extra: str) -> None:
     pytest.importorskip("securesystemslib")
     with pytest.raises(Misuse) as told:

@@ -6,6 +6,7 @@ import itertools
 import json
 import resource
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -229,6 +230,24 @@ def test_each_signature_is_verified_before_anybody_has_it(token: str, tmp_path: 
     with pytest.raises(Refused) as told:
         signer.sign(b"x")
     assert told.value.reason == "other-key"
+
+
+def test_many_threads_sign_with_keys_of_two_tokens(
+    hsm: SoftHsm, token: str, tmp_path: Path
+) -> None:
+    """A process is logged in to a token once: without one lock, threads log each other out."""
+    other = hsm.token(f"token-{next(LABELS)}")
+    make(token, tmp_path / "one")
+    make(other, tmp_path / "two", name="bob")
+    opened = [signers.open_key(f"hsm:2?label={label}", source()) for label in (token, other)]
+
+    def work(number: int) -> bool:
+        key, payload = opened[number % 2], f"payload {number}".encode()
+        key.public.verify_signature(key.signer.sign(payload), payload)
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(40)))
 
 
 def test_an_absent_token_is_named_with_those_that_are_here(token: str, tmp_path: Path) -> None:
