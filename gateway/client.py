@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -17,7 +16,7 @@ import grpc
 import msgspec
 from securesystemslib.signer import Signer
 
-from embrasure.errors import EmbrasureError, Refused, Unavailable, shown
+from embrasure.errors import Refused, Unavailable, shown
 from embrasure.fs import Folder
 from embrasure.net.credentials import channel
 from embrasure.net.status import error_of
@@ -30,7 +29,7 @@ from embrasure.wire import admin_pb2 as wire
 from embrasure.wire.admin_pb2_grpc import AdminStub
 from gateway.context import OperatorContext, read_context
 from gateway.grounds import Grounds, load_entries, load_grounds, load_policy, roles_for
-from pki.signers import bind, open_key, within
+from pki.signers import open_bound, within
 
 T = TypeVar("T")
 CALL_SECONDS = 60.0
@@ -236,11 +235,7 @@ class AdminClient:
         Raises Denied, Refused.
         """
         uri = within(self.context.file.key, self.context.folder)
-        opened = open_key(uri, passphrase, purpose="operator", root=self.trust.root_id)
-        # A key file on a medium that cannot be written signs all the same.
-        with suppress(EmbrasureError):
-            bind(uri, opened, self.trust.root_id)
-        return opened.signer
+        return open_bound(uri, passphrase, purpose="operator", root=self.trust.root_id)
 
 
 def read_json(message: wire.Json) -> dict[str, object]:

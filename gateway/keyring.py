@@ -19,7 +19,7 @@ from embrasure.trust import layout
 from gateway.config import FILE, read_config
 from gateway.config import Online as Uris
 from pki.passphrase import PassphraseSource
-from pki.signers import facts_of, open_signer, within
+from pki.signers import facts_of, open_bound, within
 
 
 class OnlineKeys(Protocol):
@@ -112,7 +112,7 @@ class Keyring:
 
     def _opened(self, uri: str) -> Signer:
         if uri not in self._open:
-            self._open[uri] = open_signer(
+            self._open[uri] = open_bound(
                 within(uri, self._folder), self._passphrase, purpose="online", root=self._root
             )
         return self._open[uri]

@@ -41,7 +41,7 @@ from gateway.repository import Repository
 from gateway.service_table import ADMIN_TABLE
 from gateway.watch import Watch
 from pki.ca import Issuer, load_issuer
-from pki.signers import SignerKey, open_signer, within
+from pki.signers import SignerKey, open_bound, within
 
 LOG = getLogger(__name__)
 PORTS = "ports.json"
@@ -73,7 +73,7 @@ def open_issuers(
     """Return the issuers of `gateway.toml`, their keys opened; raises Denied, Refused."""
     found: dict[IssuerName, Issuer] = {}
     for name, files in config.issuers.held().items():
-        key = open_signer(within(files.key, folder), passphrase, purpose="ca", root=root)
+        key = open_bound(within(files.key, folder), passphrase, purpose="ca", root=root)
         certificate = folder / files.certificate
         found[name] = load_issuer(name, domain=config.domain, certificate=certificate, signer=key)
     return found
@@ -86,7 +86,7 @@ def open_client_key(
     if config.tls_key is None:
         return None
     uri = within(config.tls_key, folder)
-    return SignerKey(open_signer(uri, passphrase, purpose="tls", root=root))
+    return SignerKey(open_bound(uri, passphrase, purpose="tls", root=root))
 
 
 def open_certifier(issuers: Mapping[IssuerName, Issuer], clock: Clock) -> Certifier | None:

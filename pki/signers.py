@@ -7,11 +7,12 @@ machine says it (`pki.keyrecords`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from securesystemslib.signer import Signer
 
 from embrasure import fs, limits
-from embrasure.errors import Denied, Refused
+from embrasure.errors import Denied, EmbrasureError, Refused
 from pki import keyfile, keyrecords, keyuri, services
 from pki.keyfacts import KeyFacts, Opened, check_use, public_key
 from pki.keyfile import OpenedFile
@@ -58,6 +59,17 @@ def open_signer(
 ) -> Signer:
     """Return the signer at `uri`; see `open_key`."""
     return open_key(uri, passphrase, purpose=purpose, root=root).signer
+
+
+def open_bound(
+    uri: str, passphrase: Callable[[str], bytes], *, purpose: keyfile.Purpose, root: str
+) -> Signer:
+    """Return the signer at `uri`, whose key serves the fleet `root` from now on and no other."""
+    opened = open_key(uri, passphrase, purpose=purpose, root=root)
+    # A key file or record on a medium that cannot be written signs all the same.
+    with suppress(EmbrasureError):
+        bind(uri, opened, root)
+    return opened.signer
 
 
 def open_file(

@@ -28,9 +28,7 @@ class Transit:
     def shown(self) -> dict[str, object]:
         """What `GET transit/keys/NAME` answers."""
         keys = {
-            str(number): {
-                "public_key": base64.b64encode(key.public_key().public_bytes_raw()).decode()
-            }
+            str(number): {"public_key": _text(key.public_key().public_bytes_raw())}
             for number, key in enumerate(self.versions, start=1)
         }
         return {"data": {"keys": keys, "type": "ed25519"}}
