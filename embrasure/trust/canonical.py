@@ -18,7 +18,7 @@ from embrasure.errors import Refused
 _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"})
 # Each byte is looked at once: a string takes all it can and gives nothing back, and one that never
 # ends is one match to the end, not a new search from each quote in it.
-_MARK = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]')
+_MARK = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]')
 _MEMBER = re.compile(r"[\x20-\x7e]{1,128}")
 
 
