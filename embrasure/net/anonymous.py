@@ -89,7 +89,11 @@ class Anonymous(grpc.aio.ServerInterceptor):
 
 
 def build_anonymous_server(
-    services: Sequence[Service], *, groups: Groups = "hybrid", connections: int = limits.CONNECTIONS
+    services: Sequence[Service],
+    *,
+    groups: Groups = "hybrid",
+    connections: int = limits.CONNECTIONS,
+    calls: int = limits.LOGIN_CALLS,
 ) -> grpc.aio.Server:
     """Return a server that has exactly `services`, open to anybody, not yet bound.
 
@@ -101,8 +105,9 @@ def build_anonymous_server(
         "grpc.max_connection_age_grace_ms": limits.LOGIN_IDLE_MILLISECONDS,
         "grpc.max_receive_message_length": 4 * limits.LOGIN_BYTES,
     }
+    methods = frozenset(name for name, _ in served(services))
     server = grpc.aio.server(
-        interceptors=[Anonymous(frozenset(name for name, _ in served(services)), groups=groups)],
+        interceptors=[Anonymous(methods, groups=groups, calls=calls)],
         options=list({**dict(server_options(connections)), **short}.items()),
         compression=grpc.Compression.NoCompression,
     )
