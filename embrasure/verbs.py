@@ -56,6 +56,12 @@ PKI = _verbs(
         "pki.cli_transcript": {
             "verify-transcript": "Verify the signed record of a ceremony again.",
         },
+        "pki.cli_join": {
+            "token": "Mint a one-time token by which a new node joins.",
+        },
+        "gateway.cli_join": {
+            "join": "Enrol a node by its token, through the gateway.",
+        },
         "embrasure.cli_care": {
             "inventory": "List who holds what, what ends when, and what to run.",
         },
@@ -316,6 +322,10 @@ NODE = _verbs(
             "boot": "Finish or undo an interrupted install and start; needs no server.",
         },
         "node.cli_trust": {"trust": "Take newer trust files from a folder; installs nothing."},
+        "node.cli_join": {
+            "token": "Answer for a new join token.",
+            "image": "Check that a machine image holds public data only.",
+        },
     },
     "One server of the fleet.",
 )

@@ -18,6 +18,7 @@ from gateway.admin_fleet import FleetActs
 from gateway.answers import answer
 from gateway.audit import Journal
 from gateway.database import Database
+from gateway.joining import Relay
 from gateway.people import People
 from gateway.proposals import Proposals
 from gateway.repository import Repository
@@ -31,7 +32,9 @@ FOLLOW_SECONDS = 0.5
 
 
 class Rollouts(Protocol):
-    """What runs roll-outs: `gateway.engine.Engine`."""
+    """What runs roll-outs, and dials: `gateway.engine.Engine`."""
+
+    relay: Relay
 
     async def start(self, env: str, app: str, plan: str, *, by: str) -> str:
         """Return the id of the roll-out of an approved plan, started now."""

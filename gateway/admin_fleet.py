@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from embrasure import limits
+from embrasure.errors import Refused
 from embrasure.net.identity import check_name
 from embrasure.trust import layout
 from embrasure.wire import admin_pb2 as wire
@@ -32,12 +33,51 @@ class FleetActs:
 
     async def RecoverNode(self, request: wire.NodeRequest, context: Context) -> wire.Json:
         """Answer with the new certificate of a node that slept through its own."""
-        layout.check_env(request.env)
-        check_name(request.node)
-        person = await self._caller("RecoverNode", context, request.env)
+        person = await self._asker("RecoverNode", request.env, request.node, context)
         found = await self._parts.rollouts.recover(request.env, request.node, by=person)
         return answer("embrasure.fleet.recover/1", {"env": request.env, "node": request.node,
                                                     **found})  # fmt: skip
+
+    async def JoinStatement(self, request: wire.NodeRequest, context: Context) -> wire.JoinReply:
+        """Answer with what a node that joins says, and the certificate at its address."""
+        person = await self._asker("JoinStatement", request.env, request.node, context)
+        await self._note(person, request.node, "statement")
+        found = await self._parts.rollouts.relay.statement(request.env, request.node)
+        return wire.JoinReply(
+            body=found.statement, mac=found.mac, leaf=found.leaf, gateway=found.gateway
+        )
+
+    async def JoinProve(self, request: wire.JoinRequest, context: Context) -> wire.JoinReply:
+        """Answer with the node's proof."""
+        await self._asker("JoinProve", request.env, request.node, context)
+        if len(request.body) > limits.CHALLENGE_BYTES:
+            raise Refused("challenge", expected="8 KiB", got=len(request.body), reason="limit")
+        proof, chain = await self._parts.rollouts.relay.prove(
+            request.env, request.node, request.leaf, request.body
+        )
+        return wire.JoinReply(body=proof, gateway=chain)
+
+    async def JoinAnswer(self, request: wire.JoinRequest, context: Context) -> wire.Json:
+        """Bring the security team's answer to the node."""
+        person = await self._asker("JoinAnswer", request.env, request.node, context)
+        if len(request.body) > limits.ANSWER_BYTES:
+            raise Refused("answer", expected="40 KiB", got=len(request.body), reason="limit")
+        await self._note(person, request.node, "answer")
+        await self._parts.rollouts.relay.answer(
+            request.env, request.node, request.leaf, request.body
+        )
+        return answer("embrasure.fleet.join/1", {"env": request.env, "node": request.node})
+
+    async def _asker(self, method: str, env: str, node: str, context: Context) -> str:
+        layout.check_env(env)
+        check_name(node)
+        return await self._caller(method, context, env)
+
+    async def _note(self, person: str, node: str, what: str) -> None:
+        await asyncio.to_thread(
+            self._parts.journal.note, "join", node, result="relayed", reason=what,
+            actor=f"operator/{person}",
+        )  # fmt: skip
 
     async def SubmitTrust(
         self, requests: AsyncIterator[wire.TrustFile], context: Context

@@ -16,6 +16,7 @@ from gateway import controls, rollout_view, rows
 from gateway.carriers import Carriers
 from gateway.dialler import Dialler
 from gateway.dialling import is_waiting
+from gateway.joining import Relay
 from gateway.parts import EngineParts
 from gateway.renewals import Renewals
 from gateway.rollout import Facts, Step
@@ -39,6 +40,7 @@ class Engine:
         self.dialler = Dialler(parts, self.steering)
         self.carriers = Carriers(parts, self.steering)
         self.renewals = Renewals(parts, self.steering.library)
+        self.relay = Relay(parts, self.steering.library)
         self.problems: dict[str, str] = {}
 
     def wake(self) -> None:

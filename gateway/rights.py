@@ -52,6 +52,9 @@ METHODS: Mapping[str, Right] = MappingProxyType(
         "SubmitTrust": "enrol",
         "SetAddress": "enrol",
         "RecoverNode": "enrol",
+        "JoinStatement": "enrol",
+        "JoinProve": "enrol",
+        "JoinAnswer": "enrol",
     }
 )
 FOR_ANYBODY = frozenset({"Whoami"})  # it says what one may do

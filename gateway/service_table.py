@@ -34,5 +34,8 @@ _METHODS = (
     "RetryRollout",
     "SetAddress",
     "RecoverNode",
+    "JoinStatement",
+    "JoinProve",
+    "JoinAnswer",
 )
 ADMIN_TABLE: Table = {f"/embrasure.v1.Admin/{name}": _OPERATOR for name in _METHODS}

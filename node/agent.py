@@ -56,6 +56,7 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
     from embrasure.net.server import Service, bind, build_server
     from embrasure.net.trustbundle import TrustHolder
     from embrasure.wire import node_pb2, node_pb2_grpc
+    from node import join_service
     from node.doorway import Doorway
     from node.push import TABLE, NodeService
 
@@ -75,9 +76,10 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
         node_pb2_grpc.add_NodeServicer_to_server,
         NodeService(partial(to_apply, paths), lambda: renewal.serial_of(keys.pair)),
     )
+    joining = join_service.joining_service(paths, partial(to_apply, paths))
     server = build_server(
-        [served, renewal.renewal_service(renewing)],
-        {**TABLE, **renewal.TABLE},
+        [served, renewal.renewal_service(renewing), joining],
+        {**TABLE, **renewal.TABLE, **join_service.TABLE},
         holder,
         connections=limits.NODE_CONNECTIONS,
     )

@@ -23,6 +23,7 @@ from node.messages import (
     Pipe,
     PostNote,
     ProgressNote,
+    ProvedNote,
     ReceiptNote,
     StateNote,
     TrustNote,
@@ -62,6 +63,7 @@ class Heard:
     posts: list[PostNote] = field(default_factory=list)
     state: StateNote | None = None
     trusted: TrustNote | None = None
+    proof: str = ""
 
 
 class NoSource:
@@ -94,6 +96,8 @@ def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: 
                 heard.state = message
             case TrustNote():
                 heard.trusted = message
+            case ProvedNote():
+                heard.proof = message.proof
             case Done():
                 return heard
             case Failure():

@@ -22,6 +22,7 @@ from node.config import load_config
 from node.desk import Desk
 from node.identity import load_identity
 from node.ipc import SOCKET, Listener
+from node.joining import Joiner
 from node.paths import Paths
 from node.records import NodeRecords
 from node.supervisor import Supervisor
@@ -59,7 +60,8 @@ def run(paths: Paths, stop: threading.Event) -> None:
     """Installs are taken until `stop` is set; what was committed runs from the start on."""
     with opened(paths) as acceptor, closing(Listener(paths.run, SOCKET)) as listener:
         records = NodeRecords(paths)
-        desk = Desk(acceptor, records, allowed=frozenset({os.geteuid()}))
+        joiner = Joiner(paths, clock=clock.now)
+        desk = Desk(acceptor, records, allowed=frozenset({os.geteuid()}), joiner=joiner)
         held = threading.Event()
 
         def clear() -> None:

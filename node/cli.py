@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import click
 
 from embrasure.command import Common, common
 from embrasure.errors import EmbrasureError
+from node.options import F, node_options, token_options
 
-F = TypeVar("F", bound=Callable[..., object])
 # Finer than the other commands' codes: scripts on a host tell these apart.
 EXITS = (
     "Exit codes: 0 committed or nothing to do, 1 internal error, 2 usage, 10 rejected (trust, "
@@ -21,19 +21,6 @@ EXITS = (
     "51 agent not running, 60 secret or sandbox missing; 0-5 as elsewhere under --plain-exit."
 )
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-def node_options(function: F) -> F:
-    """The verb takes `--root`."""
-    option = click.option(
-        "--root",
-        "prefix",
-        default="/",
-        metavar="PREFIX",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Where the node lives; / in production.",
-    )
-    return option(function)
 
 
 def plain_option(function: F) -> F:
@@ -79,6 +66,11 @@ def finer(plain_exit: bool) -> Iterator[None]:
     "--interpreter", "interpreters", multiple=True, metavar="NAME=FILE",
     help="A program of this host that these apps may start with (repeat).",
 )  # fmt: skip
+@click.option(
+    "--gateway-issuer", type=FILE, metavar="FILE",
+    help="Push: ca/gateway.crt of the security team, to join by a token.",
+)  # fmt: skip
+@token_options
 @click.option("--poll", "poll_s", default=60, show_default=True, help="Pull: seconds at most.")
 @common
 def node_init(
@@ -96,6 +88,9 @@ def node_init(
     letterbox: str | None,
     apps: Sequence[str],
     interpreters: Sequence[str],
+    gateway_issuer: Path | None,
+    token_fd: int | None,
+    token_file: Path | None,
     poll_s: int,
 ) -> None:
     """Make a node's keys here and print its statement for the security team.
@@ -107,12 +102,15 @@ def node_init(
           --anchor anchor.json --app shop:web=8001 --interpreter python3=/usr/bin/python3
       embrasure node init --root /srv/n1 --env prod --mode push --domain corp \\
           --anchor anchor.json --id n-... --epoch 2
+      embrasure node init --root /srv/n1 --env prod --mode push --domain corp \\
+          --anchor anchor.json --id n-... --gateway-issuer gateway.crt --token-fd 3 3< token
     """
     from embrasure.fingerprint import groups, words
     from embrasure.undo import all_or_nothing
     from node.appfiles import app_texts
     from node.paths import Paths
     from node.setup import Wish, make_node, parse_server
+    from node.tokens import read_token
 
     wish = Wish(
         env=env, mode=mode, domain=domain, anchor=anchor, node=node, epoch=epoch, listen=listen,
@@ -120,7 +118,8 @@ def node_init(
         poll_s=poll_s,
         mirrors=tuple(parse_server(one) for one in mirrors),
         letterbox=parse_server(letterbox) if letterbox else None,
-        apps=app_texts(apps, interpreters),
+        apps=app_texts(apps, interpreters), gateway_issuer=gateway_issuer,
+        token=read_token(fd=token_fd, file=token_file),
     )  # fmt: skip
     with all_or_nothing(prefix):
         made = make_node(Paths(prefix.resolve()), wish)

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from embrasure.command import Common, common
-from node.cli import EXITS, finer, node_options, plain_option
+from node.cli import EXITS, finer, plain_option
+from node.options import node_options
 
 
 @click.command(epilog=EXITS)

@@ -21,6 +21,7 @@ from node.ipc import Channel, Listener
 from node.messages import (
     AnswerNote,
     Done,
+    EnrolAsk,
     FromFetch,
     Message,
     OrderAsk,
@@ -28,11 +29,14 @@ from node.messages import (
     PollAsk,
     PostedAsk,
     PostNote,
+    ProveAsk,
+    ProvedNote,
     StateNote,
     StatusAsk,
     TrustAsk,
     TrustNote,
     failure_of,
+    pack,
     sentence,
     unpack,
 )
@@ -75,11 +79,31 @@ class Records(Protocol):
         ...
 
 
+class Joiner(Protocol):
+    """What answers for this node until it is enrolled (`node.joining.Joiner`)."""
+
+    def prove(self, challenge: bytes, *, gateway: str) -> bytes:
+        """Return the signed answer to a challenge."""
+        ...
+
+    def take(self, answer: bytes) -> None:
+        """Put the security team's answer where the owner would."""
+        ...
+
+
 class Desk:
     """Serves conversations, each in a thread of its own."""
 
-    def __init__(self, door: Door, records: Records, *, allowed: frozenset[int]) -> None:
+    def __init__(
+        self,
+        door: Door,
+        records: Records,
+        *,
+        allowed: frozenset[int],
+        joiner: Joiner | None = None,
+    ) -> None:
         self._door, self._records, self._allowed = door, records, allowed
+        self._joiner = joiner
         self._room = threading.BoundedSemaphore(CONVERSATIONS)
         self._working = threading.Lock()
 
@@ -132,6 +156,11 @@ class Desk:
                     channel.send(post)
             case PostedAsk():
                 self._records.posted(ask.rseq)
+            case ProveAsk() if self._joiner:
+                proof = self._joiner.prove(unpack(ask.challenge), gateway=ask.gateway)
+                channel.send(ProvedNote(proof=pack(proof)))
+            case EnrolAsk() if self._joiner:
+                self._joiner.take(unpack(ask.answer))
             case _:
                 raise Failed("ipc", expected="a question", got=type(ask).__name__)
 

@@ -26,12 +26,10 @@ from node.ground import FloorKeeper
 from node.identity import Identity
 from node.paths import Paths
 
-_TAKEN = "enrolled.json"
-
 
 def is_enrolled(paths: Paths) -> bool:
     """Return whether this node took its answer already."""
-    return (paths.state / _TAKEN).exists()
+    return paths.taken.exists()
 
 
 def accept_enrolment(
@@ -59,7 +57,7 @@ def accept_enrolment(
     with Folder.open(paths.state) as state:
         state.replace(paths.tls_bundle.name, write(answer.tls))
         # Last: until this is there, everything above is done again.
-        state.replace(_TAKEN, raw)
+        state.replace(paths.taken.name, raw)
     return True
 
 

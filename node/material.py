@@ -20,11 +20,12 @@ from embrasure import limits
 from embrasure.errors import Denied, NotFound, Refused
 from embrasure.fs import read_file
 from embrasure.net.certificates import load_certificates, load_der, pem_of
-from embrasure.net.trustbundle import Trust, trust_of
+from embrasure.net.trustbundle import Trust, first_trust, trust_of
 from embrasure.trust.directory import Enrolled, TlsBundle, parse_enrolled, parse_tls_bundle
 from embrasure.trust.documents import read
 from embrasure.trust.dsse import Envelope
 from node.believed import held_denials
+from node.config import load_config
 from node.paths import Paths
 
 if TYPE_CHECKING:
@@ -40,8 +41,25 @@ class Material:
         self._paths = paths
 
     def trust(self) -> Trust:
-        """Return whom this node believes; raises Denied (`not-enrolled`), Refused."""
-        return trust_of(self.bundle(), held_denials(self._paths))
+        """Return whom this node believes; raises Denied (`not-enrolled`), Refused.
+
+        A node that joins by a token believes the gateway issuer that it was given with it, and its
+        word counts for nothing but the way of its statement.
+        """
+        try:
+            bundle = self.bundle()
+        except Denied:
+            if not self._paths.gateway_issuer.exists():
+                raise
+            return self._first_trust()
+        return trust_of(bundle, held_denials(self._paths))
+
+    def _first_trust(self) -> Trust:
+        return first_trust(load_config(self._paths).domain, "gateway", self._first_issuer())
+
+    def _first_issuer(self) -> tuple[x509.Certificate, ...]:
+        raw = read_file(self._paths.gateway_issuer, limit=limits.TLS_BUNDLE_BYTES, unshared=True)
+        return load_certificates(raw, what="gateway issuer")
 
     def bundle(self) -> TlsBundle:
         """Return the newest bundle: apply's verified one, else the enrolment's."""
@@ -53,9 +71,15 @@ class Material:
 
     def ca_roots(self) -> list[x509.Certificate]:
         """Return the CA roots that the metadata door lets in by: of the newest bundle, and of the
-        enrolment answer, which the owner put there.
+        enrolment answer, which the owner put there. Of a node that still joins: the one gateway
+        issuer that it was given; nothing else of the fleet is known to it.
         """
-        texts = self.bundle().ca_root
+        try:
+            texts = self.bundle().ca_root
+        except Denied:
+            if not self._paths.gateway_issuer.exists():
+                raise
+            return list(self._first_issuer())
         with suppress(Denied):
             texts = (*texts, *self.enrolled().tls.ca_root)
         return [load_der(text, what="CA root") for text in dict.fromkeys(texts)]
@@ -69,6 +93,8 @@ class Material:
         """
         from embrasure.net.pairfile import read_pair  # gRPC, which a pull node does without
 
+        if trust.gateways is None:
+            return self.boot()  # not enrolled yet
         found = read_pair(self._paths.renewed)
         if found is None or not lives(found.chain_pem, at=at, trust=trust):
             found = max((self._made(chain) for chain in self._chains()), key=ends)

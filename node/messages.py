@@ -1,9 +1,9 @@
 """Every message between fetch and apply: exact fields, one spelling, one parser for each side.
 
-Fetch asks (`OrderAsk`, `PollAsk`, `TrustAsk`, `StatusAsk`, `OutboxAsk`, `PostedAsk`). While apply
-works on it, it wants files; fetch answers each `Want` with a `Pipe`, beside which a descriptor
-travels that the bytes come from, and an `End`. Apply notes what happens; `Done` or `Failure` is its
-last word.
+Fetch asks (`OrderAsk`, `PollAsk`, `TrustAsk`, `StatusAsk`, `OutboxAsk`, `PostedAsk`, `ProveAsk`,
+`EnrolAsk`). While apply works on it, it wants files; fetch answers each `Want` with a `Pipe`,
+beside which a descriptor travels that the bytes come from, and an `End`. Apply notes what happens;
+`Done` or `Failure` is its last word.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from msgspec import Meta
 from embrasure import errors, limits
 from embrasure.errors import EmbrasureError, Refused, shown
 from embrasure.trust import canonical as form
-from embrasure.trust.documents import Base64, Count, Document, Name, Positive, convert
+from embrasure.trust.documents import Base64, Count, Digest, Document, Name, Positive, convert
 
 DOCUMENT = "ipc message"
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9:_.-]{0,95}$")]
@@ -59,6 +59,19 @@ class PostedAsk(Message, frozen=True, kw_only=True, tag="posted"):
     """Fetch: a letterbox has taken this receipt."""
 
     rseq: Positive
+
+
+class ProveAsk(Message, frozen=True, kw_only=True, tag="prove"):
+    """Fetch: the gateway with this certificate (SHA-256) relays a challenge for this node."""
+
+    challenge: Base64
+    gateway: Digest
+
+
+class EnrolAsk(Message, frozen=True, kw_only=True, tag="enrol"):
+    """Fetch: the gateway relays the security team's answer to this node's statement."""
+
+    answer: Base64
 
 
 class Pipe(Message, frozen=True, kw_only=True, tag="pipe"):
@@ -126,6 +139,12 @@ class PostNote(Message, frozen=True, kw_only=True, tag="post"):
     body: Base64
 
 
+class ProvedNote(Message, frozen=True, kw_only=True, tag="proved"):
+    """Apply: the answer to a challenge (a DSSE envelope)."""
+
+    proof: Base64
+
+
 class AppState(Document, frozen=True, kw_only=True):
     """One app of this node, as its disk has it."""
 
@@ -170,7 +189,16 @@ class Failure(Message, frozen=True, kw_only=True, tag="failure"):
 
 
 FromFetch: TypeAlias = (
-    OrderAsk | PollAsk | TrustAsk | StatusAsk | OutboxAsk | PostedAsk | Pipe | End
+    OrderAsk
+    | PollAsk
+    | TrustAsk
+    | StatusAsk
+    | OutboxAsk
+    | PostedAsk
+    | ProveAsk
+    | EnrolAsk
+    | Pipe
+    | End
 )
 FromApply: TypeAlias = (
     Want
@@ -180,18 +208,19 @@ FromApply: TypeAlias = (
     | TrustNote
     | PostNote
     | StateNote
+    | ProvedNote
     | Done
     | Failure
 )
 
 _FROM_FETCH: dict[str, type[FromFetch]] = {
     "order": OrderAsk, "poll": PollAsk, "trust": TrustAsk, "status": StatusAsk, "outbox": OutboxAsk,
-    "posted": PostedAsk, "pipe": Pipe, "end": End,
+    "posted": PostedAsk, "prove": ProveAsk, "enrol": EnrolAsk, "pipe": Pipe, "end": End,
 }  # fmt: skip
 _FROM_APPLY: dict[str, type[FromApply]] = {
     "want": Want, "receipt": ReceiptNote, "progress": ProgressNote, "answer": AnswerNote,
-    "trusted": TrustNote,
-    "post": PostNote, "state": StateNote, "done": Done, "failure": Failure,
+    "trusted": TrustNote, "post": PostNote, "state": StateNote, "proved": ProvedNote, "done": Done,
+    "failure": Failure,
 }  # fmt: skip
 _ERRORS: dict[str, type[EmbrasureError]] = {
     "Damaged": errors.Damaged, "Denied": errors.Denied, "Failed": errors.Failed,

@@ -33,6 +33,21 @@ class Paths:
         return self.config / "enrolled.json"
 
     @property
+    def statement(self) -> Path:
+        """What this node says of itself, to be carried to the security team."""
+        return self.config / "statement.json"
+
+    @property
+    def gateway_issuer(self) -> Path:
+        """The gateway issuer, PEM: whom to believe before the first `tls.json`."""
+        return self.config / "gateway-ca.pem"
+
+    @property
+    def join(self) -> Path:
+        """The MAC of a join token over the statement."""
+        return self.config / "join.json"
+
+    @property
     def apps(self) -> Path:
         """One file for each app that the owner lets run here."""
         return self.config / "apps.d"
@@ -51,6 +66,11 @@ class Paths:
     def state(self) -> Path:
         """Receipt chain, last orders."""
         return self.data / "state"
+
+    @property
+    def taken(self) -> Path:
+        """The enrolment answer that this node took, its signature checked."""
+        return self.state / "enrolled.json"
 
     @property
     def floors(self) -> Path:

@@ -18,24 +18,24 @@ from embrasure import clock, limits
 from embrasure.config import parse_toml
 from embrasure.errors import Misuse, Refused
 from embrasure.fs import Folder, create_file, read_file, replace_file
-from embrasure.net.certificates import check_pair, load_der, pem_of
+from embrasure.net.certificates import check_pair, load_certificates, load_der, pem_of
 from embrasure.net.trustbundle import trust_of
 from embrasure.trust import dsse, layout
 from embrasure.trust.anchor import root_id_of
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.directory import Enrolled
+from embrasure.trust.documents import write
+from embrasure.trust.joining import Answering, join_key, mac_of
 from node.config import NodeConfig, Server
 from node.identity import Identity, create_identity, load_identity, new_node_id
 from node.material import read_enrolled
 from node.paths import Paths
 
-STATEMENT = "statement.json"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """What the owner asks for. node: "" for a new random id; epoch: above that of the keys that
-    this id had before.
+    this id had before; gateway_issuer: PEM file, and token: for a node that joins by a token.
     """
 
     env: str
@@ -50,6 +50,8 @@ class Wish:
     letterbox: Server | None = None
     apps: Mapping[str, str] = field(default_factory=dict)  # app -> text of its apps.d file
     poll_s: int = 60
+    gateway_issuer: Path | None = None
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def make_node(paths: Paths, wish: Wish) -> Made:
         )  # fmt: skip
     if wish.epoch > 1 and not wish.node:
         raise Misuse("--epoch", expected="--id of the node that is made anew", got="a new id")
+    issuer = joining_issuer(wish)
     node = wish.node or new_node_id()
     text = config_text(wish, node)
     for path in paths.folders():
@@ -87,7 +90,11 @@ def make_node(paths: Paths, wish: Wish) -> Made:
         clock=clock.now, epoch=wish.epoch,
     )  # fmt: skip
     replace_file(paths.config, paths.anchor.name, anchor, mode=0o644)
-    replace_file(paths.config, STATEMENT, statement, mode=0o644)
+    replace_file(paths.config, paths.statement.name, statement, mode=0o644)
+    if issuer is not None:
+        replace_file(paths.config, paths.gateway_issuer.name, issuer, mode=0o644)
+    if wish.token:
+        keep_token(paths, wish.token, env=wish.env, node=node)
     for app, owned in wish.apps.items():
         replace_file(paths.apps, f"{app}.toml", owned.encode("utf-8"), mode=0o644)
     # Last: with it the node is whole.
@@ -96,7 +103,35 @@ def make_node(paths: Paths, wish: Wish) -> Made:
     payload, _ = dsse.unseal(
         "enrolment", statement, {signed.keyid: signed}, limit=limits.STATEMENT_BYTES
     )
-    return Made(node, root_id, statement, sha256_hex(payload), paths.config / STATEMENT)
+    return Made(node, root_id, statement, sha256_hex(payload), paths.statement)
+
+
+def joining_issuer(wish: Wish) -> bytes | None:
+    """Return the gateway issuer that the node believes at first; raises Misuse, Refused.
+
+    Only a push node is dialled, and a token is for one node id.
+    """
+    if wish.token and (wish.gateway_issuer is None or not wish.node or wish.mode != "push"):
+        raise Misuse(
+            "join token", expected="a push node with --id and --gateway-issuer", got="another",
+            hint="a token is for one node id, and the gateway is dialled by nobody",
+        )  # fmt: skip
+    if wish.gateway_issuer is None:
+        return None
+    issuer = read_file(wish.gateway_issuer, limit=limits.TLS_BUNDLE_BYTES)
+    load_certificates(issuer, what="gateway issuer")
+    return issuer
+
+
+def keep_token(paths: Paths, token: str, *, env: str, node: str) -> None:
+    """The node will answer for this token; of the token itself nothing is kept.
+
+    Raises Refused (`bad-token`).
+    """
+    statement = read_file(paths.statement, limit=2 * limits.STATEMENT_BYTES)
+    mac = mac_of(join_key(token, env=env, node=node), statement)
+    said = Answering(v=1, type="join", mac=mac, statement=sha256_hex(statement))
+    replace_file(paths.config, paths.join.name, write(said), mode=0o644)
 
 
 def config_text(wish: Wish, node: str) -> str:

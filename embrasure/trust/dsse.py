@@ -35,6 +35,7 @@ Type = Literal[
     "approval",
     "enrolment",
     "enrolled",
+    "joining",
     "post",
     "audit",
     "login",

@@ -215,3 +215,27 @@ class NodeRequest(_message.Message):
     env: str
     node: str
     def __init__(self, env: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
+
+class JoinRequest(_message.Message):
+    __slots__ = ("env", "node", "leaf", "body")
+    ENV_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    LEAF_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    env: str
+    node: str
+    leaf: bytes
+    body: bytes
+    def __init__(self, env: _Optional[str] = ..., node: _Optional[str] = ..., leaf: _Optional[bytes] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class JoinReply(_message.Message):
+    __slots__ = ("body", "mac", "leaf", "gateway")
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    LEAF_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    body: bytes
+    mac: str
+    leaf: bytes
+    gateway: bytes
+    def __init__(self, body: _Optional[bytes] = ..., mac: _Optional[str] = ..., leaf: _Optional[bytes] = ..., gateway: _Optional[bytes] = ...) -> None: ...

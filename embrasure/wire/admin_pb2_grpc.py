@@ -169,6 +169,21 @@ class AdminStub(object):
                 request_serializer=embrasure_dot_wire_dot_admin__pb2.NodeRequest.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
                 _registered_method=True)
+        self.JoinStatement = channel.unary_unary(
+                '/embrasure.v1.Admin/JoinStatement',
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.NodeRequest.SerializeToString,
+                response_deserializer=embrasure_dot_wire_dot_admin__pb2.JoinReply.FromString,
+                _registered_method=True)
+        self.JoinProve = channel.unary_unary(
+                '/embrasure.v1.Admin/JoinProve',
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.JoinRequest.SerializeToString,
+                response_deserializer=embrasure_dot_wire_dot_admin__pb2.JoinReply.FromString,
+                _registered_method=True)
+        self.JoinAnswer = channel.unary_unary(
+                '/embrasure.v1.Admin/JoinAnswer',
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.JoinRequest.SerializeToString,
+                response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
+                _registered_method=True)
 
 
 class AdminServicer(object):
@@ -347,6 +362,25 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def JoinStatement(self, request, context):
+        """What a node that joins says of itself; relayed as it came, for the keyholder's tool to judge.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def JoinProve(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def JoinAnswer(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -483,6 +517,21 @@ def add_AdminServicer_to_server(servicer, server):
             'RecoverNode': grpc.unary_unary_rpc_method_handler(
                     servicer.RecoverNode,
                     request_deserializer=embrasure_dot_wire_dot_admin__pb2.NodeRequest.FromString,
+                    response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
+            ),
+            'JoinStatement': grpc.unary_unary_rpc_method_handler(
+                    servicer.JoinStatement,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.NodeRequest.FromString,
+                    response_serializer=embrasure_dot_wire_dot_admin__pb2.JoinReply.SerializeToString,
+            ),
+            'JoinProve': grpc.unary_unary_rpc_method_handler(
+                    servicer.JoinProve,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.JoinRequest.FromString,
+                    response_serializer=embrasure_dot_wire_dot_admin__pb2.JoinReply.SerializeToString,
+            ),
+            'JoinAnswer': grpc.unary_unary_rpc_method_handler(
+                    servicer.JoinAnswer,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.JoinRequest.FromString,
                     response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
             ),
     }
@@ -1214,6 +1263,87 @@ class Admin(object):
             target,
             '/embrasure.v1.Admin/RecoverNode',
             embrasure_dot_wire_dot_admin__pb2.NodeRequest.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.Json.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JoinStatement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embrasure.v1.Admin/JoinStatement',
+            embrasure_dot_wire_dot_admin__pb2.NodeRequest.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JoinProve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embrasure.v1.Admin/JoinProve',
+            embrasure_dot_wire_dot_admin__pb2.JoinRequest.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JoinAnswer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embrasure.v1.Admin/JoinAnswer',
+            embrasure_dot_wire_dot_admin__pb2.JoinRequest.SerializeToString,
             embrasure_dot_wire_dot_admin__pb2.Json.FromString,
             options,
             channel_credentials,
