@@ -24,6 +24,7 @@ KEYS = _verbs(
         },
         "pki.cli_tokens": {
             "export": "Write the public half of a key in a token or key service.",
+            "list": "List the keys outside files that this machine may sign with.",
         },
     },
     "Keys of people and online roles.",

@@ -52,6 +52,25 @@ def keys_export(
     common.emit("embrasure.keys.outside/1", found.as_json(), found.as_text())
 
 
+@click.command("list")
+@common
+def keys_list(common: Common) -> None:
+    """List the keys in tokens and key services that this machine may sign with, and for what.
+
+    They are records in $EMBRASURE_KEYS, else ~/.local/state/embrasure/keys; key files are not among
+    them.
+
+    \b
+    Examples:
+      embrasure keys list
+      embrasure keys list --json
+    """
+    from pki import outsidekeys
+
+    found = outsidekeys.known()
+    common.emit("embrasure.keys.list/1", {"keys": found}, outsidekeys.known_text(found))
+
+
 @click.command("generate")
 @click.argument("name")
 @click.option("--token", required=True, metavar="LABEL", help="The token's label.")

@@ -165,6 +165,31 @@ def device_of(token: TokenFacts) -> Device:
     )
 
 
+def known() -> list[dict[str, object]]:
+    """Return the keys outside files that this machine has a record of."""
+    return [
+        {
+            "person": record.label,
+            "purpose": record.purpose,
+            "scheme": record.scheme,
+            "keyid": record.keyid,
+            "root": record.root or None,
+            "uri": record.uri,
+        }
+        for record in keyrecords.all_records()
+    ]
+
+
+def known_text(found: list[dict[str, object]]) -> str:
+    """Return that list for a person."""
+    lines = [
+        f"{one['person']}  {one['purpose']}  {one['scheme']}  {str(one['keyid'])[:16]}  "
+        f"fleet {str(one['root'])[:16] if one['root'] else 'not yet bound'}  {one['uri']}"
+        for one in found
+    ]
+    return "\n".join(lines) or f"no record in {keyrecords.folder()}"
+
+
 def list_tokens(uri: TokenUri) -> list[dict[str, object]]:
     """Return every token of the module, with the ECDSA keys that it shows without a PIN."""
     keyuri.check_installed("hsm")

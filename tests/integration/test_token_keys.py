@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from pki.signerkey import SignerKey
 from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.ceremony import NewNode
+from tests.simulate.engine import SimEngine, SimFleet, until
 from tests.simulate.listener import METHODS, Listener, call, listening
 from tests.simulate.office import APP, ENV, PASSPHRASE, Office
 from tests.simulate.softhsm import SoftHsm
@@ -190,6 +192,35 @@ def test_a_token_that_does_not_sign_ends_the_handshake(
 
     run(work())
     assert "did not sign" in caplog.text
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIdentity:
+    """The gateway's identity with its key in a token."""
+
+    key: SignerKey
+    chain: bytes
+
+    def client(self) -> tuple[ec.EllipticCurvePrivateKey, bytes]:
+        return self.key, self.chain
+
+
+def test_a_release_reaches_nodes_that_are_dialled_with_a_token_key(
+    token: str, tmp_path: Path
+) -> None:
+    key, fleet = held_key(token, tmp_path), SimFleet.make(3)
+    leaf = fleet.authority.leaf("gateway", "g1", public=key.public_key())
+
+    async def work() -> None:
+        async with fleet.listening():
+            host = SimEngine(tmp_path, fleet, identity=TokenIdentity(key, leaf.chain_pem))
+            async with host.running() as engine:
+                plan = host.approved("1.0")
+                name = await engine.start("dev", "shop", plan, by="anna")
+                await until(lambda: engine.status(name)["state"] == "succeeded")
+                assert all(agent.installs == {plan: 1} for agent in fleet.push())
+
+    run(work())
 
 
 # --- a whole fleet ---------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from embrasure.trust.directory import TlsBundle
 from gateway import tables
 from gateway.adopt import adopt
 from gateway.engine import Engine
-from gateway.parts import EngineParts, Pace
+from gateway.parts import EngineParts, Identity, Pace
 from tests.simulate.agents import SimAgent, serving
 from tests.simulate.authority import Authority
 from tests.simulate.gateway import SimGateway, trust_files
@@ -101,7 +101,14 @@ class SimFleet:
 class SimEngine:
     """One gateway process: what a restart loses is lost with this object."""
 
-    def __init__(self, folder: Path, fleet: SimFleet, *, pace: Pace = FAST) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fleet: SimFleet,
+        *,
+        pace: Pace = FAST,
+        identity: Identity | None = None,
+    ) -> None:
         self.fleet = fleet
         self.gateway = SimGateway(folder, fleet.sim)
         self.engine = Engine(
@@ -111,7 +118,7 @@ class SimEngine:
                 journal=self.gateway.journal,
                 repository=self.gateway.repository,
                 proposals=self.gateway.proposals,
-                identity=SimIdentity(fleet.authority),
+                identity=identity or SimIdentity(fleet.authority),
                 collect_key=fleet.sim.collect,
                 clock=fleet.sim.clock,
                 pace=pace,

@@ -13,7 +13,8 @@ from pathlib import Path
 from embrasure.clock import now
 from pki import denials, keyfile
 from pki.folder import TrustFolder
-from tests.simulate import ceremony
+from tests.simulate import ceremony, softhsm
+from tests.simulate.softhsm import SoftHsm
 
 SECRET = ceremony.PASSPHRASE.decode()
 PROGRAM = [sys.executable, "-c", "import sys; from embrasure.cli import main; sys.exit(main())"]
@@ -84,3 +85,16 @@ def test_a_draft_is_read_then_confirmed_by_its_digest_then_signed(
     code, screen = typed(*words, answers=prompts)
     assert code == 0, screen
     assert SECRET not in screen and len(list(draft.folder.glob("signatures/*"))) == 1
+
+
+def test_a_pin_is_typed_and_not_echoed_and_a_wrong_one_asked_again(
+    hsm: SoftHsm, tmp_path: Path
+) -> None:
+    pin = softhsm.PIN.decode()
+    label = hsm.token("typed-pin")
+    words = ["keys", "hsm", "generate", "alice", "--token", label, "--purpose", "security"]
+    prompts = [("PIN of token", "not this one"), ("PIN of token", pin)]
+    code, screen = typed(*words, "--out", tmp_path, answers=prompts)
+    assert code == 0, screen
+    assert pin not in screen and "not this one" not in screen
+    assert (tmp_path / "alice.pub").exists()

@@ -387,6 +387,11 @@ def test_the_list_shows_tokens_and_keys_without_a_pin(
     (mine,) = [one for one in found if one["token"] == token]
     assert [key["keyid"] for key in mine["keys"]] == [keyid]
     assert mine["state"] == "ready"
+    assert main(["keys", "list", "--json"]) == 0
+    (known,) = json.loads(capsys.readouterr().out)["keys"]
+    assert (known["keyid"], known["purpose"], known["root"]) == (keyid, "security", None)
+    assert main(["keys", "list"]) == 0
+    assert "not yet bound" in capsys.readouterr().out
     assert main(["keys", "hsm", "list"]) == 0
     assert f"hsm:2?label={token}" in capsys.readouterr().out
 
