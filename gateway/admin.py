@@ -157,6 +157,7 @@ class Admin(FleetActs):
         """Stream a roll-out's events."""
         await self._caller("WatchRollout", context)
         async for event in self._parts.rollouts.watch(request.id, number_of(request.after_event)):
+            await self._caller("WatchRollout", context)
             yield answer("embrasure.rollout.event/1", event)
 
     async def Fleet(self, request: wire.Query, context: Context) -> wire.Json:
@@ -167,9 +168,10 @@ class Admin(FleetActs):
 
     async def Audit(self, request: wire.AuditQuery, context: Context) -> AsyncIterator[wire.Json]:
         """Stream the journal's records as they are chained."""
-        await self._caller("Audit", context)
         cursor = number_of(request.since)
         while True:
+            # A stream outlives the rights that it was opened with.
+            await self._caller("Audit", context)
             lines = await asyncio.to_thread(self._parts.journal.lines, cursor)
             for line in lines:
                 yield wire.Json(body=line)

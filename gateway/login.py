@@ -23,7 +23,6 @@ from embrasure.trust import dsse, layout
 from embrasure.trust.login import LoginStatement, parse_login
 from embrasure.wire import login_pb2 as wire
 from gateway.audit import Journal
-from gateway.grounds import load_denied
 from gateway.login_guard import Nonces, Sources, source_of
 from gateway.metadata import read_metadata
 from gateway.people import People
@@ -82,7 +81,7 @@ class LoginDesk:
             check_request(said, csr)
             check_gateway(said, self._admin())
             # 5.
-            check_not_denied(keyid, self._denied())
+            check_not_denied(keyid, self._people.denied_keys())
             # 6.
             public = ca.parse_request(csr)
             leaf = ca.issue_leaf(f"operator/{said.person}", public, self._issuer, self._clock)
@@ -101,17 +100,6 @@ class LoginDesk:
     def _owners(self, keyid: str) -> set[str]:
         found = {policy.person_of(keyid) for policy in self._people.policies().values()}
         return {person for person in found if person is not None}
-
-    def _denied(self) -> frozenset[str]:
-        """What any environment denies: a stolen key is stolen everywhere."""
-        repository = self._repository
-        view, source = repository.view(), repository.source()
-        return frozenset[str]().union(
-            *(
-                load_denied(repository.client, view, source, policy).keys
-                for policy in self._people.policies().values()
-            )
-        )
 
 
 def check_person(person: str, owners: set[str]) -> None:

@@ -7,7 +7,7 @@ import threading
 from embrasure.errors import Denied, EmbrasureError
 from embrasure.trust.policy import Policy
 from embrasure.trust.view import View
-from gateway.grounds import load_policy
+from gateway.grounds import load_denied, load_policy
 from gateway.repository import Repository
 from gateway.rights import Right, rights_of
 
@@ -18,31 +18,40 @@ class People:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._lock = threading.Lock()
-        self._held: tuple[View, dict[str, Policy]] | None = None
+        self._held: tuple[View, dict[str, Policy], dict[str, frozenset[str]]] | None = None
 
     def policies(self) -> dict[str, Policy]:
         """Return environment -> policy; one that cannot be read is left out, and so are its
         people.
         """
+        return self._now()[1]
+
+    def denied_keys(self) -> frozenset[str]:
+        """Return what any environment denies: a key that was stolen is stolen everywhere."""
+        return frozenset[str]().union(*self._now()[2].values())
+
+    def _now(self) -> tuple[View, dict[str, Policy], dict[str, frozenset[str]]]:
         view = self._repository.view()
         with self._lock:
             if self._held is None or self._held[0] is not view:
-                self._held = (view, self._load(view))
-            return self._held[1]
+                self._held = (view, *self._load(view))
+            return self._held
 
-    def _load(self, view: View) -> dict[str, Policy]:
-        found = {}
+    def _load(self, view: View) -> tuple[dict[str, Policy], dict[str, frozenset[str]]]:
+        found: dict[str, Policy] = {}
+        denied: dict[str, frozenset[str]] = {}
         repository = self._repository
         for role in view.roles:
             env = role.removeprefix("fleet-")
             if env != role:
                 try:
-                    found[env], _ = load_policy(
-                        repository.client, view, repository.source(), env=env
-                    )
+                    source = repository.source()
+                    policy, _ = load_policy(repository.client, view, source, env=env)
+                    denied[env] = load_denied(repository.client, view, source, policy).keys
+                    found[env] = policy
                 except EmbrasureError:
                     continue
-        return found
+        return found, denied
 
     def environments(self, person: str) -> list[str]:
         """Return the environments whose policy lists `person`."""
@@ -61,6 +70,15 @@ class People:
             if listed.id == person
         }
 
+    def _keys_of(self, person: str) -> frozenset[str]:
+        lists = (
+            listed.keys
+            for policy in self.policies().values()
+            for listed in policy.people
+            if listed.id == person
+        )
+        return frozenset[str]().union(*lists)
+
     def check(self, person: str, env: str = "", *, right: Right = "view") -> str:
         """Return `person` when `env` (empty: any environment) gives him `right`; raises Denied.
 
@@ -68,6 +86,7 @@ class People:
         """
         held = self.rights(person)
         allowed = sorted(held)
+        check_has_key(person, self._keys_of(person), self.denied_keys())
         if not allowed or (env and env not in allowed):
             raise Denied(
                 f"operator {person}",
@@ -85,3 +104,19 @@ class People:
                 reason="no-right",
             )
         return person
+
+
+def check_has_key(person: str, keys: frozenset[str], denied: frozenset[str]) -> None:
+    """Return only when not every key of the person is denied.
+
+    Whoever stole the key may hold the TLS certificate, too, which lives for hours. A person without
+    any key only ever looks, and has none to lose.
+    """
+    if keys and keys <= denied:
+        raise Denied(
+            f"operator {person}",
+            expected="a person with a key that is not denied",
+            got="denied keys only",
+            hint="a new key, and a policy that names it: embrasure pki keyholder replace --help",
+            reason="denied",
+        )

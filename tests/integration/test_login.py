@@ -30,6 +30,7 @@ from embrasure.trust import dsse
 from embrasure.wire import admin_pb2, login_pb2
 from embrasure.wire.admin_pb2_grpc import AdminStub
 from embrasure.wire.login_pb2_grpc import LoginStub
+from gateway.client import AdminClient
 from gateway.config import read_config, write_config
 from gateway.logging_in import request_of, statement_of
 from gateway.login_guard import Nonces, Sources, source_of
@@ -40,6 +41,7 @@ from pki.passphrase import PassphraseSource
 from pki.signers import open_signer
 from tests.ablation import Ablation
 from tests.simulate.office import PASSPHRASE, Answer, Office, Running, verb
+from tests.simulate.running import until
 
 HOST = "admin.office.test.internal"
 
@@ -249,8 +251,9 @@ def test_a_key_of_nobody_logs_nobody_in(door: Door, ablation: Ablation) -> None:
 
 @pytest.mark.misuse
 def test_a_denied_key_logs_nobody_in(door: Door, ablation: Ablation) -> None:
-    door.context("ben")
-    assert door.login("ben").code == 0
+    for person in ("anna", "ben"):
+        door.context(person)
+        assert door.login(person).code == 0
     signer = door.signer("anna")
     keyid = signer.public_key.keyid
     office = door.office
@@ -260,6 +263,12 @@ def test_a_denied_key_logs_nobody_in(door: Door, ablation: Ablation) -> None:
     assert sent.code == 0, sent.told
     csr = request_of(key())
     refused(door, door.envelope(door.challenge(), csr, by=signer), csr)
+    inside = office.verb("status", person="anna")
+    assert (inside.code, inside.error["got"]) == (3, "denied keys only")
+    assert office.verb("status", person="ben").code == 0
+    with ablation("denied keys, for whoever is inside already") as attack:
+        attack.without("gateway.people.check_has_key")
+        attack.succeeded(office.verb("status", person="anna").code == 0)
     with ablation("denied keys") as attack:
         attack.without("gateway.login.check_not_denied")
         attack.succeeded(door.certificate(door.envelope(door.challenge(), csr, by=signer), csr))
@@ -446,3 +455,41 @@ def test_memory_of_sources_is_bounded_and_a_pause_ends() -> None:
     for number in range(5000):
         fail(f"n{number}")
     assert len(sources._failed) <= 4096
+
+
+@pytest.mark.misuse
+def test_a_stream_ends_when_the_key_of_its_reader_is_denied(door: Door, ablation: Ablation) -> None:
+    office = door.office
+    for person in ("anna", "ben"):
+        door.context(person)
+        assert door.login(person).code == 0
+
+    def follow(lines: list[dict[str, object]], ended: list[EmbrasureError]) -> threading.Thread:
+        def run() -> None:
+            request = admin_pb2.AuditQuery(since=0, follow=True)
+            with AdminClient.open(office.context("anna")) as client:
+                try:
+                    for line in client.stream("Audit", request):
+                        lines.append(line)
+                except EmbrasureError as problem:
+                    ended.append(problem)
+
+        worker = threading.Thread(target=run, daemon=True)
+        worker.start()
+        return worker
+
+    lines: list[dict[str, object]] = []
+    ended: list[EmbrasureError] = []
+    worker = follow(lines, ended)
+    until(lambda: lines or None)
+    keyid = door.signer("anna").public_key.keyid
+    office.pki("trust", "revoke", office.trust, "--env", "prod", "--key", keyid,
+               *office.signs()[:2])  # fmt: skip
+    assert office.verb("trust", "submit", office.trust, person="ben").code == 0
+    worker.join(10)
+    assert not worker.is_alive() and ended[0].reason == "denied"
+    with ablation("the look at each turn of a stream") as attack:
+        attack.without("gateway.people.check_has_key")
+        seen: list[dict[str, object]] = []
+        follow(seen, [])
+        attack.succeeded(until(lambda: seen or None))
