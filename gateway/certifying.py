@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cryptography import x509
+
 from embrasure import limits
 from embrasure.clock import Clock
 from embrasure.errors import Denied, Refused
@@ -30,6 +32,13 @@ class Certifier:
         """Return whether leaves of this identity's role can be signed here."""
         return PROFILES[identity.role].issuer in self.issuers
 
+    def made(self, identity: Identity, issuer: str) -> bool:
+        """Return whether leaves of this identity's role are signed here by the issuer with this key
+        identifier (hex), now.
+        """
+        found = self.issuers.get(PROFILES[identity.role].issuer)
+        return found is not None and key_identifier(found.certificate) == issuer
+
     def certify(self, identity: Identity, request: bytes) -> bytes:
         """Return the chain (PEM) for the key of `request`, which proved that it has it.
 
@@ -49,3 +58,12 @@ class Certifier:
             raise Refused("request", expected=f"{_REQUEST_BYTES} bytes", got=len(request))
         public = ca.parse_request(request)
         return chain_of(ca.issue_leaf(str(identity), public, issuer, self.clock), issuer)
+
+
+def key_identifier(cert: x509.Certificate) -> str:
+    """Return the identifier by which leaves name this issuer's key, in hex; "" for none."""
+    try:
+        found = cert.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ""
+    return found.digest.hex()

@@ -69,6 +69,8 @@ class Renewals:
         before = held or Held(kind=kind, name=name, env=env)
         at = self.parts.clock()
         rests, due = before.rests_until(), before.due()
+        if due is not None and self._is_replaced(one, before):
+            due = at  # its issuer goes: the sooner nobody needs it, the better
         if (rests is not None and at < rests) or (due is not None and at < due):
             return
         async with self._room:
@@ -77,6 +79,13 @@ class Renewals:
             except EmbrasureError as problem:
                 after = await self._failed(one, before, problem)
             await asyncio.to_thread(inventory.save, self.parts.database, after)
+
+    def _is_replaced(self, one: ListenerAt, held: Held) -> bool:
+        """Return whether another issuer than that of its leaf signs for this listener now."""
+        certifier = self.parts.certifier
+        if certifier is None or not certifier.holds(one.identity):
+            return False
+        return bool(held.issuer) and not certifier.made(one.identity, held.issuer)
 
     async def _seen_or_renewed(self, one: ListenerAt, before: Held, at: datetime) -> Held:
         if before.due() is None:

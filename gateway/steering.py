@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from logging import getLogger
 
 from embrasure import limits
 from embrasure.clock import write_time
@@ -22,6 +23,7 @@ from gateway.rollout import Breach, Facts, Member, Step, halt, step
 from gateway.rows import Stored
 from gateway.states import ENDED
 
+LOG = getLogger(__name__)
 Change = Callable[[Member, int], Member]
 Make = Callable[[Stored, Facts], Step | None]
 STEPS = 4 * limits.WAVES  # most that can follow one another at once
@@ -88,6 +90,8 @@ class Steering:
         async with self._lock(name):
             problems = await asyncio.to_thread(self._receipt, name, told)
         for problem in problems:
+            # A copied node or a restored disk: a person must look, and may retire or deny it.
+            LOG.error("receipts of %s: %s", told.receipt.node, problem)
             await asyncio.to_thread(
                 self.parts.journal.note, "receipts", told.receipt.node, result="alarm",
                 reason=problem,

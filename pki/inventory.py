@@ -7,13 +7,14 @@ from pathlib import Path
 
 from cryptography import x509
 
+from embrasure import limits
 from embrasure.advice import Where, command_of
-from embrasure.clock import now
+from embrasure.clock import now, read_time
 from embrasure.expiry import Item, certificate_item, role_item
 from embrasure.net.certificates import load_der
 from embrasure.trust.directory import parse_shard, parse_tls_bundle
 from embrasure.trust.layout import ROOT
-from pki import ca, ca_book, issued, store
+from pki import ca, ca_book, issued, joining, store
 from pki.folder import TrustFolder
 from pki.verify import Verified
 
@@ -27,6 +28,7 @@ def items(folder: Path) -> list[Item]:
         *(_leaf(trust, leaf) for leaf in issued.leaves(trust.path) if not _left(leaf)),
         *(_role(trust, one) for one in verified),
         *_keys(trust, verified),
+        *_tokens(trust),
     ]
 
 
@@ -90,6 +92,22 @@ def _keys(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]:
                     command=command_of("key", entry.id, Where(trust=trust.path)),
                     place=path,
                 )
+
+
+def _tokens(trust: TrustFolder) -> Iterator[Item]:
+    """Yield the join tokens that were minted here and not used."""
+    for one in joining.waiting(trust):
+        yield Item(
+            kind="token",
+            what="join token",
+            name=one.node,
+            holder=f"node/{one.node}",
+            until=read_time(one.expires),
+            life_s=limits.JOIN_SECONDS,
+            action="be used",
+            command=command_of("token", one.node, Where(trust=trust.path, env=one.env)),
+            place=str(trust.path / "joins"),
+        )
 
 
 def _documents(trust: TrustFolder, verified: list[Verified]) -> Iterator[tuple[str, str, bytes]]:

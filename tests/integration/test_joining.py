@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,14 +17,15 @@ from gateway.client import AdminClient
 from gateway.join_steps import Met, meet
 from node.identity import load_identity
 from node.paths import Paths
-from pki import joining
+from pki import enrol, joining, signers
 from pki.folder import TrustFolder
+from pki.passphrase import PassphraseSource
 from tests.ablation import Ablation
 from tests.integration.test_renewal import serial_at
 from tests.simulate.ceremony import NewNode
 from tests.simulate.fleet import RealNode, listed
 from tests.simulate.joining import JoiningNode
-from tests.simulate.office import ENV, Office, verb
+from tests.simulate.office import ENV, PASSPHRASE, Office, verb
 from tests.simulate.office import Running as Gateway
 from tests.simulate.running import running, until
 
@@ -126,6 +128,14 @@ class Liar(AdminClient):
 def met(scene: Scene, lie: Callable[[str, wire.JoinReply], None], *, leaf: bytes = b"") -> Met:
     with scene.client() as client:
         return meet(Liar(client, lie, leaf), scene.trust, ENV, scene.node.id, clock=now)
+
+
+def week_ago() -> datetime:
+    return now() - timedelta(days=9)
+
+
+def source() -> PassphraseSource:
+    return PassphraseSource(lambda _: PASSPHRASE.encode(), tries=1)
 
 
 def silent(method: str, reply: wire.JoinReply) -> None:
@@ -266,6 +276,25 @@ def test_from_a_token_to_a_node_of_the_fleet(scene: Scene) -> None:
     # An ordinary node is not dialled by its boot certificate.
     wrong = scene.verb("fleet", "recover", node.id, "--env", ENV)
     assert wrong.error["reason"] == "E_BOOT_CERTIFICATE"
+    # Its certificate was made nine days ago: it shows its boot certificate, and comes back.
+    raw = node.paths.statement.read_bytes()
+    checked = enrol.check_statement(raw, scene.trust)
+    old = enrol.answer(
+        scene.trust, checked, signer=signers.open_signer(
+            f"keyfile:{scene.office.trust}/keys/alice.key", source(), purpose="security",
+            root=scene.trust.root_id,
+        ), clock=week_ago,
+        issuer=scene.trust.issuer("node", source()),
+    )  # fmt: skip
+    node.paths.enrolled.write_bytes(old)
+    until(lambda: serial_at(node.port) == first, what="the boot certificate")
+    back = scene.verb("fleet", "recover", node.id, "--env", ENV)
+    assert back.code == 0, back.told
+    serial = back.body["nodes"][0]["serial"]
+    assert serial_at(node.port) == serial
+    rows = scene.verb("fleet", "list", "--env", ENV).body["nodes"]
+    (row,) = [row for row in rows if row["id"] == node.id]
+    assert (row["certificate"]["serial"], row["certificate"]["problem"]) == (serial, "")
     notes = [line for line in scene.gateway.held.journal.lines(0) if b'"act":"join"' in line]
     assert len(notes) >= 3 and all(b"operator/anna" in line for line in notes)
     assert scene.token.encode() not in b"".join(scene.gateway.held.journal.lines(0))

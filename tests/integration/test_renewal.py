@@ -10,11 +10,14 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from cryptography import x509
 
+from embrasure.clock import now
 from embrasure.errors import Refused
 from embrasure.net.certificates import load_certificates
 from embrasure.net.credentials import Pair, ServerKeys, channel
@@ -26,12 +29,15 @@ from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.layout import blob_file
 from embrasure.wire import node_pb2 as wire
 from gateway import probe
+from gateway.certificates import Certificates
+from gateway.certifying import key_identifier
 from gateway.listeners import all_listeners
 from node.believed import keep_bundle
 from node.identity import load_identity
+from pki.ca import Issuer
 from tests.ablation import Ablation
 from tests.integration.test_node_push import INSTALLED, MIB, Site
-from tests.simulate.authority import Authority
+from tests.simulate.authority import Authority, Leaf, der_text
 from tests.simulate.box import bundle_of
 from tests.simulate.box import running as box_running
 from tests.simulate.fleet import RealNode, SimFleet
@@ -163,6 +169,74 @@ def test_a_node_that_slept_through_its_certificate_comes_back_by_its_boot_certif
             assert told.value.reason == "boot-certificate"
         until(lambda: site.kinds(site.order()) == INSTALLED, what="an order obeyed")
         assert answers(site.web) == "1.0"
+
+
+def test_a_leaf_of_an_issuer_that_signs_no_more_is_renewed_at_once(tmp_path: Path) -> None:
+    site = AgedSite(tmp_path, DAY)
+    fleet, node = site.fleet, site.node.id
+    old = fleet.authority.issuers["node"]
+    new = fleet.authority.issuers["node"] = fleet.authority.new_issuer("node")
+    both = (der_text(old.certificate), der_text(new.certificate))
+    bundle = fleet.bundle()
+    issuers: Any = {**bundle.issuers, "node": both}
+    fleet.repository.set_bundle(msgspec.structs.replace(bundle, issuers=issuers))
+    fleet.repository.publish()
+    with running(site.node):
+        keep_bundle(site.node.paths, fleet.repository.bundles[fleet.repository.env])
+        before = serial_at(site.node.port)
+        for renewals in looking(site, tmp_path / "gateway"):
+            # The first look writes it down, the next one brings a leaf of the new issuer.
+            asyncio.run(renewals.renewals.look())
+            assert renewals.held("node", node).serial == before
+            time.sleep(2.5)  # until the node has read the bundle with both
+            asyncio.run(renewals.renewals.look())
+            held = renewals.held("node", node)
+            assert held.problem == "" and serial_at(site.node.port) == held.serial != before
+            assert held.issuer == key_identifier(new.certificate)
+            asyncio.run(renewals.renewals.look())
+            assert renewals.held("node", node) == held
+
+
+def test_a_stream_outlives_the_renewal_of_the_gateways_own_certificate(tmp_path: Path) -> None:
+    site = AgedSite(tmp_path, DAY)
+    extra, begun = secrets.token_bytes(3 * MIB), threading.Event()
+    blob, changed, said = blob_file(sha256_hex(extra)), threading.Event(), list[Said]()
+
+    def slowly(want: wire.Want) -> Iterator[wire.FromGateway]:
+        for piece in pieces(site.fleet.repository.files, want):
+            if want.path == blob:
+                begun.set()
+                if piece.WhichOneof("kind") == "end":
+                    assert changed.wait(30)
+            yield piece
+
+    at = [now()]
+    authority = site.fleet.authority
+    issuers = {name: authority.issuers[name] for name in ("gateway", "admin")}
+    own = Certificates("g1", clock=lambda: at[0], **{
+        name: Issuer(name, authority.domain, found.certificate, found.key)  # type: ignore[arg-type]  # names of ours
+        for name, found in issuers.items()
+    })  # fmt: skip
+    key, chain = own.client()
+    assert own.client() == (key, chain) and isinstance(key, bytes)
+    first = Leaf(load_certificates(chain, what="x")[0], key, chain)
+    with running(site.node):
+        site.ordered = site.fleet.publish(site.node, "1.0", extra=extra)
+        gateway = site.fleet.gateway(site.node)
+        gateway.leaf = first
+        envelope = site.fleet.order(site.node, *site.ordered)
+        worker = threading.Thread(
+            target=lambda: said.append(asyncio.run(gateway.order(envelope, serve=slowly)))
+        )
+        worker.start()
+        assert begun.wait(30)
+        # Half of its day has passed: whoever dials next does so by a new key.
+        at[0] += timedelta(hours=13)
+        assert own.client()[0] != key
+        assert asyncio.run(site.fleet.gateway(site.node).status()).node == site.node.id
+        changed.set()
+        worker.join(40)
+        assert site.kinds(said[0]) == INSTALLED
 
 
 def test_a_node_that_slept_through_a_rotation_of_its_issuer_comes_back_the_same_way(

@@ -17,7 +17,7 @@ from embrasure import limits
 from embrasure.errors import EmbrasureError, Misuse, Refused
 from embrasure.net.certificates import load_certificates
 from embrasure.trust import joining as form
-from pki import enrol, joining
+from pki import enrol, inventory, joining
 from pki.ca import pem
 from pki.enrol import Checked
 from pki.folder import TrustFolder
@@ -77,6 +77,15 @@ def test_the_right_answer_is_taken_and_the_token_is_gone(desk: Desk) -> None:
     desk.at += timedelta(hours=1)
     assert reason(desk, joiner) == "lapsed"
     assert reason(desk, joiner) == "no-token"
+
+
+def test_a_token_that_waits_is_in_the_inventory(desk: Desk) -> None:
+    joiner = desk.mint()
+    rows = {item.name: item for item in inventory.items(desk.trust.path) if item.kind == "token"}
+    assert list(rows) == [joiner.node.id]
+    assert f"pki join {joiner.node.id}" in rows[joiner.node.id].command
+    desk.accept(joiner)
+    assert not [one for one in inventory.items(desk.trust.path) if one.kind == "token"]
 
 
 def test_of_a_token_only_the_mac_key_is_kept_in_private_files(desk: Desk) -> None:
