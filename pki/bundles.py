@@ -89,6 +89,7 @@ def clear(book: Authorities, one: Authority) -> None:
     """A key that a killed call left under this number is gone: nothing was certified with it."""
     with Folder.open(book.folder) as folder:
         folder.unlink(f"{one.stem}.key", missing_ok=True)
+        folder.unlink(f"{one.stem}.json", missing_ok=True)
 
 
 def listed(work: Desk, trust: TrustFolder, book: Authorities, one: Authority) -> Step:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from embrasure.command import Common, common
-from pki.options import kdf_option, passphrase_options, sign_option
+from pki.options import kdf_option, next_key_option, passphrase_options, sign_option
 from pki.step_command import Work, folder_argument, force_option, read_report, report_option
 
 
@@ -20,6 +20,7 @@ from pki.step_command import Work, folder_argument, force_option, read_report, r
     show_default=True,
     help="Kind of the new CA root's key.",
 )
+@next_key_option
 @sign_option
 @kdf_option
 @passphrase_options
@@ -28,6 +29,7 @@ def pki_ca_rotate(
     common: Common,
     folder: Path,
     root_alg: str,
+    uri: str | None,
     sign: tuple[str, ...],
     kdf: str | None,
     passphrase_fd: int | None,
@@ -39,6 +41,7 @@ def pki_ca_rotate(
     Examples:
       embrasure pki ca rotate trust --sign alice.key --sign bob.key
       embrasure pki ca rotate trust --root-alg ml-dsa-65 --sign alice.key --sign bob.key
+      embrasure pki ca rotate trust --key 'hsm:21?label=ca' --sign alice.key --sign bob.key
     """
     from embrasure.clock import now
     from pki import root_rotation
@@ -46,7 +49,7 @@ def pki_ca_rotate(
 
     work = Work(common, folder, fd=passphrase_fd, file=passphrase_file, sign=sign, kdf=kdf)
     keys, scheme = work.keys(offline=True), ROOT_ALGORITHMS[root_alg]
-    work.run(lambda trust: root_rotation.rotate_root(trust, scheme, keys, clock=now))
+    work.run(lambda trust: root_rotation.rotate_root(trust, scheme, keys, clock=now, uri=uri))
 
 
 @click.command("retire")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from embrasure.command import Common, common
-from pki.options import kdf_option, passphrase_options, sign_option
+from pki.options import kdf_option, next_key_option, passphrase_options, sign_option
 from pki.step_command import (
     Work,
     ca_passphrase_option,
@@ -24,6 +24,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command("create")
 @role_argument
 @folder_argument
+@next_key_option
 @sign_option
 @kdf_option
 @ca_passphrase_option
@@ -33,6 +34,7 @@ def pki_issuer_create(
     common: Common,
     role: str,
     folder: Path,
+    uri: str | None,
     sign: tuple[str, ...],
     kdf: str | None,
     ca_passphrase_file: Path | None,
@@ -44,6 +46,7 @@ def pki_issuer_create(
     \b
     Examples:
       embrasure pki issuer create gateway trust --sign alice.key --sign bob.key
+      embrasure pki issuer create node trust --key 'hsm:12?label=ca' --sign alice.key
     """
     from embrasure.clock import now
     from pki import profiles, rotation
@@ -51,7 +54,7 @@ def pki_issuer_create(
     work = Work(common, folder, fd=passphrase_fd, file=passphrase_file, sign=sign, kdf=kdf,
                  ca_file=ca_passphrase_file)  # fmt: skip
     keys, name = work.keys(offline=False), profiles.check_issuer(role)
-    work.run(lambda trust: rotation.create(trust, name, keys, clock=now))
+    work.run(lambda trust: rotation.create(trust, name, keys, clock=now, uri=uri))
 
 
 @click.command("activate")

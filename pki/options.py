@@ -44,3 +44,10 @@ def sign_option(function: F) -> F:
         metavar="KEYFILE",
         help="Sign with this key now (repeat); enough of them put the change in force.",
     )(function)
+
+
+def next_key_option(function: F) -> F:
+    """The command takes `uri`: where the new key lies already."""
+    return click.option(
+        "--key", "uri", metavar="URI", help="Its key lies in a token or key service already."
+    )(function)

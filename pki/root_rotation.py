@@ -16,15 +16,17 @@ from pki.bundles import Keys, Step, check_ready, clear, issuer_name, listed, new
 from pki.desk import Desk
 from pki.folder import TrustFolder
 from pki.holders import Holder
-from pki.makekeys import new_key, write_keys
+from pki.next_ca_key import next_key
 from pki.schemes import Scheme
 
 
-def rotate_root(trust: TrustFolder, scheme: Scheme, keys: Keys, *, clock: Clock) -> Step:
+def rotate_root(
+    trust: TrustFolder, scheme: Scheme, keys: Keys, *, clock: Clock, uri: str | None = None
+) -> Step:
     """`tls.json` drafts name a second CA root, and it has certified every issuer in use too.
 
     Chains still show the old root's certificates, so doors of old images open. New issuers are
-    certified by both.
+    certified by both. uri: of its key, when that lies in a token.
     """
     book, at = trust.authorities(), clock()
     work = Desk(trust, clock)
@@ -32,8 +34,8 @@ def rotate_root(trust: TrustFolder, scheme: Scheme, keys: Keys, *, clock: Clock)
         raise Misuse("ca rotate", expected="one CA root", got="two", hint="embrasure pki ca retire")
     old = book.active("root")
     one = new_authority(book, "root", at)
-    made = new_key(one.stem, purpose="ca", file=f"ca/{one.stem}.key", scheme=scheme)
-    key = ca.root_key(made.private)
+    next_one = next_key(one, scheme, uri, root=trust.root_id)
+    key = next_one.root_key(keys, root=trust.root_id)
     cert = ca.make_root(key, domain=trust.domain, at=at, number=one.number)
     crossed = {}
     for issuer in [i for name in profiles.ISSUERS for i in book.of(name, *ca_book.LISTED)]:
@@ -41,9 +43,8 @@ def rotate_root(trust: TrustFolder, scheme: Scheme, keys: Keys, *, clock: Clock)
         crossed[ca_book.file_under(issuer, one.number)] = ca.make_issuer(
             issuer_name(issuer), public, root=cert, root_key=key, domain=trust.domain, at=at
         )
-    passphrase = keys.source.new("the key of the new CA root")
     clear(book, one)
-    write_keys(trust.path, [made], passphrase, root=trust.root_id, cost=keys.cost)
+    next_one.keep(trust, book, one, keys)
     for file, found in {f"{one.stem}.crt": cert, **crossed}.items():
         fs.replace_file(book.folder, file, ca.pem(found), mode=0o644)
     one = msgspec.structs.replace(one, key=key_digest(cert), state="active")

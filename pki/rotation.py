@@ -36,15 +36,18 @@ from pki.desk import Desk
 from pki.folder import TrustFolder
 from pki.holders import Holder
 from pki.keyfile import OpenedFile
-from pki.makekeys import new_key, write_keys
+from pki.next_ca_key import next_key
 from pki.signerkey import SignerKey
 from pki.signers import open_key
 
 
-def create(trust: TrustFolder, name: IssuerName, keys: Keys, *, clock: Clock) -> Step:
+def create(
+    trust: TrustFolder, name: IssuerName, keys: Keys, *, clock: Clock, uri: str | None = None
+) -> Step:
     """`tls.json` drafts of every environment name a second issuer of this role, `prepared`.
 
-    Nothing is issued with it before `activate`. Raises Misuse while two are listed already.
+    Nothing is issued with it before `activate`. uri: of its key, when that lies in a token. Raises
+    Misuse while two are listed already.
     """
     book = trust.authorities()
     work, at = Desk(trust, clock), clock()
@@ -54,15 +57,13 @@ def create(trust: TrustFolder, name: IssuerName, keys: Keys, *, clock: Clock) ->
         return Step(waiting[0], tuple(drafted(work, trust, book)))
     _check_room(book, name)
     one = new_authority(book, name, at)
-    made = new_key(one.stem, purpose="ca", file=f"ca/{one.stem}.key", scheme="ecdsa-p256")
-    public = SignerKey(made.signer).public_key()
+    key = next_key(one, "ecdsa-p256", uri, root=trust.root_id)
     certificates = {
-        ca_book.file_under(one, root.number): _issued(trust, book, root, name, public, keys, at)
+        ca_book.file_under(one, root.number): _issued(trust, book, root, name, key.public, keys, at)
         for root in book.of("root", "active", "retiring")
     }
-    passphrase = keys.source.new(f"the key of {one.stem}-ca")
     clear(book, one)
-    write_keys(trust.path, [made], passphrase, root=trust.root_id, cost=keys.cost)
+    key.keep(trust, book, one, keys)
     for file, cert in certificates.items():
         fs.replace_file(book.folder, file, ca.pem(cert), mode=0o644)
     one = msgspec.structs.replace(one, key=key_digest(next(iter(certificates.values()))))
