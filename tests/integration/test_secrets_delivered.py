@@ -49,6 +49,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
             *made.signing, *made.passphrase)  # fmt: skip
         read, post = made.start_mirrors()
         made.make_nodes(push=1, pull=1, mirror=read, letterbox=post)
+        (tmp_path / "servers").write_text(f"{read} {post}")
         for node in made.nodes:
             made.start_node(node)
         made.start_gateway()
@@ -82,7 +83,12 @@ def deploy(fleet: Fleet, version: str, lowest: int, *sealed: Path) -> int:
         f'[[probes]]\nkind = "http"\nport = "web"\npath = "/"\ninterval_ms = 100\npasses = 1\n'
         f'[[secrets]]\nname = "db"\nmin_version = {lowest}\n'
     )
-    bundle = releases.build(fleet, source, version)
+    return roll(fleet, releases.build(fleet, source, version), *sealed)
+
+
+def roll(fleet: Fleet, bundle: Path, *sealed: Path) -> int:
+    """Return how the roll-out of a bundle ended."""
+    version = bundle.name
     plan = releases.plan_file(fleet, version, Pace(soak_s=1, push=1, pull=1, canary_soak_s=1))
     words = [word for file in sealed for word in ("--secret", str(file))]
     done = fleet.processes.must(
@@ -93,6 +99,23 @@ def deploy(fleet: Fleet, version: str, lowest: int, *sealed: Path) -> int:
     releases.approve_all(fleet, made, ("bea", "carl"))
     rollout = releases.start(fleet, "bea", made)
     return releases.wait(fleet, "bea", rollout, seconds=90).code
+
+
+def join(fleet: Fleet, name: str, port: int) -> DemoNode:
+    """Return a new pull node, enrolled while the fleet runs."""
+    read, post = (fleet.folder / "servers").read_text().split()
+    node = DemoNode(name, "pull", fleet.folder / "nodes" / name, port)
+    statement = fleet._make_node(node, read, post)
+    run = fleet.processes.must
+    enrolled = run("pki", "enrol", statement, fleet.trust, "--out", fleet.folder / "answers",
+                   *fleet.signing, *fleet.passphrase, "--json").json()  # fmt: skip
+    answers = enrolled["answers"]
+    assert isinstance(answers, dict)
+    run("node", "enrol", "--root", node.prefix, str(answers[node.id]))
+    run("trust", "submit", fleet.trust, context=fleet.context("anna"))
+    fleet.nodes.append(node)
+    fleet.start_node(node)
+    return node
 
 
 def said(node: DemoNode) -> dict[str, object]:
@@ -144,6 +167,20 @@ def test_a_push_and_a_pull_node_are_given_what_nobody_between_can_read(fleet: Fl
     for node in fleet.nodes:
         assert said(node) == {"version": "2.0", "secrets": {"db": new}}
     assert holding(fleet.folder, PLAIN) == []
+
+    # A node that came later is given it by a rewrap and a new plan for the same bundle.
+    late = join(fleet, "pull-2", fleet.ports[3])
+    fleet.processes.must(
+        "secret", "rewrap", fleet.folder / "db-v2.json", "--recovery-key",
+        fleet.folder / "recovery.key", "--out", fleet.folder / "new", "--trust", fleet.trust,
+        *fleet.passphrase,
+    )  # fmt: skip
+    again = fleet.folder / "new" / "db-v2.sealed.json"
+    assert roll(fleet, fleet.folder / "bundles" / "2.0", again) == 0
+    assert late in fleet.nodes
+    for node in fleet.nodes:
+        assert said(node) == {"version": "2.0", "secrets": {"db": new}}
+    assert len(holding(fleet.folder, new)) == len(fleet.nodes)
 
     # Nodes boot with every server down, and leave nothing behind when they end.
     for service in (fleet.gateway, fleet.mirror, fleet.letterbox):
