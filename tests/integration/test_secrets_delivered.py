@@ -142,7 +142,7 @@ def holding(folder: Path, needle: str) -> list[Path]:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_push_and_a_pull_node_are_given_what_nobody_between_can_read(fleet: Fleet) -> None:
     began = time.monotonic()
     first = seal(fleet, "db", PLAIN, 1)
