@@ -53,6 +53,7 @@ FLEET = _verbs(
             "list": "List the nodes.",
             "address": "Say where a push node, mirror or letterbox is dialled.",
         },
+        "gateway.cli_holders": {"trust": "Show who believes which TLS trust bundle."},
         "gateway.cli_nodes": {
             "recover": "Renew a node whose certificate has ended, by its boot certificate.",
         },

@@ -62,6 +62,10 @@ class Rollouts(Protocol):
         """Return the certificate of a node that was dialled by its boot certificate."""
         ...
 
+    async def holders(self, env: str) -> Sequence[Mapping[str, object]]:
+        """Return which `tls.json` each listener and node of an environment believes."""
+        ...
+
     def status(self, id: str) -> Mapping[str, object]:
         """Return where it stands."""
         ...

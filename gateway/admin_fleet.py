@@ -31,6 +31,12 @@ class FleetActs:
         """Return the caller, whom the policy of `env` lets do this."""
         raise RuntimeError("the service that has these handlers says who calls")
 
+    async def TrustHolders(self, request: wire.Query, context: Context) -> wire.Json:
+        """Answer with which `tls.json` each listener and node of an environment believes."""
+        await self._caller("TrustHolders", context, layout.check_env(request.env))
+        found = await self._parts.rollouts.holders(request.env)
+        return answer("embrasure.fleet.trust/1", {"env": request.env, "holders": found})
+
     async def RecoverNode(self, request: wire.NodeRequest, context: Context) -> wire.Json:
         """Answer with the new certificate of a node that slept through its own."""
         person = await self._asker("RecoverNode", request.env, request.node, context)

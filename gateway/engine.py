@@ -16,6 +16,7 @@ from gateway import controls, rollout_view, rows
 from gateway.carriers import Carriers
 from gateway.dialler import Dialler
 from gateway.dialling import is_waiting
+from gateway.holders import Holders
 from gateway.joining import Relay
 from gateway.parts import EngineParts
 from gateway.renewals import Renewals
@@ -172,6 +173,10 @@ class Engine:
         name = await asyncio.to_thread(rows.find, self.parts.database, id)
         await self.steering.act(name, make, verb=verb, actor=_actor(by), stop=stop)
         return name
+
+    async def holders(self, env: str) -> list[dict[str, object]]:
+        """Return who believes which `tls.json` in an environment; raises Refused."""
+        return await Holders(self.parts, self.steering.library, self.carriers).of(env)
 
     async def recover(self, env: str, node: str, *, by: str) -> dict[str, object]:
         """Return the new certificate of a node that slept through its own."""

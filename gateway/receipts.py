@@ -15,6 +15,7 @@ from embrasure import limits
 from embrasure.errors import Refused
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.directory import Entry
+from embrasure.trust.layout import DIGEST
 from embrasure.trust.receipt import Receipt, chain_hash, parse_receipt
 from gateway import tables
 
@@ -105,6 +106,21 @@ def unseal(sealed: bytes, key: PrivateKey) -> bytes:
         raise Refused(
             "sealed body", expected="one for our collect key", got="another", reason="bad-seal"
         ) from None
+
+
+def bundle_told(body: bytes, keys: Sequence[PrivateKey]) -> str:
+    """Return which `tls.json` a node believed when it sealed this body, "" when it does not say.
+
+    A hint about when to go on with a rotation, never a proof.
+    """
+    for key in keys:
+        try:
+            found = json.loads(sodium_unpad(unseal(body, key), PADDING))
+        except (Refused, ValueError, RecursionError, CryptoError):
+            continue
+        told = found.get("tls") if isinstance(found, dict) else None
+        return told if isinstance(told, str) and DIGEST.fullmatch(told) else ""
+    return ""
 
 
 def read_log(body: bytes, keys: Sequence[PrivateKey]) -> Mapping[str, str]:

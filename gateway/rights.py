@@ -34,6 +34,7 @@ METHODS: Mapping[str, Right] = MappingProxyType(
         "RolloutStatus": "view",
         "WatchRollout": "view",
         "Fleet": "view",
+        "TrustHolders": "view",
         "Audit": "view",
         "Fetch": "view",
         "Proposal": "view",

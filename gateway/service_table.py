@@ -16,6 +16,7 @@ _METHODS = (
     "RolloutStatus",
     "WatchRollout",
     "Fleet",
+    "TrustHolders",
     "Audit",
     "Fetch",
     "Proposal",

@@ -74,7 +74,11 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
     served = Service(
         node_pb2.DESCRIPTOR.services_by_name["Node"],
         node_pb2_grpc.add_NodeServicer_to_server,
-        NodeService(partial(to_apply, paths), lambda: renewal.serial_of(keys.pair)),
+        NodeService(
+            partial(to_apply, paths),
+            lambda: renewal.serial_of(keys.pair),
+            lambda: material.believed,
+        ),
     )
     joining = join_service.joining_service(paths, partial(to_apply, paths))
     server = build_server(

@@ -7,9 +7,10 @@ ends running calls without either process being started again.
 from __future__ import annotations
 
 from embrasure import limits
-from embrasure.errors import NotFound
+from embrasure.errors import EmbrasureError, NotFound
 from embrasure.fs import Folder, read_file
 from embrasure.net.denials import NOTHING, TlsDenials, read_denials, tls_denials, write_denials
+from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.denied import denied_sets
 from embrasure.trust.directory import TlsBundle
 from embrasure.trust.documents import write
@@ -34,6 +35,14 @@ def keep_denials(paths: Paths, policy: Policy | None, union: Union, *, root: str
         found = found.joined(held_denials(paths))
     raw = write_denials(found, root=root, env=env)
     _keep(paths, paths.tls_denials.name, raw, limit=limits.FLOORS_BYTES)
+
+
+def bundle_digest(paths: Paths) -> str:
+    """Return the SHA-256 of the `tls.json` that fetch believes, "" while there is none."""
+    try:
+        return sha256_hex(read_file(paths.tls_bundle, limit=limits.TLS_BUNDLE_BYTES))
+    except EmbrasureError:
+        return ""
 
 
 def held_denials(paths: Paths) -> TlsDenials:

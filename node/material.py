@@ -22,7 +22,7 @@ from embrasure.fs import read_file
 from embrasure.net.certificates import load_certificates, load_der, pem_of
 from embrasure.net.trustbundle import Trust, first_trust, trust_of
 from embrasure.trust.directory import Enrolled, TlsBundle, parse_enrolled, parse_tls_bundle
-from embrasure.trust.documents import read
+from embrasure.trust.documents import digest, read
 from embrasure.trust.dsse import Envelope
 from node.believed import held_denials
 from node.config import load_config
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
 
 class Material:
-    """The TLS files of one node."""
+    """The TLS files of one node. believed: SHA-256 of the `tls.json` that `trust` last gave."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self.believed = ""
 
     def trust(self) -> Trust:
         """Return whom this node believes; raises Denied (`not-enrolled`), Refused.
@@ -52,7 +53,9 @@ class Material:
             if not self._paths.gateway_issuer.exists():
                 raise
             return self._first_trust()
-        return trust_of(bundle, held_denials(self._paths))
+        found = trust_of(bundle, held_denials(self._paths))
+        self.believed = digest(bundle)
+        return found
 
     def _first_trust(self) -> Trust:
         return first_trust(load_config(self._paths).domain, "gateway", self._first_issuer())

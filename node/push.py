@@ -73,8 +73,11 @@ class Teller:
 class NodeService:
     """`embrasure.v1.Node`, for gateways only."""
 
-    def __init__(self, connect: Connect, serial: Callable[[], str]) -> None:
-        self._connect, self._serial = connect, serial
+    def __init__(
+        self, connect: Connect, serial: Callable[[], str], bundle: Callable[[], str]
+    ) -> None:
+        """Serve what `connect` reaches. serial: of the certificate; bundle: `tls.json`'s digest."""
+        self._connect, self._serial, self._bundle = connect, serial, bundle
         self._pool = ThreadPoolExecutor(ORDERS + limits.OPEN_CALLS_PER_PEER, "conversation")
         self._orders = 0
 
@@ -103,7 +106,7 @@ class NodeService:
         heard = await loop.run_in_executor(self._pool, ask, self._connect, StatusAsk())
         if heard.state is None:
             raise Failed("node", expected="its state", got="none")
-        return reply_of(heard.state, self._serial())
+        return reply_of(heard.state, self._serial(), self._bundle())
 
     def _obey(self, channel: Channel[FromApply], envelope: bytes, stream: Stream) -> None:
         teller = Teller(stream)
@@ -159,7 +162,7 @@ def ask(connect: Connect, question: StatusAsk | PostedAsk, hearer: Hearer | None
         return converse(channel, question, NoSource(), hearer or Deaf())
 
 
-def reply_of(state: StateNote, serial: str) -> wire.StatusReply:
+def reply_of(state: StateNote, serial: str, bundle: str) -> wire.StatusReply:
     """Return the state as the gateway reads it."""
     apps = [
         wire.AppStatus(
@@ -180,4 +183,5 @@ def reply_of(state: StateNote, serial: str) -> wire.StatusReply:
         rseq=state.rseq,
         apps=apps,
         version=__version__,
+        tls=bundle,
     )

@@ -32,6 +32,7 @@ from embrasure.trust.receipt import (
     scope_of,
     sign_receipt,
 )
+from node import believed
 from node.identity import Identity
 from node.output import cleaned
 from node.paths import Paths
@@ -97,8 +98,11 @@ def boot_id() -> str:
         return "0" * 32
 
 
-def seal_body(event: Event) -> bytes:
-    """Return the sealed body: readable by the holder of the collect key only."""
+def seal_body(event: Event, *, tls: str = "") -> bytes:
+    """Return the sealed body: readable by the holder of the collect key only.
+
+    tls: SHA-256 of the `tls.json` that this node believes, which its receipt says so too
+    """
     if not event.collect:
         return b""
     log, length = event.log, limits.LOG_TAIL_BYTES
@@ -109,6 +113,7 @@ def seal_body(event: Event) -> bytes:
                 "state": event.state,
                 "reason": event.detail,
                 "log": cleaned(log, limit=length),
+                "tls": tls,
             }
         )
         if len(text) <= _BODY_BYTES:
@@ -180,6 +185,7 @@ class Receipts:
 
     def __init__(self, paths: Paths, identity: Identity, *, clock: Clock) -> None:
         self.outbox = Outbox(paths)
+        self._paths = paths
         self._identity = identity
         self._clock = clock
         self._mutex = threading.Lock()
@@ -191,7 +197,7 @@ class Receipts:
 
     def emit(self, event: Event) -> Posted:
         """Return the next receipt of the chain, which is on disk."""
-        body = seal_body(event)
+        body = seal_body(event, tls=believed.bundle_digest(self._paths))
         with self._mutex:
             last, previous = self.outbox.head()
             receipt = self._receipt(event, rseq=last + 1, previous=previous, body=body)

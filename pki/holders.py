@@ -16,8 +16,11 @@ import msgspec
 from embrasure import fs, limits
 from embrasure.clock import write_time
 from embrasure.errors import Refused
+from embrasure.net.certificates import load_der
+from embrasure.net.denials import key_digest
 from embrasure.trust import layout
-from embrasure.trust.directory import Entry, parse_shard
+from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.directory import Entry, parse_shard, parse_tls_bundle
 from pki.ca_book import LISTED, Authority
 from pki.folder import TrustFolder
 
@@ -33,14 +36,14 @@ VERIFIERS: dict[str, frozenset[Kind]] = {
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
-    """What one listener or pull node said. fleet: the version of `fleet-<env>` that it verified,
-    0 when it never said; at: when.
+    """What one listener or pull node said. tls: SHA-256 of the `tls.json` that it believes, ""
+    when it did not say; at: when it said so.
     """
 
     kind: Kind
     name: str
     env: str
-    fleet: int
+    tls: str
     at: str
 
 
@@ -55,13 +58,12 @@ class Lacking:
     kind: Kind
     name: str
     env: str
-    fleet: int
-    needs: int
+    tls: str
 
     def as_text(self) -> str:
         """Return what a person sees."""
-        has = f"fleet-{self.env} v{self.fleet}" if self.fleet else "nothing that we heard of"
-        return f"{self.kind} {self.name}: has {has}, needs v{self.needs}"
+        has = f"tls.json {self.tls[:16]}" if self.tls else "nothing that we heard of"
+        return f"{self.kind} {self.name} of {self.env}: has {has}"
 
 
 def read_report(path: Path) -> list[Holder]:
@@ -86,16 +88,34 @@ def lacking(trust: TrustFolder, one: Authority, report: Sequence[Holder]) -> lis
     by the report alone.
     """
     kinds = VERIFIERS.get(one.name, frozenset())
-    said = {(holder.env, holder.kind, holder.name): holder.fleet for holder in report}
+    said = {(holder.env, holder.kind, holder.name): holder.tls for holder in report}
     found = []
-    for env, needs in sorted(one.first.items()):
+    for env in sorted(one.first):
+        good = naming(trust, env, one)
         nodes = {(env, entry.mode, entry.id) for entry in _active(trust, env)}
         others = {key for key in said if key[0] == env and key[1] in ("mirror", "letterbox")}
         for _, kind, name in sorted(nodes | others):
-            has = said.get((env, kind, name), 0)
-            if kind in kinds and has < needs:
-                found.append(Lacking(kind, name, env, has, needs))
+            has = said.get((env, kind, name), "")
+            if kind in kinds and has not in good:
+                found.append(Lacking(kind, name, env, has))
     return found
+
+
+def naming(trust: TrustFolder, env: str, one: Authority) -> frozenset[str]:
+    """Return the SHA-256 of every `tls.json` of this folder that names `one`.
+
+    Files are kept when newer ones come, so one that holds an older one of them is known, too.
+    """
+    found = set()
+    for file in (trust.path / "targets" / "fleet" / env).glob("*.tls.json"):
+        digest = file.name.partition(".")[0]
+        raw = fs.read_file(file, limit=limits.TLS_BUNDLE_BYTES)
+        bundle = parse_tls_bundle(raw)
+        texts = bundle.ca_root if one.name == "root" else bundle.issuers.get(one.name, ())
+        keys = {key_digest(load_der(text, what="tls.json")) for text in texts}
+        if one.key in keys and digest == sha256_hex(raw):
+            found.add(digest)
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,11 @@ class AdminStub(object):
                 request_serializer=embrasure_dot_wire_dot_admin__pb2.Query.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
                 _registered_method=True)
+        self.TrustHolders = channel.unary_unary(
+                '/embrasure.v1.Admin/TrustHolders',
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.Query.SerializeToString,
+                response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
+                _registered_method=True)
         self.Audit = channel.unary_stream(
                 '/embrasure.v1.Admin/Audit',
                 request_serializer=embrasure_dot_wire_dot_admin__pb2.AuditQuery.SerializeToString,
@@ -241,6 +246,13 @@ class AdminServicer(object):
 
     def Fleet(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TrustHolders(self, request, context):
+        """Which tls.json each node, mirror and letterbox of an environment believes; nodes are asked now.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -426,6 +438,11 @@ def add_AdminServicer_to_server(servicer, server):
             ),
             'Fleet': grpc.unary_unary_rpc_method_handler(
                     servicer.Fleet,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.Query.FromString,
+                    response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
+            ),
+            'TrustHolders': grpc.unary_unary_rpc_method_handler(
+                    servicer.TrustHolders,
                     request_deserializer=embrasure_dot_wire_dot_admin__pb2.Query.FromString,
                     response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
             ),
@@ -776,6 +793,33 @@ class Admin(object):
             request,
             target,
             '/embrasure.v1.Admin/Fleet',
+            embrasure_dot_wire_dot_admin__pb2.Query.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.Json.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrustHolders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embrasure.v1.Admin/TrustHolders',
             embrasure_dot_wire_dot_admin__pb2.Query.SerializeToString,
             embrasure_dot_wire_dot_admin__pb2.Json.FromString,
             options,

@@ -107,7 +107,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("node", "epoch", "serial", "oseq", "rseq", "apps", "version")
+    __slots__ = ("node", "epoch", "serial", "oseq", "rseq", "apps", "version", "tls")
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +115,7 @@ class StatusReply(_message.Message):
     RSEQ_FIELD_NUMBER: _ClassVar[int]
     APPS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
     node: str
     epoch: int
     serial: str
@@ -122,7 +123,8 @@ class StatusReply(_message.Message):
     rseq: int
     apps: _containers.RepeatedCompositeFieldContainer[AppStatus]
     version: str
-    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., serial: _Optional[str] = ..., oseq: _Optional[int] = ..., rseq: _Optional[int] = ..., apps: _Optional[_Iterable[_Union[AppStatus, _Mapping]]] = ..., version: _Optional[str] = ...) -> None: ...
+    tls: str
+    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., serial: _Optional[str] = ..., oseq: _Optional[int] = ..., rseq: _Optional[int] = ..., apps: _Optional[_Iterable[_Union[AppStatus, _Mapping]]] = ..., version: _Optional[str] = ..., tls: _Optional[str] = ...) -> None: ...
 
 class AppStatus(_message.Message):
     __slots__ = ("app", "state", "seq", "gseq", "manifest", "detail")

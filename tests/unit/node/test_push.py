@@ -113,7 +113,7 @@ class Bench:
         holder = TrustHolder(trust_from(AUTHORITY))
         keys = ServerKeys(Pair(leaf.key_pem, leaf.chain_pem), holder, roles=["gateway"])
         connect = partial(ipc.connect, self.folder, ipc.SOCKET, self.me)
-        service = NodeService(connect, lambda: "abc")
+        service = NodeService(connect, lambda: "abc", lambda: "d" * 64)
         descriptor = node_pb2.DESCRIPTOR.services_by_name["Node"]
         served = Service(descriptor, node_pb2_grpc.add_NodeServicer_to_server, service)
         server = build_server([served], TABLE, holder)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from tuf.api.metadata import Targets
 
 from embrasure import limits
 from embrasure.clock import Clock, write_time
@@ -79,10 +80,16 @@ def merged(trust: TrustFolder, moment: datetime = AT) -> None:
     ceremony.sign_and_merge(trust, "alice", "bob", at=moment)
 
 
-def report(trust: TrustFolder, **versions: int) -> list[Holder]:
+def digest_of(trust: TrustFolder, env: str = "prod") -> str:
+    """The SHA-256 of the `tls.json` in force."""
+    held = trust.held(layout.fleet_role(env))
+    assert held is not None and isinstance(held.signed, Targets)
+    return str(held.signed.targets[layout.tls_path(env)].hashes["sha256"])
+
+
+def report(*names: str, tls: str) -> list[Holder]:
     return [
-        Holder(kind="mirror", name=name, env="prod", fleet=version, at=write_time(AT))
-        for name, version in versions.items()
+        Holder(kind="mirror", name=name, env="prod", tls=tls, at=write_time(AT)) for name in names
     ]
 
 
@@ -92,7 +99,7 @@ def states(trust: TrustFolder, name: str = "gateway") -> list[str]:
 
 def test_a_whole_rotation_cuts_nobody_off(shop: TrustFolder) -> None:
     old = issued(shop)
-    before = shop.roles()["fleet-prod"]
+    before, stale = shop.roles()["fleet-prod"], digest_of(shop)
     # 1. prepared: believed, and issues nothing
     step = rotation.create(shop, "gateway", KEYS, clock=at())
     assert (step.authority.stem, step.authority.state) == ("gateway-2", "prepared")
@@ -103,13 +110,13 @@ def test_a_whole_rotation_cuts_nobody_off(shop: TrustFolder) -> None:
     with pytest.raises(Denied, match="a draft"):
         rotation.activate(shop, "gateway", [], force=False, clock=at())
     merged(shop)
-    with pytest.raises(Denied, match="m2: has fleet-prod v1"):
-        said = report(shop, m1=before + 1, m2=1)
+    with pytest.raises(Denied, match=f"m2 of prod: has tls.json {stale[:16]}"):
+        said = [*report("m1", tls=digest_of(shop)), *report("m2", tls=stale)]
         rotation.activate(shop, "gateway", said, force=False, clock=at())
     with pytest.raises(Denied, match="no report"):
         rotation.activate(shop, "gateway", [], force=True, clock=at())
     # 3. active: issues; the old one's leaves still count
-    said = report(shop, m1=before + 1)
+    said = report("m1", tls=digest_of(shop))
     rotation.activate(shop, "gateway", said, force=False, clock=at())
     assert states(shop) == ["retiring", "active"]
     new = issued(shop)
@@ -134,7 +141,7 @@ def test_the_next_step_is_found_by_itself(shop: TrustFolder) -> None:
 
     assert rotate() == "gateway-2 prepared"
     merged(shop)
-    assert rotate(said=report(shop, m1=99)) == "gateway-2 active"
+    assert rotate(said=report("m1", tls=digest_of(shop))) == "gateway-2 active"
     rotate(AT + DAY)
     assert states(shop) == ["retired", "active"]
     merged(shop, AT + DAY)
@@ -157,7 +164,7 @@ def test_after_two_weeks_a_person_may_go_on_without_the_rest(shop: TrustFolder) 
     rotation.create(shop, "gateway", KEYS, clock=at())
     merged(shop)
     late = AT + timedelta(seconds=limits.ISSUER_OVERLAP_SECONDS)
-    said = report(shop, m1=1)
+    said = report("m1", tls="0" * 64)
     with pytest.raises(Denied):
         rotation.activate(shop, "gateway", said, force=False, clock=at(late))
     with pytest.raises(Denied):
@@ -177,8 +184,8 @@ def test_every_active_node_of_the_directory_must_have_said_so(
     merged(shop)
     (one,) = shop.authorities().of("gateway", "prepared")
     assert [item.name for item in holders.lacking(shop, one, [])] == [node.id]
-    version = shop.roles()["fleet-prod"]
-    holder = Holder(kind="push", name=node.id, env="prod", fleet=version, at=write_time(AT))
+    tls = digest_of(shop)
+    holder = Holder(kind="push", name=node.id, env="prod", tls=tls, at=write_time(AT))
     assert holders.lacking(shop, one, [holder]) == []
     (row,) = [row for row in holders.rows(shop, []) if row.authority.stem == "gateway-2"]
     assert row.as_json()["state"] == "prepared" and "lacks it: push" in row.as_text()
@@ -220,7 +227,7 @@ def test_a_tainted_issuer_without_a_next_one_cuts_its_role_off(shop: TrustFolder
     # The next one is prepared, put in force and activated as ever.
     rotation.create(shop, "gateway", KEYS, clock=at())
     merged(shop)
-    rotation.activate(shop, "gateway", report(shop, m1=99), force=False, clock=at())
+    rotation.activate(shop, "gateway", report("m1", tls=digest_of(shop)), force=False, clock=at())
     assert passes(shop, issued(shop))
 
 
@@ -250,7 +257,7 @@ def test_a_new_root_certifies_what_is_in_use_and_the_old_one_goes(
     # A new issuer of the overlap is certified by both.
     rotation.create(shop, "node", KEYS, clock=at())
     merged(shop)
-    said = report(shop, m1=99)
+    said = report("m1", tls=digest_of(shop))
     with pytest.raises(Denied):
         root_rotation.retire_root(shop, [], force=True, clock=at())
     root_rotation.retire_root(shop, said, force=False, clock=at())
@@ -293,9 +300,9 @@ def test_a_report_of_another_form_is_refused(tmp_path: Path, raw: bytes) -> None
 
 def test_a_report_reads_as_the_gateway_writes_it(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
-    row = {"kind": "pull", "name": "n1", "env": "prod", "fleet": 3, "at": "x", "extra": 1}
+    row = {"kind": "pull", "name": "n1", "env": "prod", "tls": "3", "at": "x", "extra": 1}
     file.write_text(json.dumps({"schema": holders.SCHEMA, "env": "prod", "holders": [row]}))
-    assert [one.fleet for one in holders.read_report(file)] == [3]
+    assert [one.tls for one in holders.read_report(file)] == ["3"]
 
 
 def test_the_book_of_a_folder_is_read_whole_or_refused(shop: TrustFolder) -> None:
