@@ -41,7 +41,7 @@ def post_path(key: str, rseq: int) -> str:
     return f"v1/post/{key}/{rseq}"
 
 
-def post_key(public: str) -> Key:
+def post_key(public: str) -> SSlibKey:
     """Return the receipt key `public` (64 hex digits) as envelopes name it: by its own id."""
     return SSlibKey(key_id(bytes.fromhex(public)), "ed25519", "ed25519", {"public": public})
 
@@ -49,10 +49,7 @@ def post_key(public: str) -> Key:
 def post_signer(key: SigningKey) -> Signer:
     """Return the signer of a node's headers: its receipt key."""
     private = Ed25519PrivateKey.from_private_bytes(bytes(key))
-    public = post_key(bytes(key.verify_key).hex())
-    if not isinstance(public, SSlibKey):
-        raise Refused("receipt key", expected="an Ed25519 key", got=type(public).__name__)
-    return CryptoSigner(private, public)
+    return CryptoSigner(private, post_key(bytes(key.verify_key).hex()))
 
 
 def seal_post(body: bytes, *, node: str, epoch: int, rseq: int, signer: Signer) -> bytes:

@@ -209,6 +209,7 @@ def test_a_shard_lists_each_node_and_key_once_sorted_and_of_its_environment() ->
         directory.parse_shard(write(msgspec.structs.replace(shard, entries=entries)))
 
     check(one, two)
+    assert one.receipt_id != two.receipt_id
     for entries in (
         (two, one),
         (one, one),

@@ -1,0 +1,124 @@
+"""Measure the branch coverage of the decision code, and fail below 100 percent.
+
+Decision code says whether something is believed, let in or installed. What moves bytes, holds a
+socket or a file is not listed: its tests are those of the programs that use it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parent.parent
+
+DECISIONS = (
+    "embrasure/net/authorize.py",
+    "embrasure/net/certificates.py",
+    "embrasure/net/denials.py",
+    "embrasure/net/https.py",
+    "embrasure/net/identity.py",
+    "embrasure/net/pace.py",
+    "embrasure/net/post.py",
+    "embrasure/net/profile.py",
+    "embrasure/net/status.py",
+    "embrasure/net/trustbundle.py",
+    "embrasure/trust/anchor.py",
+    "embrasure/trust/canonical.py",
+    "embrasure/trust/client.py",
+    "embrasure/trust/decide.py",
+    "embrasure/trust/denied.py",
+    "embrasure/trust/directory.py",
+    "embrasure/trust/documents.py",
+    "embrasure/trust/dsse.py",
+    "embrasure/trust/evidence.py",
+    "embrasure/trust/fetcher.py",
+    "embrasure/trust/floors.py",
+    "embrasure/trust/gate.py",
+    "embrasure/trust/layout.py",
+    "embrasure/trust/load.py",
+    "embrasure/trust/login.py",
+    "embrasure/trust/order.py",
+    "embrasure/trust/plan.py",
+    "embrasure/trust/policy.py",
+    "embrasure/trust/quota.py",
+    "embrasure/trust/receipt.py",
+    "embrasure/trust/view.py",
+    "embrasure/trust/waves.py",
+    "embrasure/trust/workflow/session.py",
+    "embrasure/trust/workflow/updater.py",
+    "embrasure/trust/workflow/verified.py",
+    "embrasure/trust/workflow/versions.py",
+)
+TESTS = (
+    "tests/integration/test_net_grpc.py",
+    "tests/integration/test_net_https.py",
+    "tests/properties/test_decide.py",
+    "tests/properties/test_floor_properties.py",
+    "tests/properties/test_metadata_properties.py",
+    "tests/properties/test_net_forms.py",
+    "tests/properties/test_receipt.py",
+    "tests/properties/test_waves.py",
+    "tests/unit/test_anchor.py",
+    "tests/unit/test_canonical.py",
+    "tests/unit/test_decide.py",
+    "tests/unit/test_denied.py",
+    "tests/unit/test_fetcher.py",
+    "tests/unit/test_floors.py",
+    "tests/unit/test_folder_source.py",
+    "tests/unit/test_generation.py",
+    "tests/unit/test_mixed_keys.py",
+    "tests/unit/test_net_denials.py",
+    "tests/unit/test_net_edges.py",
+    "tests/unit/test_net_identities.py",
+    "tests/unit/test_quota.py",
+    "tests/unit/test_statements.py",
+    "tests/unit/test_trust_client.py",
+    "tests/unit/test_trust_door.py",
+    "tests/unit/test_trust_edges.py",
+)
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Return what coverage found in DECISIONS while TESTS ran; raises CalledProcessError."""
+    data, found = f"--data-file={folder / 'data'}", folder / "found.json"
+    coverage = [sys.executable, "-m", "coverage"]
+    source = "--source=embrasure/trust,embrasure/net"
+    tests = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *TESTS]
+    subprocess.run([*coverage, "run", data, "--branch", source, *tests], cwd=TOP, check=True)  # noqa: S603 - our own words
+    only = f"--include={','.join(DECISIONS)}"
+    subprocess.run([*coverage, "json", data, only, "-q", "-o", str(found)], cwd=TOP, check=True)  # noqa: S603 - our own words
+    report: dict[str, Any] = json.loads(found.read_text())
+    return report
+
+
+def gaps(report: dict[str, Any]) -> list[str]:
+    """Return each file of DECISIONS with a line or branch that no test takes."""
+    files, lacking = report["files"], []
+    for name in DECISIONS:
+        if name not in files:
+            lacking.append(f"{name}: never imported")
+            continue
+        lines, branches = files[name]["missing_lines"], files[name]["missing_branches"]
+        if lines or branches:
+            ways = ", ".join(f"{start}->{end}" for start, end in branches)
+            lacking.append(f"{name}: lines {lines}; branches {ways or 'none'}")
+    return lacking
+
+
+def main() -> int:
+    """Print the figure; return 1 when a line or a branch is not covered."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = measure(Path(folder))
+    lacking = gaps(report)
+    print("\n".join(lacking))
+    percent = report["totals"]["percent_covered"]
+    print(f"figure: decision_branch_coverage = {int(percent * 100) / 100:g} percent")
+    return 1 if lacking else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
