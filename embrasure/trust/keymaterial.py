@@ -15,8 +15,8 @@ from securesystemslib.signer import Key
 def material(key: Key) -> bytes:
     """Return the key itself (SubjectPublicKeyInfo, DER); what is no key is its own text.
 
-    One key has many texts: PEM with lines of other lengths, hex in capitals. Each would be another
-    key id, and one person would count as two.
+    One key has many texts: PEM with lines of other lengths, hex in capitals, an old name of its
+    type. Each would be another key id, and one person would count as two.
     """
     text = str(key.keyval.get("public", ""))
     try:

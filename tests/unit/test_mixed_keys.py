@@ -90,10 +90,19 @@ def shouted(signer: CryptoSigner) -> CryptoSigner:
     return CryptoSigner(signer._private_key, SSlibKey("e" * 64, key.keytype, key.scheme, value))
 
 
-TWINS = {"pem": (rewrapped, "p256"), "hex": (shouted, "ed25519")}
+def renamed(signer: CryptoSigner) -> CryptoSigner:
+    """The same P-256 key under another id: by the old name of its type."""
+    key = signer.public_key
+    return CryptoSigner(
+        signer._private_key, SSlibKey("d" * 64, key.scheme, key.scheme, dict(key.keyval))
+    )
+
+
+TWINS = {"type": (renamed, "p256"), "pem": (rewrapped, "p256"), "hex": (shouted, "ed25519")}
 
 
 @pytest.mark.misuse
+@pytest.mark.filterwarnings("ignore:keytype 'ecdsa-sha2-nistp256':DeprecationWarning")
 @pytest.mark.parametrize("way", TWINS)
 def test_one_key_written_in_two_ways_does_not_count_twice(
     way: str, tmp_path: Path, ablation: Ablation
