@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pkcs11
@@ -18,6 +18,7 @@ from pki.passphrase import PassphraseSource, pin_of
 from pki.tokens import TokenFacts
 
 _CURVES = {"ecdsa-p256": "secp256r1", "ecdsa-p384": "secp384r1"}
+_MADE_WITH: Mapping[Attribute, bool] = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False}
 # What makes a key one of this token alone (checked after it was made, and when it is exported).
 _NEVER_LEAVES = {
     Attribute.SENSITIVE: True,
@@ -147,10 +148,16 @@ def check_never_leaves(private: pkcs11.PrivateKey) -> None:
 
 
 def generate(
-    uri: TokenUri, *, scheme: str, label: str, passphrase: Callable[[str], bytes]
+    uri: TokenUri,
+    *,
+    scheme: str,
+    label: str,
+    passphrase: Callable[[str], bytes],
+    template: Mapping[Attribute, bool] = _MADE_WITH,
 ) -> TokenKey:
     """Return a new key, made in the token and unable to leave it.
 
+    template: what the token is asked for; what it gave is checked
     Raises Misuse (`exists`), Failed (`token-full`), Refused (`extractable`: then no key stays).
     """
     if scheme not in _CURVES:
@@ -172,7 +179,7 @@ def generate(
             label=label,
             store=True,
             capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
-            private_template={Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False},
+            private_template=dict(template),
         )
         try:
             check_never_leaves(private)

@@ -196,6 +196,26 @@ def test_a_key_that_could_leave_its_token_is_no_key(
             attack.succeeded(private_key(opened, 2)[Attribute.VALUE])
 
 
+def test_a_key_that_a_token_made_able_to_leave_is_destroyed(token: str) -> None:
+    """As a token would that does not do what it is asked for: then no key stays, and it is told."""
+    from pkcs11 import Attribute
+
+    from pki import tokenkeys, tokens
+
+    uri = TokenUri(2, token)
+    for template in (
+        {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: True},
+        {Attribute.SENSITIVE: False, Attribute.EXTRACTABLE: False},
+    ):
+        with pytest.raises(Refused) as told:
+            tokenkeys.generate(
+                uri, scheme="ecdsa-p256", label="x", passphrase=source(), template=template
+            )
+        assert told.value.reason == "extractable"
+        with tokens.session(tokens.find(uri), PIN) as opened:
+            assert not list(opened.get_objects({Attribute.ID: b"\x02"}))
+
+
 @pytest.mark.misuse
 def test_a_token_that_was_made_anew_signs_for_nobody(
     hsm: SoftHsm, token: str, tmp_path: Path, ablation: Ablation

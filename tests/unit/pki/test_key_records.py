@@ -1,0 +1,129 @@
+"""Records of keys that lie in no file: each is a permission, so nobody else may write one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embrasure import limits
+from embrasure.errors import Denied, NotFound, Refused
+from embrasure.trust.documents import write
+from pki import keyrecords, schemes, signers
+from pki.keyfacts import Purpose
+from pki.keyrecords import KeyRecord
+from tests.ablation import Ablation
+
+FLEET, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(keyrecords.VARIABLE, str(tmp_path / "records"))
+    return tmp_path / "records"
+
+
+def record(
+    uri: str = "hsm:2?label=x", *, root: str = "", purpose: Purpose = "security"
+) -> KeyRecord:
+    key = schemes.public_of(schemes.generate("ecdsa-p256"))
+    return KeyRecord(
+        v=1, type="key-record", uri=uri, keyid=key.keyid, scheme="ecdsa-p256",
+        pub=schemes.written(key)[1], purpose=purpose, label="alice", root=root,
+    )  # fmt: skip
+
+
+def test_a_record_is_found_by_any_uri_of_its_key(folder: Path) -> None:
+    kept = keyrecords.keep(record("hsm:2?label=x&module-path=/a.so&pin-source=/pin"))
+    assert keyrecords.at("hsm:2?label=x") == keyrecords.at("hsm:?label=x") == kept
+    for other in ("hsm:3?label=x", "hsm:2?label=y", "hsm:2", "awskms:x"):
+        with pytest.raises(NotFound):
+            keyrecords.at(other)
+    assert (folder.stat().st_mode & 0o777, next(folder.iterdir()).stat().st_mode & 0o777) == (
+        0o700, 0o600,
+    )  # fmt: skip
+
+
+def test_a_key_that_took_the_place_of_another_is_the_only_one_there() -> None:
+    keyrecords.keep(record())
+    new = keyrecords.keep(record())
+    assert keyrecords.all_records() == [new]
+
+
+def test_a_known_key_keeps_its_fleet_and_its_purpose() -> None:
+    first = keyrecords.keep(record())
+    keyrecords.bind(first, FLEET)
+    assert keyrecords.keep(first).root == FLEET
+    for changed in ({"root": OTHER}, {"purpose": "operator"}):
+        with pytest.raises(Denied):
+            keyrecords.keep(msgspec.structs.replace(first, **changed))
+
+
+@pytest.mark.misuse
+def test_a_record_that_others_could_have_written_is_refused(
+    folder: Path, ablation: Ablation
+) -> None:
+    keyrecords.keep(record())
+    (file,) = folder.iterdir()
+    file.chmod(0o620)
+    with pytest.raises(Denied) as told:
+        signers.facts_of("hsm:2?label=x")
+    assert told.value.reason == "permissions"
+    with ablation("the look at who can write it") as attack:
+        attack.succeeded(keyrecords.parse_record(file.read_bytes()).purpose == "security")
+
+
+@pytest.mark.misuse
+def test_a_record_under_the_name_of_another_key_is_refused(
+    folder: Path, ablation: Ablation
+) -> None:
+    """Two records of one key would be two permissions."""
+    kept = keyrecords.keep(record(root=FLEET))
+    second = folder / f"{'0' * 64}.json"
+    second.write_bytes(write(msgspec.structs.replace(kept, root=OTHER)))
+    second.chmod(0o600)
+    with pytest.raises(Refused):
+        signers.facts_of("hsm:2?label=x")
+    with ablation("the name of the file") as attack:
+        attack.without("pki.keyrecords._read", keyrecords.read_record)
+        attack.succeeded(signers.facts_of("hsm:2?label=x").root == OTHER)
+
+
+def test_a_record_of_a_key_file_is_none() -> None:
+    for uri in ("keyfile:x.key", "keyrecord:x.json"):
+        with pytest.raises(Refused):
+            keyrecords.parse_record(write(record(uri)))
+
+
+def test_a_record_whose_key_id_is_another_keys_is_refused() -> None:
+    swapped = msgspec.structs.replace(record(), keyid="f" * 64)
+    with pytest.raises(Refused):
+        keyrecords.parse_record(write(swapped))
+    with pytest.raises(Refused):
+        keyrecords.keep(swapped)
+
+
+def test_more_records_than_a_machine_has_keys_are_refused(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(limits.KEY_RECORDS + 1):
+        (folder / f"{number}.json").write_bytes(b"")
+    with pytest.raises(Refused):
+        keyrecords.all_records()
+
+
+def test_the_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(keyrecords.VARIABLE)
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert keyrecords.folder() == Path("/state/embrasure/keys")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert keyrecords.folder() == Path.home() / ".local/state/embrasure/keys"
+
+
+def test_a_record_beside_what_uses_it_is_named_by_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "ca.json"
+    keyrecords.write_record(tmp_path, "ca.json", record(purpose="ca"), root=FLEET)
+    assert signers.facts_of(f"keyrecord:{file}").root == FLEET
+    assert signers.within("keyrecord:ca.json", tmp_path) == f"keyrecord:{file}"
+    with pytest.raises(Denied):
+        keyrecords.bind(keyrecords.read_record(file), OTHER, file=file)
