@@ -197,9 +197,9 @@ class Carriers:
             parts.journal.intent, "publish", f"{place.name}:{contents.timestamp}"
         )
         try:
-            shown.version = await publish(
-                out, parts.repository.source(), contents, trust_only=place.kind == "letterbox"
-            )
+            box = place.env if place.kind == "letterbox" else None
+            source = parts.repository.source()
+            shown.version = await publish(out, source, contents, letterbox_of=box)
         except EmbrasureError as problem:
             await asyncio.to_thread(parts.journal.outcome, n, "refused", reason=str(problem))
             raise

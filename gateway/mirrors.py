@@ -26,15 +26,21 @@ PIECES_PER_FRAME = limits.FRAME_BODY_BYTES // limits.BUFFER_BYTES
 
 
 async def publish(
-    channel: grpc.aio.Channel, source: Source, contents: Contents, *, trust_only: bool
+    channel: grpc.aio.Channel,
+    source: Source,
+    contents: Contents,
+    *,
+    letterbox_of: str | None = None,
 ) -> int:
     """Return the timestamp version that the other side shows once it has and verified everything.
 
-    trust_only: it is a letterbox, which verifies who may post and holds nothing else.
+    letterbox_of: the environment of a letterbox, which verifies who may post and holds nothing
+        else; None: it is a mirror, which shows everything
     Raises the error that the other side said, or Unavailable.
     """
     stub = mirror_pb2_grpc.MirrorIngestStub(channel)
-    wanted = sorted((contents.trust if trust_only else contents.paths) - {TIMESTAMP_FILE})
+    shown = contents.paths if letterbox_of is None else contents.trust_of(letterbox_of)
+    wanted = sorted(shown - {TIMESTAMP_FILE})
     timestamp = b"".join(source.fetch(TIMESTAMP_FILE, offset=0, limit=limits.TIMESTAMP_BYTES))
     try:
         lacking = await _lacking(stub, wanted)

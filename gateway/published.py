@@ -41,11 +41,15 @@ class FolderTargets:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Every repository path of one view. trust: the part that a letterbox may have."""
+    """Every repository path of one view. trust: the part that letterboxes may have."""
 
     timestamp: int
     paths: frozenset[str]
     trust: frozenset[str]
+
+    def trust_of(self, env: str) -> frozenset[str]:
+        """Return what a letterbox of `env` may have: of other environments it knows nothing."""
+        return frozenset(path for path in self.trust if _env_of(path) in ("", env))
 
 
 class Shelf:
@@ -86,6 +90,14 @@ class Shelf:
                 blobs = {}
             self._blobs[digest] = tuple(layout.blob_file(blob) for blob in blobs)
         return self._blobs[digest]
+
+
+def _env_of(path: str) -> str:
+    """Return the environment whose nodes a trust file lists, empty when it lists none."""
+    if path.startswith("targets/fleet/"):
+        return path.split("/")[2]
+    role = path.removesuffix(".json").partition(".")[2]
+    return role.removeprefix("fleet-") if role.startswith("fleet-") else ""
 
 
 def is_trust(role: str) -> bool:

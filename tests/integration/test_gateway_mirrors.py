@@ -75,7 +75,7 @@ def source(tmp_path: Path) -> FolderSource:
 CONTENTS = Contents(7, frozenset({BLOB, FLEET, TIMESTAMP_FILE}), frozenset({FLEET, TIMESTAMP_FILE}))
 
 
-async def run(source: FolderSource, mirror: LyingMirror, *, trust_only: bool = False) -> int:
+async def run(source: FolderSource, mirror: LyingMirror, *, letterbox_of: str | None = None) -> int:
     leaf, own = AUTHORITY.leaf("mirror", "m1"), AUTHORITY.leaf("gateway", "g1")
     holder = TrustHolder(trust_from(AUTHORITY))
     keys = ServerKeys(Pair(leaf.key_pem, leaf.chain_pem), holder, roles=["gateway"])
@@ -92,7 +92,7 @@ async def run(source: FolderSource, mirror: LyingMirror, *, trust_only: bool = F
             issuer_pems=AUTHORITY.issuer_pem("mirror"), key_pem=own.key_pem,
             chain_pem=own.chain_pem,
         ) as line:  # fmt: skip
-            return await publish(line, source, CONTENTS, trust_only=trust_only)
+            return await publish(line, source, CONTENTS, letterbox_of=letterbox_of)
     finally:
         await server.stop(0)
 
@@ -108,7 +108,7 @@ def test_only_what_is_lacking_travels_and_from_the_byte_where_it_broke(
 
 def test_a_letterbox_is_shown_trust_files_only(source: FolderSource) -> None:
     box = LyingMirror([(FLEET, 0), (BLOB, 0)])
-    asyncio.run(run(source, box, trust_only=True))
+    asyncio.run(run(source, box, letterbox_of="dev"))
     assert (box.asked, list(box.got)) == ([FLEET], [FLEET])
 
 
@@ -147,7 +147,22 @@ def test_a_mirror_that_is_not_there_is_unavailable(source: FolderSource) -> None
             issuer_pems=AUTHORITY.issuer_pem("mirror"), key_pem=own.key_pem,
             chain_pem=own.chain_pem,
         ) as line:  # fmt: skip
-            await publish(line, source, CONTENTS, trust_only=False)
+            await publish(line, source, CONTENTS)
 
     with pytest.raises(Unavailable):
         asyncio.run(course())
+
+
+def test_a_letterbox_is_given_the_trust_files_of_its_own_environment_only() -> None:
+    trust = frozenset(
+        {
+            "metadata/2.root.json", "metadata/3.targets.json", "metadata/4.snapshot.json",
+            "metadata/5.revocations.json", "metadata/6.fleet-prod.json",
+            "metadata/7.fleet-staging.json", "targets/fleet/prod/dir/aa.00.json",
+            "targets/fleet/staging/bb.policy.json", "targets/revoked/cc.prod.json",
+        }
+    )  # fmt: skip
+    given = Contents(1, trust, trust).trust_of("prod")
+    assert trust - given == {
+        "metadata/7.fleet-staging.json", "targets/fleet/staging/bb.policy.json"
+    }  # fmt: skip
