@@ -38,6 +38,13 @@ member_option = click.option(
 @click.option("--max-second-percent", type=click.IntRange(1, 100), default=50, help="Of wave 1.")
 @quota_option
 @member_option
+@click.option(
+    "--proof",
+    "proofs",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="That an operator has the key: what `pki keyholder prove` wrote (repeat).",
+)
 @click.option("--generate", is_flag=True, help="Make the keys of operators without one here.")
 @kdf_option
 @sign_option
@@ -56,6 +63,7 @@ def trust_app_add(
     max_second_percent: int,
     quota: tuple[str, ...],
     member: tuple[str, ...],
+    proofs: tuple[Path, ...],
     generate: bool,
     kdf: str | None,
     sign: tuple[str, ...],
@@ -74,7 +82,7 @@ def trust_app_add(
           --operator carl --threshold 2 --quota sre=1 --member sre=anna --member sre=bea
     """
     from embrasure.clock import now
-    from pki import acting, apps, quotas
+    from pki import acting, apps, possession, quotas
     from pki.folder import TrustFolder
     from pki.passphrase import passphrase_source
 
@@ -93,7 +101,11 @@ def trust_app_add(
         work = apps.add_app(trust, env, app, who=who, threshold=threshold, rules=rules, clock=now)
         secret = source.new(f"the operators' keys of {app}") if who.made else None
         apps.keep_keys(trust, who, secret, acting.cost_of(kdf, purpose="operator"))
+        proved = possession.proofs_of(
+            who.made, who.known, possession.read_proofs(proofs), root=trust.root_id, at=now()
+        )
         made = work.write()
+        possession.attach(made, proved)
         found = acting.sign_and_merge(trust, made, sign, source, common=common, clock=now)
     common.emit(_SCHEMA, found, acting.as_text(found, trust))
 

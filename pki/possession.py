@@ -23,6 +23,8 @@ from pki import drafts, people, roles, store
 from pki.base import Base
 from pki.drafts import Draft
 from pki.keyfile import Purpose
+from pki.makekeys import NewKey
+from pki.people import PublicFile
 
 _KIND: dsse.Type = "possession"
 
@@ -107,6 +109,37 @@ def proof_of(proofs: Sequence[bytes], key: Key, *, root: str, at: datetime) -> b
         hint=f"{owner}: embrasure pki keyholder prove --key KEY --anchor anchor.json --out FILE",
         reason="possession",
     )
+
+
+def proofs_of(
+    made: Sequence[NewKey],
+    known: Sequence[PublicFile],
+    given: Sequence[bytes],
+    *,
+    root: str,
+    at: datetime,
+) -> dict[str, bytes]:
+    """Return the proof of each key by key id: those made here prove themselves now, the others by
+    what their owners gave. Without one, signers are warned. Raises Misuse for a proof of no key.
+    """
+    found = {
+        key.public.keyid: prove(key.signer, root=root, person=key.label, purpose=key.purpose, at=at)
+        for key in made
+    }
+    for raw in given:
+        holds = [pub for pub in known if _proves(raw, people.named_key(pub), root=root, at=at)]
+        if not holds:
+            raise Misuse("--proof", expected="a proof of a key that is added here", got="another")
+        found.update({pub.keyid: raw for pub in holds})
+    return found
+
+
+def _proves(raw: bytes, key: Key, *, root: str, at: datetime) -> bool:
+    try:
+        check_proof(raw, key, root=root, at=at)
+    except Refused:
+        return False
+    return True
 
 
 def attach(made: Sequence[Draft], proofs: Mapping[str, bytes]) -> None:

@@ -143,7 +143,8 @@ def _check_outputs(trust: TrustFolder, acts: tuple[Act, ...]) -> int:
     drafted: dict[str, set[str]] = {}
     checked = 0
     for act in acts:
-        for place, digest in act.outputs.items():
+        for output in act.outputs:
+            place, digest = output.place, output.sha256
             if place.startswith("drafts/") and place.count("/") == 1:
                 drafted.setdefault(place.removeprefix("drafts/"), set()).add(digest)
             if not place.startswith("metadata/"):

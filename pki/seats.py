@@ -42,6 +42,7 @@ def move(
     there or is there twice, and for a threshold that nobody could reach.
     """
     seated = seats_of(signed, role)
+    leave = tuple(dict.fromkeys(leave))
     for name in leave:
         if name not in seated:
             raise Misuse(role, expected=f"one of {', '.join(sorted(seated))}", got=name)
@@ -52,12 +53,31 @@ def move(
     for name in leave:
         signed.revoke_key(seated[name].keyid, role)
     for key in join:
+        _check_owner(signed, key)
         signed.add_key(key, role)
     _role(signed, role).threshold = needed
     stay = len(seated) - len(leave)
     if leave and stay < needed and role == "root":
         return [f"root: fewer than {needed} of the old keyholders stay; both sets must sign it"]
     return []
+
+
+def _check_owner(signed: Root | Targets, key: SSlibKey) -> None:
+    """Return only when this key is nobody else's in another role; raises Misuse.
+
+    Listed again under another name it would change its owner in every role at once.
+    """
+    try:
+        known = signed.get_key(key.keyid)
+    except ValueError:
+        return
+    owner = known.unrecognized_fields.get(people.PERSON)
+    if owner != people.owner_of(key):
+        raise Misuse(
+            f"key {key.keyid[:8]}",
+            expected=f"{owner}, who has it already",
+            got=people.owner_of(key),
+        )
 
 
 def check_spare(signed: Root | Targets, role: str, *, force: bool) -> None:

@@ -41,6 +41,13 @@ KIND: dsse.Type = "transcript"
 _Text = Annotated[str, Meta(max_length=limits.TRANSCRIPT_LINE_BYTES)]
 
 
+class Output(Document, frozen=True, kw_only=True):
+    """Something that is there now: where, and its digest."""
+
+    place: _Text
+    sha256: Digest
+
+
 class Act(Document, frozen=True, kw_only=True):
     """One act. who: the account that ran it; outputs: what is new or other after it, by place, with
     its digest; gone: places that are no more.
@@ -56,7 +63,7 @@ class Act(Document, frozen=True, kw_only=True):
     tool: _Text
     command: _Text
     inputs: dict[str, _Text]
-    outputs: dict[str, _Text]
+    outputs: tuple[Output, ...]
     gone: tuple[_Text, ...]
     ended: _Text
 
@@ -176,7 +183,11 @@ def append(
             tool=f"embrasure {__version__}",
             command=command,
             inputs=inputs,
-            outputs={place: new for place, new in after.items() if before.get(place) != new},
+            outputs=tuple(
+                Output(place=place, sha256=new)
+                for place, new in after.items()
+                if before.get(place) != new
+            ),
             gone=tuple(place for place in before if place not in after),
             ended=shown(ended),
         )

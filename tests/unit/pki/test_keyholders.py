@@ -273,17 +273,28 @@ def test_a_draft_of_another_fleet_is_not_signed_here(
         attack.succeeded(signing.review(replayed, pinned="", at=at).text)
 
 
+@pytest.mark.misuse
 def test_a_strangers_signature_counts_for_nothing(
-    shop: TrustFolder, tmp_path: Path, ticking: Clock, at: datetime
+    shop: TrustFolder, tmp_path: Path, ticking: Clock, at: datetime, ablation: Ablation
 ) -> None:
     join, proofs = joining(shop, tmp_path / "new", "dave", at=at)
     change(shop, ["root", "targets"], Seats(join=join, proofs=proofs), ticking)
     new_keyholder(tmp_path / "new", "mallory")
+    sign(shop, "alice", at=at)
+    opened = signers.open_key(f"keyfile:{tmp_path}/new/mallory.key", ceremony.source())
+    reviewed = signing.review(shop.drafts()[0], pinned=shop.root_id, at=at)
     with pytest.raises(Denied) as caught:
-        reviewed = signing.review(shop.drafts()[0], pinned=shop.root_id, at=at)
-        opened = signers.open_key(f"keyfile:{tmp_path}/new/mallory.key", ceremony.source())
         signing.sign(reviewed, opened)
     assert caught.value.reason == "not-a-signer"
+    with ablation("the keys that count") as attack:
+        attack.without("pki.signing.check_may_sign")
+        signing.sign(reviewed, opened)
+        # Two signatures for two of three, if anybody counted files; verification counts keys.
+        draft = signing.must_draft(shop, "root")
+        assert signing.missing(shop, draft)[0] == 1
+        attack.succeeded(len(draft.metadata.signatures) == 2)
+    with pytest.raises(Denied):
+        signing.merge(shop, signing.must_draft(shop, "root"), at=at)
 
 
 def test_proofs_stay_when_a_draft_is_edited_further(

@@ -158,7 +158,7 @@ def test_every_act_is_a_line_and_a_closed_transcript_holds(
     assert found.signers == ("alice", "bob")
     assert found.checked == 4  # root, targets twice, revocations
     assert "drafts/targets" in found.acts[-1].gone
-    assert "metadata/2.targets.json" in found.acts[-1].outputs
+    assert "metadata/2.targets.json" in {output.place for output in found.acts[-1].outputs}
     # The next act begins a file that names the last line of this one.
     drafted(trust, ticking)
     after = replay.verify(transcript.file_of(trust.path, 2), trust, may_be_open=True)
