@@ -46,13 +46,11 @@ def command_of(kind: str, name: str, where: Where = HERE) -> str:
         return verb("login", *(["--context", where.context] if where.context else []))
     if kind in ("key", "boot"):
         return verb("pki", "enrol", "STATEMENT", where.trust)
-    if kind == "issuer":
-        return verb("pki", "issuer", "rotate", name.removesuffix("-ca"), where.trust)
     if kind == "token":
         return verb("pki", "join", name, where.trust, "--env", where.env)
     if kind == "ca-root":
         return verb("pki", "ca", "rotate", where.trust)
-    return verb("pki", "--help")
+    return verb("pki", "issuer", "rotate", name.removesuffix("-ca"), where.trust)
 
 
 def verb(*words: str | Path) -> str:

@@ -80,9 +80,11 @@ def _table(items: list[Item], due: list[Item]) -> str:
         lines.append(f"{mark}{write_time(item.until)}  {item.what}  {item.holder}")
         if item in due:
             lines.append(f"    {item.action}: {item.command}")
-    endless = [item for item in items if item.until is None]
-    if endless:
-        lines.append(f"  without an end: {len(endless)} keys (--json lists them)")
+    roles = [item for item in items if item.until is None and item.kind != "key"]
+    lines += [f"  elsewhere             {item.what}  {item.holder}" for item in roles]
+    keys = sum(item.kind == "key" for item in items)
+    if keys:
+        lines.append(f"  without an end: keys of {keys} nodes (--json lists them)")
     lines.append(f"{len(due)} to do" if due else "quiet")
     return "\n".join(lines)
 

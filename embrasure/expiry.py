@@ -41,9 +41,10 @@ WINDOWS: Mapping[str, int] = {
     "gates": limits.WARN_SNAPSHOT_SECONDS,
     "snapshot": limits.WARN_SNAPSHOT_SECONDS,
     "timestamp": limits.WARN_TIMESTAMP_SECONDS,
-    "token": limits.WARN_TOKEN_SECONDS,
+    "token": 0,
     "key": 0,
 }
+_SILENT = frozenset({"token"})  # one that is not used in time is void, and harms nobody
 _DAY = 86400
 _LIVES: Mapping[str, int] = {
     "root": 365 * _DAY,
@@ -95,7 +96,7 @@ class Item:
     def state(self, at: datetime, expiring_s: float | None = None) -> State:
         """Return whether it must be told at `at`."""
         left = self.left_s(at)
-        if left is None or left > self.window_s(expiring_s):
+        if left is None or self.kind in _SILENT or left > self.window_s(expiring_s):
             return "quiet"
         return "expired" if left <= 0 else "expiring"
 
@@ -136,16 +137,16 @@ def role_item(
     role: str,
     *,
     version: int,
-    until: datetime,
+    until: datetime | None,
     holder: str,
     place: str | Path,
     where: Where = HERE,
 ) -> Item:
-    """Return the row of one metadata role."""
+    """Return the row of one metadata role; until: None when its file is elsewhere."""
     kind = role_kind(role)
     return Item(
         kind=kind,
-        what=f"role {role} v{version}",
+        what=f"role {role} v{version}" if version else f"role {role}",
         name=role,
         holder=holder,
         issuer="root" if role in layout.TOP_ROLES else "targets",
@@ -166,13 +167,18 @@ def role_kind(role: str) -> str:
     return head if rest and head in ("fleet", "gates") else "approval"
 
 
-def certificate_item(cert: x509.Certificate, *, place: str | Path, where: Where = HERE) -> Item:
-    """Return the row of one certificate; names in it are shown, never believed."""
+def certificate_item(
+    cert: x509.Certificate, *, place: str | Path, where: Where = HERE, state: str = ""
+) -> Item:
+    """Return the row of one certificate; names in it are shown, never believed.
+
+    state: of an issuer in a rotation, such as `prepared`
+    """
     kind, holder = _names(cert)
     starts, until = cert.not_valid_before_utc, cert.not_valid_after_utc
     return Item(
         kind=kind,
-        what=f"certificate {kind}",
+        what=f"certificate {kind} ({state})" if state else f"certificate {kind}",
         name=holder,
         holder=holder,
         issuer=_common_name(cert.issuer) or holder,

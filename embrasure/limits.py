@@ -202,7 +202,6 @@ WARN_GATEWAY_LEAF_SECONDS = 8 * 3600  # of 24 hours; renewed after 12
 WARN_OPERATOR_LEAF_SECONDS = 3600  # of 10 hours
 WARN_TIMESTAMP_SECONDS = 12 * 3600  # of 24 hours; signed again after 6
 WARN_SNAPSHOT_SECONDS = 2 * 86400  # snapshot and gates; signed again long before
-WARN_TOKEN_SECONDS = 600  # of a join token's hour
 WARN_LOG_SECONDS = 3600  # between two log lines about the same thing
 METRICS_SECONDS = 60  # between two writings of the metrics file
 

@@ -12,9 +12,10 @@ from embrasure.advice import Where, command_of
 from embrasure.clock import now, read_time
 from embrasure.expiry import Item, certificate_item, role_item
 from embrasure.net.certificates import load_der
+from embrasure.net.denials import key_digest
 from embrasure.trust.directory import parse_shard, parse_tls_bundle
-from embrasure.trust.layout import ROOT
-from pki import ca, ca_book, issued, joining, store
+from embrasure.trust.layout import ROOT, SNAPSHOT, TARGETS, TIMESTAMP
+from pki import ca, ca_book, issued, joining, store, verify
 from pki.folder import TrustFolder
 from pki.verify import Verified
 
@@ -27,6 +28,7 @@ def items(folder: Path) -> list[Item]:
         *_authorities(trust, verified),
         *(_leaf(trust, leaf) for leaf in issued.leaves(trust.path) if not _left(leaf)),
         *(_role(trust, one) for one in verified),
+        *_delegated(trust, verified),
         *_keys(trust, verified),
         *_tokens(trust),
     ]
@@ -39,9 +41,10 @@ def _left(leaf: x509.Certificate) -> bool:
 
 
 def _authorities(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]:
-    """Yield CA root and issuers: those in `ca/`, and those that a `tls.json` in force names."""
-    found: dict[bytes, tuple[x509.Certificate, list[str]]] = {}
+    """Yield CA roots and issuers in use: those in `ca/`, and those that a `tls.json` names."""
     book = trust.authorities()
+    states = {one.key: one.state for one in book.known}
+    found: dict[bytes, tuple[x509.Certificate, list[str]]] = {}
     for one in book.known:
         if one.state in ca_book.LISTED:
             cert = book.certificate(one)
@@ -54,7 +57,10 @@ def _authorities(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]
                 cert = load_der(text, what="tls.json")
                 found.setdefault(ca.der(cert), (cert, []))[1].append(f"tls.json of {role}")
     for cert, places in found.values():
-        yield certificate_item(cert, place=", ".join(places), where=Where(trust=trust.path))
+        state = states.get(key_digest(cert), "unknown")
+        yield certificate_item(
+            cert, place=", ".join(places), where=Where(trust=trust.path), state=state
+        )
 
 
 def _leaf(trust: TrustFolder, leaf: x509.Certificate) -> Item:
@@ -70,6 +76,51 @@ def _role(trust: TrustFolder, one: Verified) -> Item:
         place=trust.path,
         where=Where(trust=trust.path),
     )
+
+
+def _delegated(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]:
+    """Yield the roles that others sign, elsewhere: who may, and how many of them it takes."""
+    here = {one.role for one in verified}
+    for delegator, role in _delegations(trust, here):
+        threshold, keys = verify.keys_of(role, delegator)
+        owners = sorted(verify.name_of(key) for key in keys.values())
+        yield role_item(
+            role,
+            version=0,
+            until=None,
+            holder=f"{threshold} of {', '.join(owners)}",
+            place="the gateway has its file",
+        )
+
+
+def _delegations(trust: TrustFolder, here: set[str]) -> Iterator[tuple[verify.Delegator, str]]:
+    root, held = trust.held(ROOT), trust.held(TARGETS)
+    if root is not None:
+        for role in (SNAPSHOT, TIMESTAMP):
+            yield store.as_root(root), role
+    if held is not None:
+        targets = store.as_targets(held)
+        found = (targets.delegations.roles or {}) if targets.delegations is not None else {}
+        for role in found:
+            if role not in here:
+                yield targets, role
+
+
+def _tokens(trust: TrustFolder) -> Iterator[Item]:
+    """Yield the join tokens that were minted here and not used."""
+    for one in joining.waiting(trust):
+        yield Item(
+            kind="token",
+            what="join token",
+            name=one.node,
+            holder=f"node/{one.node}",
+            issuer=one.env,
+            until=read_time(one.expires),
+            life_s=limits.JOIN_SECONDS,
+            action="be used",
+            command=command_of("token", one.node, Where(trust=trust.path, env=one.env)),
+            place=f"{trust.path}/joins",
+        )
 
 
 def _keys(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]:
@@ -92,22 +143,6 @@ def _keys(trust: TrustFolder, verified: list[Verified]) -> Iterator[Item]:
                     command=command_of("key", entry.id, Where(trust=trust.path)),
                     place=path,
                 )
-
-
-def _tokens(trust: TrustFolder) -> Iterator[Item]:
-    """Yield the join tokens that were minted here and not used."""
-    for one in joining.waiting(trust):
-        yield Item(
-            kind="token",
-            what="join token",
-            name=one.node,
-            holder=f"node/{one.node}",
-            until=read_time(one.expires),
-            life_s=limits.JOIN_SECONDS,
-            action="be used",
-            command=command_of("token", one.node, Where(trust=trust.path, env=one.env)),
-            place=str(trust.path / "joins"),
-        )
 
 
 def _documents(trust: TrustFolder, verified: list[Verified]) -> Iterator[tuple[str, str, bytes]]:

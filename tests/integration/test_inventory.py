@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from embrasure.cli import root
 from embrasure.clock import now
 from gateway import certificate_rows
-from pki import ca, issue
+from pki import ca, issue, rotation
 from pki.ca import issue_leaf
 from pki.folder import TrustFolder
 from pki.passphrase import PassphraseSource
@@ -96,6 +97,32 @@ def test_a_rotation_shows_in_the_inventory(mine: Office) -> None:
     assert (leaf["holder"], leaf["state"]) == ("mirror/m1", "quiet")
     mine.pki("pki", "issue", "mirror/m1", mine.trust, "--out", mine.folder / "m1")
     assert len(rows(inventory(mine.trust), kind="mirror")) == 2  # both are still good
+
+
+def test_an_issuers_rotation_shows_step_by_step(mine: Office) -> None:
+    def issuers() -> list[str]:
+        return sorted(row["what"] for row in rows(inventory(mine.trust), holder="mirror-ca"))
+
+    step = ("pki", "issuer")
+    assert issuers() == ["certificate issuer (active)"]
+    mine.pki(*step, "create", "mirror", mine.trust, "--kdf", "moderate", *mine.signs())
+    assert issuers() == ["certificate issuer (active)", "certificate issuer (prepared)"]
+    later = now() + timedelta(days=15)  # nobody reports, so force waits for 14 days
+    rotation.activate(TrustFolder.open(mine.trust), "mirror", [], force=True, clock=lambda: later)
+    assert issuers() == ["certificate issuer (active)", "certificate issuer (retiring)"]
+
+
+def test_who_may_sign_elsewhere_and_who_may_still_join_is_listed(mine: Office) -> None:
+    made = verb("pki", "token", mine.trust, "--env", "prod", "--out", mine.folder / "n.token")
+    assert made.code == 0, made.told
+    found = inventory(mine.trust)
+    assert (found.code, rows(found, kind="token")[0]["state"]) == (0, "quiet")
+    (approval,) = rows(found, kind="approval")
+    assert (approval["name"], approval["holder"]) == ("prod-shop", "2 of anna, ben, carl")
+    names = {row["name"] for row in found.body["items"]}
+    assert {"snapshot", "timestamp", "gates-prod"} <= names
+    secret = (mine.folder / "n.token").read_text().strip()
+    assert secret not in json.dumps(found.body)
 
 
 def test_a_leaf_that_ends_tomorrow_is_in_inventory_doctor_log_and_metric(

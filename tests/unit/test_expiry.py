@@ -60,6 +60,10 @@ def test_what_is_asked_for_replaces_the_window_of_all_but_the_short_lived() -> N
     assert item(left=2 * DAY).state(AT, 14 * DAY) == "expiring"
 
 
+def test_a_token_that_was_not_used_is_void_and_no_alarm() -> None:
+    assert item(kind="token", life=3600, left=-5).state(AT) == "quiet"
+
+
 def test_a_key_has_no_end_and_is_never_told() -> None:
     key = Item(
         kind="key", what="k", name="n", holder="h", until=None, life_s=0, command="c", place="p"
