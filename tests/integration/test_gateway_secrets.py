@@ -109,6 +109,8 @@ def test_a_secret_from_a_file_to_a_published_release(mine: Office, nodes: list[N
             assert open_sealed(sealed, Me(node.id, node.seal, 1)) == PLAIN
 
         release = bundle(mine, "1.0", "db")
+        strange = propose(mine, bundle(mine, "0.9"), "--secret", file)
+        assert (strange.code, strange.error["thing"]) == (2, "--secret")
         lacking = propose(mine, release)
         assert (lacking.code, lacking.error["thing"]) == (2, "secret db")
         proposed = propose(mine, release, "--secret", file)
@@ -294,6 +296,11 @@ def test_the_commands_of_the_page_do_what_it_says(
     monkeypatch.chdir(office.folder)
     with office.gateway() as running:
         staffed(office, running)
+        early = office.verb("secret", "seal", "db", "--env", ENV, "--app", APP, "--version", 1,
+                            "--from", value, person="anna")  # fmt: skip
+        assert (early.code, early.error["reason"]) == (3, "E_NO_RECOVERY")
+        nothing = office.verb("secret", "list", person="anna")
+        assert (nothing.code, nothing.error["thing"]) == (2, "secret list")
         secret = ["--passphrase-file", str(office.passphrase)]
         for line in lines:
             asks = any(word in line for word in ("generate", "--sign", "propose", "--recovery-key"))

@@ -188,7 +188,22 @@ def test_without_recovery_recipient_app_or_fresh_roles_nothing_is_sealed(
         with pytest.raises(Denied) as caught:
             from_folder(shop, env, app, at=AT)
         assert caught.value.reason == reason
+    with pytest.raises(Denied) as nowhere:
+        from_folder(shop, "dev", "shop", at=AT)
+    assert nowhere.value.reason == "no-env"
     adopt(shop, recovery)
+    held = store.as_targets(shop.held("fleet-prod") or pytest.fail("no fleet"))
+    documents = store.read_targets(shop.path, held)
+    other = msgspec.structs.replace(_recovery(documents), env="dev")
+    with pytest.raises(Refused) as elsewhere:
+        recipients(
+            [],
+            policy=parse_policy(documents[layout.policy_path("prod")]),
+            denied=_nothing(),
+            recovery=other,
+            app="shop",
+        )
+    assert elsewhere.value.reason == "not-mine"
     with pytest.raises(Refused) as late:
         from_folder(shop, "prod", "shop", at=AT + timedelta(days=181))
     assert late.value.reason == "stale"

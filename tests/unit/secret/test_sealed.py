@@ -257,6 +257,15 @@ def test_bounds(group: Group) -> None:
         parse_sealed(write(msgspec.structs.replace(sealed, stanzas=(extra, *sealed.stanzas))))
 
 
+@pytest.mark.parametrize("payload", ["AAAA", "A" * 53, "A" * 54 + "=="])
+def test_a_payload_that_holds_nothing_or_is_no_base64_is_refused(
+    group: Group, payload: str
+) -> None:
+    with pytest.raises(Refused) as caught:
+        changed(group.sealed, payload=payload)
+    assert caught.value.reason == "bad-schema"
+
+
 def test_each_recipient_is_there_once(group: Group) -> None:
     twice = (*group.sealed.stanzas, group.sealed.stanzas[-1])
     with pytest.raises(Refused) as caught:
