@@ -67,8 +67,8 @@ class Holders:
 
     async def _ask(self, env: str, entry: Entry, address: str) -> str:
         """Return what a push node says now, "" when it cannot be asked."""
-        key_pem, chain_pem = self.parts.identity.client()
         with suppress(EmbrasureError, grpc.RpcError):
+            key_pem, chain_pem = self.parts.identity.client()
             at: ListenerAt = await asyncio.to_thread(
                 listener, self.parts, self.library, ("node", entry.id, env), address
             )

@@ -64,6 +64,9 @@ def sign(signed: T, signer: Signer, *, role: str) -> bytes:
     try:
         metadata.sign(signer)
     except (SigningError, RepositoryError, ValueError, OSError) as problem:
+        if isinstance(problem.__cause__, EmbrasureError):
+            # A key in a token: what is wrong with it is said there.
+            raise problem.__cause__ from None
         raise Failed(
             f"signature of {role}",
             expected="its key to sign",

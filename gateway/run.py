@@ -276,8 +276,14 @@ async def serve(
 async def _renew(shown: Sequence[ServerKeys | AnonymousKeys], certificates: Certificates) -> None:
     while True:
         await asyncio.sleep(RENEW_SECONDS)
+        try:
+            pair = await asyncio.to_thread(certificates.admin)
+        except EmbrasureError as problem:
+            # An issuer's key in a token that is gone for a moment: the certificate is good yet.
+            LOG.warning("the operators' port keeps its certificate: %s", problem)
+            continue
         for keys in shown:
-            keys.swap(certificates.admin())
+            keys.swap(pair)
 
 
 async def _until_stopped(stop: asyncio.Event, *jobs: Coroutine[object, object, None]) -> None:

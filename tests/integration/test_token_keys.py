@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from embrasure.clock import now
 from embrasure.errors import Denied, EmbrasureError, Refused
-from embrasure.net.credentials import channel
+from embrasure.net.credentials import ServerKeys, channel
 from embrasure.net.denials import key_digest
 from embrasure.net.heldkey import ECDSA_P256_SHA256, handshake_signer
-from pki import outsidekeys, signers
+from embrasure.net.trustbundle import Trust, TrustHolder
+from gateway import metadata as form
+from gateway.certificates import Certificates
+from gateway.run import _renew as renewing
+from pki import ca, outsidekeys, signers
 from pki.folder import TrustFolder
 from pki.keyuri import TokenUri, keyfile_path
 from pki.passphrase import PassphraseSource
@@ -301,6 +306,54 @@ def test_a_fleet_whose_cas_keyholder_operator_and_tls_key_are_in_a_token(
         with pytest.raises(Denied):
             running.held.certificates.client()
     assert signers.facts_of(f"hsm:3?label={token}").root == trust.root_id
+
+
+def emptied(token: str) -> None:
+    """The token holds nothing any more."""
+    from pki import tokens
+
+    where = tokens.find(TokenUri(2, token))
+    with tokens.session(where, PASSPHRASE.encode(), write=True) as opened:
+        for item in list(opened.get_objects()):
+            item.destroy()
+
+
+def test_an_online_key_that_is_gone_is_said_as_what_it_is(token: str, tmp_path: Path) -> None:
+    uri = make(token, "snapshot", 2, "online", tmp_path)
+    signer = signers.open_signer(uri, source(), purpose="online")
+    made = form.make_snapshot({"targets": 1}, version=1, at=now())
+    assert form.sign(made, signer, role="snapshot")
+    emptied(token)
+    with pytest.raises(EmbrasureError, match=f"token '{token}'"):
+        form.sign(made, signer, role="snapshot")
+
+
+def test_a_gateway_whose_issuers_token_is_gone_for_a_moment_goes_on(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its certificate is good for days; without the token no other could be made."""
+    uri = make(token, "admin-ca", 2, "ca", tmp_path)
+    key = SignerKey(signers.open_signer(uri, source(), purpose="ca"))
+    start = now()
+    root = ca.make_root(key, domain="example.org", at=start)
+    made = ca.make_issuer(
+        "admin", key.public_key(), root=root, root_key=key, domain="example.org", at=start
+    )
+    issuer = ca.Issuer("admin", "example.org", made, key)
+    clock = iter([start, start, start, *[start + timedelta(days=5)] * 50])
+    certificates = Certificates("g1", gateway=issuer, admin=issuer, clock=lambda: next(clock))
+    keys = ServerKeys(certificates.admin(), TrustHolder(Trust("example.org", {}, None)), roles=[])
+    before = keys.pair
+    emptied(token)
+    monkeypatch.setattr("gateway.run.RENEW_SECONDS", 0.01)
+
+    async def work() -> None:
+        job = asyncio.ensure_future(renewing([keys], certificates))
+        await until(lambda: "keeps its certificate" in caplog.text)
+        assert not job.done() and keys.pair is before
+        job.cancel()
+
+    run(work())
 
 
 @pytest.mark.misuse
