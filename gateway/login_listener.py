@@ -15,6 +15,7 @@ from embrasure.net.server import Service, bind
 from embrasure.wire import login_pb2, login_pb2_grpc
 from gateway.login import Login, LoginDesk
 from gateway.people import People
+from gateway.service_table import LOGIN_METHODS
 
 if TYPE_CHECKING:
     from gateway.run import Opened
@@ -66,7 +67,8 @@ async def login_port(
                 login_pb2_grpc.add_LoginServicer_to_server,
                 Login(desk),
             )
-        ]
+        ],
+        LOGIN_METHODS,
     )
     port = bind(server, held.config.login, keys)
     await server.start()

@@ -40,3 +40,5 @@ _METHODS = (
     "JoinAnswer",
 )
 ADMIN_TABLE: Table = {f"/embrasure.v1.Admin/{name}": _OPERATOR for name in _METHODS}
+# Open to anybody, on a port of their own: what stands before a certificate.
+LOGIN_METHODS = frozenset({"/embrasure.v1.Login/Challenge", "/embrasure.v1.Login/Certificate"})

@@ -6,6 +6,7 @@ It shares no port with anything that knows its callers.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from embrasure import limits
-from embrasure.errors import EmbrasureError, Unavailable
+from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.net.authorize import Groups, check_not_resumed, check_transport
 from embrasure.net.server import Service, served, server_options
 from embrasure.net.status import status_of
@@ -88,16 +89,29 @@ class Anonymous(grpc.aio.ServerInterceptor):
         return True
 
 
+def check_methods(methods: frozenset[str], services: Sequence[Service]) -> None:
+    """Return only when `services` have exactly `methods`, each of them async; raises Refused."""
+    found = served(services)
+    odd = ", ".join(sorted(methods ^ {name for name, _ in found}))
+    if odd:
+        raise Refused("methods served", expected="exactly the table's", got=odd, reason="table")
+    for name, function in found:
+        if not inspect.iscoroutinefunction(function):
+            raise Refused(name, expected="an async handler", got="another", reason="table")
+
+
 def build_anonymous_server(
     services: Sequence[Service],
+    methods: frozenset[str],
     *,
     groups: Groups = "hybrid",
     connections: int = limits.CONNECTIONS,
     calls: int = limits.LOGIN_CALLS,
 ) -> grpc.aio.Server:
-    """Return a server that has exactly `services`, open to anybody, not yet bound.
+    """Return a server that has exactly `methods`, open to anybody, not yet bound.
 
     Its connections are short, so that idle ones do not use it up. In the running event loop.
+    Raises Refused (`table`) when `services` have other methods.
     """
     short = {
         "grpc.max_connection_idle_ms": limits.LOGIN_IDLE_MILLISECONDS,
@@ -105,7 +119,7 @@ def build_anonymous_server(
         "grpc.max_connection_age_grace_ms": limits.LOGIN_IDLE_MILLISECONDS,
         "grpc.max_receive_message_length": 4 * limits.LOGIN_BYTES,
     }
-    methods = frozenset(name for name, _ in served(services))
+    check_methods(methods, services)
     server = grpc.aio.server(
         interceptors=[Anonymous(methods, groups=groups, calls=calls)],
         options=list({**dict(server_options(connections)), **short}.items()),

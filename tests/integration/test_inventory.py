@@ -254,3 +254,14 @@ def verb_of(words: tuple[str, ...]) -> list[str]:
         if not hasattr(group, "table"):
             return list(words[: number + 1])
     raise AssertionError(words)
+
+
+def test_a_gateway_that_cannot_write_its_metrics_works_on_and_says_so(
+    mine: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    (mine.gateway_folder / "metrics.prom").mkdir()
+    caplog.set_level(logging.WARNING)
+    with mine.gateway() as running:
+        mine.as_person("anna", running.port)
+        assert mine.verb("whoami", person="anna").code == 0
+    assert any("no new metrics" in line for line in caplog.messages)

@@ -424,6 +424,20 @@ def test_nobody_there_is_unavailable(door: Door) -> None:
     assert door.login("anna").code == 5
 
 
+def test_a_gateway_that_exists_gets_its_log_in_port_later(office: Office, tmp_path: Path) -> None:
+    mine = office.copy(tmp_path / "office")
+    folder = mine.folder / "g2"
+    assert verb("gateway", "init", folder, "--trust", mine.trust).code == 0
+    assert read_config(folder).login is None
+    assert not (folder / "keys" / "operator-ca.key").exists()
+    again = ("gateway", "init", folder, "--trust", mine.trust)
+    assert verb(*again, "--login", "127.0.0.1:0").code == 0
+    assert read_config(folder).login == "127.0.0.1:0"
+    assert (folder / "keys" / "operator-ca.key").exists()
+    assert verb(*again).code == 0
+    assert read_config(folder).login == "127.0.0.1:0"
+
+
 def test_the_port_and_its_issuer_are_set_together(office: Office, tmp_path: Path) -> None:
     config = read_config(office.gateway_folder)
     assert config.login == "127.0.0.1:0" and config.issuers.operator is not None

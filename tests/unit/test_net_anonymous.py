@@ -14,6 +14,7 @@ from embrasure.net.credentials import AnonymousKeys, Pair, pinned_channel
 from embrasure.net.seen import seen_leaf
 from embrasure.net.server import Service, bind
 from embrasure.wire import login_pb2, login_pb2_grpc
+from gateway.service_table import LOGIN_METHODS
 from tests.simulate.authority import Authority, Leaf
 from tests.simulate.listener import trust_from
 
@@ -44,7 +45,7 @@ def services(handlers: Handlers) -> list[Service]:
 
 async def ask(handlers: Handlers, leaf: Leaf) -> Any:
     """Return the answer to one call; raises gRPC's error."""
-    server = build_anonymous_server(services(handlers))
+    server = build_anonymous_server(services(handlers), LOGIN_METHODS)
     port = bind(server, "127.0.0.1:0", AnonymousKeys(Pair(leaf.key_pem, leaf.chain_pem)))
     await server.start()
     try:
@@ -89,7 +90,7 @@ def test_a_good_call_is_answered(leaf: Leaf) -> None:
 def test_open_calls_are_bounded_for_all_callers_together(leaf: Leaf) -> None:
     async def course() -> list[str]:
         handlers = Handlers()
-        server = build_anonymous_server(services(handlers), calls=1)
+        server = build_anonymous_server(services(handlers), LOGIN_METHODS, calls=1)
         port = bind(server, "127.0.0.1:0", AnonymousKeys(Pair(leaf.key_pem, leaf.chain_pem)))
         await server.start()
         async with pinned_channel(f"127.0.0.1:{port}", leaf=leaf.pem, host=HOST) as channel:
@@ -113,6 +114,27 @@ def test_open_calls_are_bounded_for_all_callers_together(leaf: Leaf) -> None:
         return "OK"
 
     assert asyncio.run(course()) == ["RESOURCE_EXHAUSTED", "OK"]
+
+
+class Blocking(Handlers):
+    """One that would stop the loop for everybody."""
+
+    def Challenge(self, request: object, context: Any) -> Any:
+        return login_pb2.ChallengeReply()
+
+
+def test_a_listener_that_differs_from_its_table_does_not_start() -> None:
+    async def build(methods: frozenset[str], handlers: Handlers) -> None:
+        build_anonymous_server(services(handlers), methods)
+
+    more = LOGIN_METHODS | {"/embrasure.v1.Login/Other"}
+    less = LOGIN_METHODS - {"/embrasure.v1.Login/Challenge"}
+    for methods, handlers in (
+        (more, Handlers()), (less, Handlers()), (LOGIN_METHODS, Blocking()),
+    ):  # fmt: skip
+        with pytest.raises(Refused) as found:
+            asyncio.run(build(methods, handlers))
+        assert found.value.reason == "table"
 
 
 class Connection:
@@ -166,7 +188,7 @@ def test_a_leaf_of_another_profile_is_no_gateways_though_its_issuer_is_right() -
     )
 
     async def course() -> None:
-        server = build_anonymous_server(services(Handlers()))
+        server = build_anonymous_server(services(Handlers()), LOGIN_METHODS)
         port = bind(server, "127.0.0.1:0", AnonymousKeys(Pair(liar.key_pem, liar.chain_pem)))
         await server.start()
         try:
