@@ -24,7 +24,7 @@ from embrasure.wire import node_pb2, node_pb2_grpc
 from gateway import tables
 from gateway.carriers import Carriers
 from gateway.library import Library
-from gateway.listeners import ListenerAt, addressed, listener
+from gateway.listeners import addressed, believed, listener
 from gateway.parts import EngineParts
 from gateway.receipts import bundle_told
 
@@ -69,9 +69,8 @@ class Holders:
         """Return what a push node says now, "" when it cannot be asked."""
         with suppress(EmbrasureError, grpc.RpcError):
             key_pem, chain_pem = self.parts.identity.client()
-            at: ListenerAt = await asyncio.to_thread(
-                listener, self.parts, self.library, ("node", entry.id, env), address
-            )
+            known = await asyncio.to_thread(believed, self.parts, self.library, env)
+            at = listener(("node", entry.id, env), address, known)
             async with channel(
                 address,
                 role="node",

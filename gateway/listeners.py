@@ -49,16 +49,30 @@ def addressed(parts: EngineParts) -> dict[Key, str]:
     return {(one.kind, one.name, one.env): str(one.address) for one in found}
 
 
-def listener(parts: EngineParts, library: Library, key: Key, address: str) -> ListenerAt:
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """What verified files say of one environment: read once for all of its listeners."""
+
+    trust: Trust
+    ground: Ground
+
+
+def believed(parts: EngineParts, library: Library, env: str) -> Believed:
+    """Return whom to believe in `env`; raises Unavailable, Refused."""
+    of = trust_env(parts, env)
+    return Believed(library.trust(of, ""), library.ground(of, ""))
+
+
+def listener(key: Key, address: str, known: Believed) -> ListenerAt:
     """Return the listener that the verified directory lets this gateway dial.
 
-    Raises Refused (`not-enrolled`) for a node without an active, undenied entry, Unavailable.
+    Raises Refused (`not-enrolled`) for a node without an active, undenied entry.
     """
-    kind, name, env = key
-    if kind != "node":
-        return ListenerAt(key, address, library.trust(trust_env(parts, env), ""), None)
-    entry = check_entry(library.ground(env, ""), name)
-    return ListenerAt(key, address, library.trust(env, ""), entry)
+    entry = check_entry(known.ground, key[1]) if key[0] == "node" else None
+    if entry is not None and entry.env != key[2]:
+        raise Refused(f"node {entry.id}", expected=f"an entry of {key[2]}", got=entry.env,
+                      reason="not-enrolled")  # fmt: skip
+    return ListenerAt(key, address, known.trust, entry)
 
 
 def check_entry(ground: Ground, name: str) -> Entry:
@@ -80,7 +94,7 @@ def node_at(parts: EngineParts, library: Library, env: str, name: str) -> Listen
             f"address of {name}", expected="one to dial", got="none",
             hint=f"embrasure fleet address node {name} HOST:PORT --env {env}", reason="no-address",
         )  # fmt: skip
-    return listener(parts, library, key, address)
+    return listener(key, address, believed(parts, library, env))
 
 
 def all_listeners(
@@ -89,12 +103,26 @@ def all_listeners(
     """Return every listener that may be dialled, and why the others may not."""
     found: dict[Key, ListenerAt] = {}
     wrong: dict[Key, EmbrasureError] = {}
+    envs: dict[str, Believed | EmbrasureError] = {}
     for key, address in addressed(parts).items():
+        env = key[2]
         try:
-            found[key] = listener(parts, library, key, address)
+            if env not in envs:
+                envs[env] = _tried(parts, library, env)
+            known = envs[env]
+            if isinstance(known, EmbrasureError):
+                raise known
+            found[key] = listener(key, address, known)
         except EmbrasureError as problem:
             wrong[key] = problem
     return found, wrong
+
+
+def _tried(parts: EngineParts, library: Library, env: str) -> Believed | EmbrasureError:
+    try:
+        return believed(parts, library, env)
+    except EmbrasureError as problem:
+        return problem
 
 
 def trust_env(parts: EngineParts, env: str) -> str:

@@ -57,7 +57,7 @@ class Renewals:
         """Every listener that is due is renewed, or its row says why it is not."""
         found, wrong = await asyncio.to_thread(all_listeners, self.parts, self.library)
         rows = await asyncio.to_thread(inventory.listed, self.parts.database)
-        gone = [key for key in rows if key not in found]
+        gone = [key for key in rows if key not in found and is_gone(wrong.get(key))]
         if gone:
             await asyncio.to_thread(inventory.forget, self.parts.database, gone)
         for key, problem in wrong.items():
@@ -192,6 +192,11 @@ class Renewals:
             str(one.identity), expected=f"serial {made.serial_number:x} shown",
             got=f"{leaf.serial_number:x}", reason="not-swapped",
         )  # fmt: skip
+
+
+def is_gone(problem: EmbrasureError | None) -> bool:
+    """Return whether a listener is dialled no more: no address, or no entry; not for a while."""
+    return problem is None or problem.reason == "not-enrolled"
 
 
 def check_boot(

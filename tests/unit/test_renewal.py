@@ -20,9 +20,9 @@ from embrasure.errors import Denied, EmbrasureError, Refused
 from embrasure.net.certificates import load_certificates
 from embrasure.net.credentials import Pair
 from embrasure.net.identity import Identity
-from embrasure.net.pairfile import read_pair, write_pair
+from embrasure.net.pairfile import read_chain, read_pair, write_pair
 from embrasure.net.renewal import Renewal, serial_of
-from embrasure.net.trustbundle import Trust, TrustHolder
+from embrasure.net.trustbundle import Trust, TrustHolder, first_trust
 from gateway.certifying import Certifier
 from pki.ca import Issuer
 from tests.ablation import Ablation
@@ -185,6 +185,16 @@ def test_bytes_of_any_kind_are_refused_and_change_nothing(raw: bytes) -> None:
     assert listener.is_old
 
 
+def test_a_listener_that_knows_no_issuer_of_its_role_takes_no_certificate() -> None:
+    listener = Listener()
+    first = first_trust(AUTHORITY.domain, "gateway", (AUTHORITY.issuers["gateway"].certificate,))
+    listener.renewal._holder.swap(first)
+    chain = signing().certify(Identity("node", NODE), listener.renewal.request())
+    with pytest.raises(Refused):
+        listener.renewal.install(chain)
+    assert listener.is_old
+
+
 # --- the gateway's side ------------------------------------------------------------------------
 
 
@@ -259,10 +269,11 @@ def test_a_request_of_any_bytes_is_refused(raw: bytes) -> None:
 
 def test_a_pair_is_one_private_file(tmp_path: Path, listener: Listener) -> None:
     path = tmp_path / "tls" / "renewed.pem"
-    assert read_pair(path) is None
+    assert read_pair(path) is None and read_chain(path) is None
     write_pair(path, listener.pair)
     assert path.stat().st_mode & 0o777 == 0o600
     assert read_pair(path) == listener.pair
+    assert read_chain(path) == listener.pair.chain_pem
     other = Listener().pair
     write_pair(path, other)
     assert read_pair(path) == other
