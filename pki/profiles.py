@@ -7,18 +7,18 @@ read the same table.
 from __future__ import annotations
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
+from cryptography.x509.oid import ObjectIdentifier
 
 from embrasure.errors import Misuse
 from embrasure.net.identity import (
     PROFILES,
     Identity,
     IssuerName,
-    Profile,
     check_name,
     dns_name,
     uri,
 )
+from embrasure.net.profile import usage_of as usage_of
 
 ISSUERS: tuple[IssuerName, ...] = ("gateway", "admin", "node", "mirror", "operator")
 
@@ -39,11 +39,6 @@ def check_issuer(text: str) -> IssuerName:
         if known == text:
             return known
     raise Misuse("issuer", expected=f"one of {', '.join(ISSUERS)}", got=text)
-
-
-def usage_of(profile: Profile) -> ObjectIdentifier:
-    """Return the one extended key usage of a leaf."""
-    return ExtendedKeyUsageOID.CLIENT_AUTH if profile.client else ExtendedKeyUsageOID.SERVER_AUTH
 
 
 def issuer_usage(name: IssuerName) -> ObjectIdentifier:

@@ -32,7 +32,7 @@ from embrasure.net.authorize import (
 )
 from embrasure.net.certificates import pem_of
 from embrasure.net.credentials import Pair, ServerKeys
-from embrasure.net.identity import Identity
+from embrasure.net.identity import PROFILES, Identity
 from embrasure.net.profile import check_leaf
 from embrasure.net.server import Service, build_server
 from embrasure.net.threads import unbroken
@@ -112,7 +112,7 @@ class DoorPeers:
         # 4.
         leaf, *above = peer_chain(auth)
         for cert in above:
-            check_issuer(cert, roots=list(self._roots()), name=identity.role)
+            check_issuer(cert, roots=list(self._roots()), name=PROFILES[identity.role].issuer)
         # 5.
         check_client(leaf, identity, above, domain=self._domain, at=self._clock())
         return identity

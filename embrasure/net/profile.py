@@ -108,14 +108,14 @@ def _check_chain(
     at: datetime,
 ) -> None:
     """Return only when one of `issuers` signed the leaf for exactly this use."""
-    usage = ExtendedKeyUsageOID.CLIENT_AUTH if profile.client else ExtendedKeyUsageOID.SERVER_AUTH
     builder = (
         verification.PolicyBuilder()
         .store(verification.Store(list(issuers)))
         .time(at)
         .max_chain_depth(1)
         .extension_policies(
-            ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(), ee_policy=_leaf(usage)
+            ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(),
+            ee_policy=_leaf(usage_of(profile)),
         )
     )
     try:
@@ -128,6 +128,11 @@ def _check_chain(
         raise _refused(
             identity.role, "a leaf of its issuer, as its profile says", problem
         ) from None
+
+
+def usage_of(profile: Profile) -> x509.ObjectIdentifier:
+    """Return the one extended key usage of a leaf of this profile."""
+    return ExtendedKeyUsageOID.CLIENT_AUTH if profile.client else ExtendedKeyUsageOID.SERVER_AUTH
 
 
 def _leaf(usage: x509.ObjectIdentifier) -> verification.ExtensionPolicy:

@@ -15,6 +15,7 @@ from embrasure.errors import Refused
 from embrasure.net.certificates import UNREADABLE, UNTRUE, load_der, pem_of
 from embrasure.net.denials import NOTHING, TlsDenials, key_digest
 from embrasure.net.identity import PROFILES, Identity, IssuerName, Role
+from embrasure.net.profile import usage_of
 from embrasure.trust.directory import TlsBundle
 
 
@@ -133,15 +134,21 @@ def first_trust(domain: str, name: IssuerName, issuers: tuple[x509.Certificate, 
 
 
 def check_issuer(cert: x509.Certificate, *, roots: list[x509.Certificate], name: str) -> None:
-    """Return only when `cert` is an intermediate that one of `roots` signed; raises Refused."""
+    """Return only when `cert` is an intermediate that one of `roots` signed; raises Refused.
+
+    It may have leaves of one usage alone, the one of the roles that `name` certifies.
+    """
     try:
         basic = cert.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = cert.extensions.get_extension_for_class(x509.KeyUsage).value
+        leaves = cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         key = cert.public_key()
     except UNREADABLE:
         raise _refused(name, "constraints that can be read", "none") from None
     if not basic.ca or basic.path_length != 0 or not usage.key_cert_sign:
         raise _refused(name, "an issuer of leaves only", "another kind of certificate")
+    if {usage_of(profile) for profile in PROFILES.values() if profile.issuer == name} != {*leaves}:
+        raise _refused(name, "the one usage of its leaves", "another")
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise _refused(name, "a P-256 key", type(key).__name__)
     if not any(_signed(cert, root) for root in roots):
