@@ -28,14 +28,8 @@ NODE = "n-" + "a" * 26
 FILES = {"metadata/2.root.json": b"{}", "targets/revoked/" + "0" * 64 + ".dev.json": b"{}"}
 
 
-def chained(leaf: Leaf, issuer: str, authority: Authority = AUTHORITY) -> Leaf:
-    """Return the leaf with its issuer behind it, as the product writes it."""
-    return replace(leaf, chain_pem=leaf.chain_pem + authority.issuer_pem(issuer))
-
-
 def a_leaf(role: str, name: str, authority: Authority = AUTHORITY, **forged: Any) -> Leaf:
-    issuer = {"gateway": "gateway", "operator": "operator", "node": "node"}[role]
-    return chained(authority.leaf(role, name, **forged), issuer, authority)
+    return authority.leaf(role, name, **forged)
 
 
 def caller(leaf: Leaf, authority: Authority = AUTHORITY) -> Caller:
@@ -97,9 +91,8 @@ def test_gateways_and_operators_of_any_issuer_below_the_ca_root_come_in() -> Non
         # Neither is the issuer that any tls.json names: retired, denied, or new.
         other = AUTHORITY.new_issuer("gateway")
         leaf = AUTHORITY.leaf("gateway", "g9", issuer=other)
-        mine = replace(leaf, chain_pem=leaf.chain_pem + other.pem)
         async with opened(keeper) as port:
-            for who in (a_leaf("operator", "anna"), a_leaf("gateway", "g1"), mine):
+            for who in (a_leaf("operator", "anna"), a_leaf("gateway", "g1"), leaf):
                 assert (await put(port, caller(who))).taken == {"root": 2}
         assert len(keeper.calls) == 3
 
@@ -154,7 +147,7 @@ def test_a_node_s_leaf_is_turned_away_by_tls_itself(ablation: Ablation) -> None:
 
         issuer = AUTHORITY.new_issuer("gateway")
         leaf = AUTHORITY.leaf("node", NODE, issuer=issuer, usages=[CLIENT], dns=[])
-        told, empty = refusal(caller(replace(leaf, chain_pem=leaf.chain_pem + issuer.pem)))
+        told, empty = refusal(caller(leaf))
         assert not empty.calls
         attack.succeeded("denied" in str(told) or told.reason == "denied")
 

@@ -187,7 +187,8 @@ class Authority:
         if wanted:
             builder = builder.add_extension(x509.ExtendedKeyUsage(wanted), critical=False)
         certificate = builder.sign(signed_by.key, hashes.SHA256())
-        return Leaf(certificate, key_pem(own), pem_of(certificate))
+        # The issuer behind the leaf, as the product writes it: a door's caller needs the whole way.
+        return Leaf(certificate, key_pem(own), pem_of(certificate) + signed_by.pem)
 
     def new_issuer(self, name: str, *, by: Issuer | None = None) -> Issuer:
         """Return a new issuer of the kind `name`, signed by the root (or by `by`)."""

@@ -126,7 +126,8 @@ class SimFleet:
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise TypeError("a node's TLS key is P-256")
             leaf = self.authority.leaf("node", node.id, key=key, starts=-aged - BACKDATE)
-            chain = (der_text(leaf.certificate),)
+            issuer = self.authority.issuers["node"].certificate
+            chain = (der_text(leaf.certificate), der_text(issuer))
         answer = Enrolled(
             v=1, type="enrolled", root=repository.root_id, env=ENV, node=node.id, epoch=1,
             floors=Floors(
