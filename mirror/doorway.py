@@ -116,11 +116,21 @@ class Held:
 class Doorway:
     """The door's listener in a running service, and its eye on what came by a folder.
 
-    learn: obeys documents, called in a thread; roots: the CA roots that the door lets in by.
+    learn: obeys documents, called in a thread; roots: the CA roots that the door lets in by; news:
+    called in a thread once newer files are shown.
     """
 
-    def __init__(self, held: Held, config: Config, *, learn: Learn, roots: Roots) -> None:
+    def __init__(
+        self,
+        held: Held,
+        config: Config,
+        *,
+        learn: Learn,
+        roots: Roots,
+        news: Callable[[], object] = bool,
+    ) -> None:
         self._held, self._config, self._learn, self._roots = held, config, learn, roots
+        self._news = news
         self._server: grpc.aio.Server | None = None
         self._keys: DoorKeys | None = None
         self._stamp: tuple[object, ...] = ()
@@ -137,6 +147,7 @@ class Doorway:
                     if documents:
                         self._learn(documents, revoked)
                     self._stamp = stamp
+                    self._news()
             except (EmbrasureError, OSError) as problem:
                 LOG.warning("trust files cannot be used, the old ones stay: %s", problem)
 

@@ -56,7 +56,13 @@ async def mirror(
         held_role(publisher.client, layout.REVOCATIONS),
     )
     held = Held(paths, config, publisher.client)
-    doorway = Doorway(held, config, learn=believed.take, roots=believed.ca_roots)
+    doorway = Doorway(
+        held,
+        config,
+        learn=believed.take,
+        roots=believed.ca_roots,
+        news=lambda: loop.call_soon_threadsafe(watchers.stir),
+    )
     async with listening(
         paths,
         config,

@@ -19,6 +19,7 @@ class Watchers:
         self._most = most
         self._waiting = 0
         self._closed = False
+        self._stirs = 0
         self._changed = asyncio.Event()
 
     def close(self) -> None:
@@ -34,8 +35,15 @@ class Watchers:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def stir(self) -> None:
+        """Everybody who waits looks again now: there is news that no timestamp tells."""
+        self._stirs += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def wait(self, known: int, *, seconds: float = limits.WATCH_SECONDS) -> int | None:
-        """Return the version once it is above `known`, None after `seconds`.
+        """Return the version once it is above `known`, or once there is other news; None after
+        `seconds`.
 
         Raises Unavailable (`busy`) when too many wait already.
         """
@@ -46,12 +54,14 @@ class Watchers:
                 "watch", expected=f"at most {self._most} waiting", got="more", reason="busy"
             )
         self._waiting += 1
+        stirs = self._stirs
         try:
             async with asyncio.timeout(seconds):
-                while self.version <= known and not self._closed:
+                while self.version <= known and not self._closed and self._stirs == stirs:
                     await self._changed.wait()
         except TimeoutError:
             return None
         finally:
             self._waiting -= 1
-        return self.version if self.version > known else None
+        is_news = self.version > known or (self._stirs > stirs and self.version > 0)
+        return self.version if is_news else None

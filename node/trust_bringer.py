@@ -48,33 +48,36 @@ class TrustBringer:
         A mirror without a listing is a static one, or older than the door.
         """
         try:
-            listing = fetch_whole(source, layout.TRUST_LISTING, limit=limits.DOOR_LISTING_BYTES)
-            if self._seen.get(mirror.name) == listing:
-                return
-            found = self._ask(source)
-            if found is not None and found.taken:
-                LOG.warning("trust files by mirror %s: %s", mirror.name, dict(found.taken))
-            if found is not None and not found.missing:
-                self._seen[mirror.name] = listing
+            self._bring(mirror, source)
         except NotFound:
             return
         except EmbrasureError as problem:
             LOG.info("trust files of mirror %s: %s [%s]", mirror.name, problem, problem.word)
+            self.bring_all_the_same(mirror, problem)
 
     def bring_all_the_same(self, mirror: Server, problem: EmbrasureError) -> None:
         """When `problem` is the mirror's certificate: as `bring`, by the CA roots alone."""
         if problem.reason not in _CERTIFICATE:
             return
+        self._seen.pop(mirror.name, None)
         try:
             source = MirrorSource(
                 mirror.address, name=mirror.name, trust=self._trust(), roots=self._roots()
             )
+            with closing(source):
+                self._bring(mirror, source)
         except EmbrasureError as also:
-            LOG.info("mirror %s: %s [%s]", mirror.name, also, also.word)
+            LOG.info("trust files of mirror %s: %s [%s]", mirror.name, also, also.word)
+
+    def _bring(self, mirror: Server, source: MirrorSource) -> None:
+        listing = fetch_whole(source, layout.TRUST_LISTING, limit=limits.DOOR_LISTING_BYTES)
+        if self._seen.get(mirror.name) == listing:
             return
-        with closing(source):
-            self._seen.pop(mirror.name, None)
-            self.bring(mirror, source)
+        found = self._ask(source)
+        if found is not None and found.taken:
+            LOG.warning("trust files by mirror %s: %s", mirror.name, dict(found.taken))
+        if found is not None and not found.missing:
+            self._seen[mirror.name] = listing
 
     def _ask(self, source: MirrorSource) -> TrustNote | None:
         with self._connect() as channel:

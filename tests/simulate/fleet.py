@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -150,10 +151,13 @@ class SimFleet:
         mode: str = "good",
         extra: bytes = b"",
         soak_s: int = 0,
+        also: Sequence[RealNode] = (),
+        seq: int | None = None,
     ) -> tuple[Plan, Gate]:
         """Return plan and open gate of a release of a small web server, `node` as its canary.
 
-        mode: what the server does (`tests.simulate.installer.SERVER`); extra: one more file
+        mode: what the server does (`tests.simulate.installer.SERVER`); extra: one more file; also:
+        further canaries; seq: the plan's number, default the next one
         """
         files = {
             "code/main.py": SERVER,
@@ -165,7 +169,8 @@ class SimFleet:
             APP, files, version=version, argv=("python3", "code/main.py"), probes=[quick_http()]
         )
         release = self.repository.add_release(APP, release=made)
-        plan = self.repository.set_plan(release, canary=[node.listed], soak_s=soak_s)
+        canary = [one.listed for one in (node, *also)]
+        plan = self.repository.set_plan(release, canary=canary, soak_s=soak_s, seq=seq)
         gate = self.repository.set_gate(plan)
         self.repository.publish()
         return plan, gate

@@ -16,6 +16,7 @@ from embrasure import limits
 from embrasure.errors import EmbrasureError, Misuse, NotFound, Refused, Unavailable
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
+from embrasure.trust.fetcher import SourceFetcher
 from embrasure.trust.floors import TufFloors
 from embrasure.trust.plan import parse_plan
 from embrasure.trust.view import View
@@ -545,6 +546,35 @@ def test_a_new_key_of_one_role_resets_that_floor_only(bench: Bench) -> None:
     after = bench.client().workflow.floors()
     assert after.versions["dev-shop"] == floors["dev-shop"]
     assert after.keys["gates-dev"] == (bench.repo.signers["gates-dev"][0].public_key.keyid,)
+
+
+@pytest.mark.misuse
+def test_a_role_begins_again_only_when_a_key_of_it_was_taken_away(
+    bench: Bench, ablation: Ablation
+) -> None:
+    bench.repo.versions["revocations"] = 999_999_998
+    bench.repo.revoke(plans=["a" * 64])
+    bench.repo.publish()
+    bench.refresh()
+    # The same keys, a lower number: refused, although no snapshot is asked about it any more.
+    bench.repo.versions["revocations"] = 6
+    bench.repo.revoke()
+    bench.repo.publish()
+    assert (bench.refused().reason, bench.refused().thing) == ("rollback", "revocations version")
+    with ablation("our own floor of the role") as attack:
+        # python-tuf alone, whose snapshot is gone, takes what the thief of a gateway shows.
+        folder = bench.folder.parent / "stock"
+        folder.mkdir()
+        stock = Updater(
+            str(folder), "metadata/", fetcher=SourceFetcher(bench.source),
+            bootstrap=bench.repo.anchor,
+        )  # fmt: skip
+        stock._trusted_set.reference_time = bench.time()
+        stock.refresh()
+        attack.succeeded(stock._trusted_set.snapshot.meta["revocations.json"].version == 7)
+    bench.repo.replace_keys("revocations", [CryptoSigner.generate_ed25519()])
+    bench.repo.publish()
+    assert bench.refresh().roles["revocations"].version == 8
 
 
 # --- bytes -----------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import msgspec
-from tuf.api.exceptions import DownloadError
-from tuf.api.metadata import Root, Signed, Timestamp
+from tuf.api.exceptions import BadVersionNumberError, DownloadError
+from tuf.api.metadata import Root, Signed, Snapshot, Timestamp
 from tuf.ngclient import FetcherInterface
 
 from embrasure import limits
@@ -40,6 +40,16 @@ class Verified:
 
     signed: Mapping[str, Signed]
     files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One walk of python-tuf. absent: roles asked for that no metadata names; cause: its error."""
+
+    updater: ClockedUpdater
+    absent: Iterable[str]
+    problem: EmbrasureError | None = None
+    cause: Exception | None = None
 
 
 class Workflow:
@@ -132,33 +142,48 @@ class Workflow:
         with self._locked():
             floors = self.store.load()
             generation = self.generations.begin()
-            problem: EmbrasureError | None = None
-            absent: Iterable[str] = ()
-            try:
-                updater = ClockedUpdater(
-                    generation,
-                    self.anchor,
-                    fetcher,
-                    at=self.now(floors),
-                    url=self.url,
-                    known_root=floors.versions.get(Root.type, 1) - 1,
-                )
-            except (*OUTSIDE, OSError) as error:
-                self.generations.discard(generation)
-                raise explained(error, "trust anchor") from error
-            try:
-                updater.refresh()
-                absent = load(updater)
-            except EmbrasureError as error:
-                problem = error
-            except (*OUTSIDE, DownloadError, OSError) as error:
-                problem = explained(error, last())
-                problem.__cause__ = error
+            run = self._run(floors, generation, fetcher, load, last)
+            if isinstance(run.cause, BadVersionNumberError) and forget_snapshot(generation):
+                # A role whose key was taken away may begin again at 1, which python-tuf lets no
+                # snapshot list. Our own floors, checked below, know who lost a key.
+                run = self._run(floors, generation, fetcher, load, last)
+            updater, absent, problem = run.updater, run.absent, run.problem
             whole = problem is None
             files = self._settle(floors, generation, updater, absent, complete=whole)
         if problem is not None:
             raise problem
         return Verified(updater.trusted(), files)
+
+    def _run(
+        self,
+        floors: TufFloors,
+        generation: Path,
+        fetcher: FetcherInterface,
+        load: Load,
+        last: Callable[[], str],
+    ) -> _Run:
+        """Return how one walk through the metadata went; raises only when the anchor is no root."""
+        try:
+            updater = ClockedUpdater(
+                generation,
+                self.anchor,
+                fetcher,
+                at=self.now(floors),
+                url=self.url,
+                known_root=floors.versions.get(Root.type, 1) - 1,
+            )
+        except (*OUTSIDE, OSError) as error:
+            self.generations.discard(generation)
+            raise explained(error, "trust anchor") from error
+        try:
+            updater.refresh()
+            return _Run(updater, load(updater))
+        except EmbrasureError as error:
+            return _Run(updater, (), error)
+        except (*OUTSIDE, DownloadError, OSError) as error:
+            problem = explained(error, last())
+            problem.__cause__ = error
+            return _Run(updater, (), problem, error)
 
     def _settle(
         self,
@@ -215,6 +240,15 @@ class Workflow:
                 reason="no-trust",
             )
         return generation, floors
+
+
+def forget_snapshot(generation: Path) -> bool:
+    """Return whether the generation had a snapshot; it has none any more."""
+    with Folder.open(generation) as held:
+        name = stored_name(Snapshot.type, 0)
+        found = held.has(name)
+        held.unlink(name, missing_ok=True)
+    return found
 
 
 def _role(name: str) -> str:
