@@ -60,7 +60,7 @@ def taken(found: dict[str, dict[str, object]]) -> list[set[str]]:
     """Return what each door took."""
     for one in found.values():
         assert one["problem"] == "", one
-    return [set(one["taken"]) for one in found.values()]  # type: ignore[call-overload]  # JSON
+    return [set(one["taken"]) for one in found.values()]  # type: ignore[call-overload]  # read from JSON
 
 
 def is_shut_out(site: LivingSite, leaf: Leaf) -> bool:
