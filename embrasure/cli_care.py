@@ -77,7 +77,7 @@ def _table(items: list[Item], due: list[Item]) -> str:
         if item.until is None:
             continue
         mark = "! " if item in due else "  "
-        lines.append(f"{mark}{write_time(item.until)}  {item.what}  {item.holder}")
+        lines.append(f"{mark}{write_time(item.until)}  {item.title}  {item.holder}")
         if item in due:
             lines.append(f"    {item.action}: {item.command}")
     roles = [item for item in items if item.until is None and item.kind != "key"]

@@ -79,6 +79,12 @@ class Item:
     serial: str = ""
     action: str = "renew"
 
+    @property
+    def title(self) -> str:
+        """What it is, with the version of a role."""
+        is_role = self.kind in _LIVES and self.serial
+        return f"{self.what} v{self.serial}" if is_role else self.what
+
     def window_s(self, expiring_s: float | None = None) -> int:
         """Return how long before its end it is told; expiring_s: asked for, instead of its own.
 
@@ -122,9 +128,9 @@ class Item:
     def sentence(self, at: datetime) -> str:
         """Return one line that says what ends when."""
         if self.until is None:
-            return f"{self.what}: {self.holder}"
+            return f"{self.title}: {self.holder}"
         verb = "expired" if self.until <= at else "expires"
-        return f"{self.what} of {self.holder} {verb} at {write_time(self.until)}"
+        return f"{self.title} of {self.holder} {verb} at {write_time(self.until)}"
 
 
 def told(items: Iterable[Item], at: datetime, expiring_s: float | None = None) -> list[Item]:
@@ -146,11 +152,11 @@ def role_item(
     kind = role_kind(role)
     return Item(
         kind=kind,
-        what=f"role {role} v{version}" if version else f"role {role}",
+        what=f"role {role}",
         name=role,
         holder=holder,
         issuer="root" if role in layout.TOP_ROLES else "targets",
-        serial=str(version),
+        serial=str(version) if version else "",
         until=until,
         life_s=_LIVES[kind],
         action="sign again",

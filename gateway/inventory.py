@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
+from securesystemslib.signer import Key
 from tuf.api.metadata import Root
 
 from embrasure import fs, limits
@@ -17,12 +18,13 @@ from embrasure.expiry import Item, certificate_item, role_item, role_kind
 from embrasure.net.certificates import load_certificates
 from embrasure.trust import layout
 from embrasure.trust.policy import Policy
-from embrasure.trust.view import Role, View
+from embrasure.trust.view import Role
 from gateway import certificate_rows
 from gateway import metadata as form
 from gateway.config import Config, Paths, read_config
 from gateway.database import Database
 from gateway.local_status import local_status
+from gateway.repository import Repository
 from pki import people
 
 LEAVES = "leaves.pem"  # public: what a running gateway shows now
@@ -87,21 +89,16 @@ def _root(paths: Paths) -> Iterator[Item]:
         layout.ROOT,
         version=signed.version,
         until=signed.expires,
-        holder=", ".join(_owners(signed)),
+        holder=_owners(signed),
         place=paths.repository,
         where=Where(gateway=paths.folder),
     )
 
 
-def _owners(root: Root) -> list[str]:
+def _owners(root: Root) -> str:
     role = root.roles[layout.ROOT]
-    found = []
-    for keyid in role.keyids:
-        try:
-            found.append(people.owner_of(root.keys[keyid]))
-        except (EmbrasureError, KeyError):
-            found.append(keyid[:16])
-    return [f"{role.threshold} of {', '.join(sorted(found))}"]
+    found = [_owner(keyid, root.keys[keyid], {}) for keyid in role.keyids if keyid in root.keys]
+    return f"{role.threshold} of {', '.join(sorted(found))}"
 
 
 def leaves(certs: list[x509.Certificate], folder: Path) -> Iterator[Item]:
@@ -129,25 +126,38 @@ def listeners(database: Database) -> Iterator[Item]:
         )
 
 
-def roles(view: View, policies: dict[str, Policy], folder: Path, name: str) -> Iterator[Item]:
-    """Yield every role of a verified view, with the persons who sign it where policy knows them."""
+def roles(
+    repository: Repository, policies: Mapping[str, Policy], folder: Path, name: str
+) -> Iterator[Item]:
+    """Yield every published role, with the persons who may sign it."""
+    view = repository.view()
     for role, found in sorted(view.roles.items()):
         yield role_item(
             role,
             version=found.version,
             until=found.expires,
-            holder=_holder(found, policies) or f"gateway/{name}",
+            holder=_holder(found, repository.client.keys(view, role), policies)
+            or f"gateway/{name}",
             place="published",
             where=Where(gateway=folder),
         )
 
 
-def _holder(role: Role, policies: dict[str, Policy]) -> str:
+def _holder(role: Role, keys: Mapping[str, Key], policies: Mapping[str, Policy]) -> str:
     if role_kind(role.name) in ("gates", *_ONLINE):
         return ""
-    known = {policy.person_of(key) for policy in policies.values() for key in role.keys}
-    persons = sorted(person for person in known if person is not None)
-    return f"{role.threshold} of {', '.join(persons) or f'{len(role.keys)} keys'}"
+    known = sorted({_owner(keyid, key, policies) for keyid, key in keys.items()})
+    return f"{role.threshold} of {', '.join(known)}"
+
+
+def _owner(keyid: str, key: Key, policies: Mapping[str, Policy]) -> str:
+    for policy in policies.values():
+        if (person := policy.person_of(keyid)) is not None:
+            return person
+    try:
+        return people.owner_of(key)
+    except EmbrasureError:
+        return keyid[:16]
 
 
 def newest_signature(items_found: list[Item]) -> Iterator[tuple[str, datetime]]:
@@ -155,6 +165,6 @@ def newest_signature(items_found: list[Item]) -> Iterator[tuple[str, datetime]]:
     for item in items_found:
         if item.kind in ("gates", *_ONLINE) and item.until is not None:
             yield (
-                item.what,
+                item.title,
                 datetime.fromtimestamp(item.until.timestamp() - item.life_s, tz=item.until.tzinfo),
             )

@@ -56,7 +56,7 @@ class Watch:
             *inventory.issuers(self._folder, self._config),
             *inventory.leaves(self._certificates.leaves(), self._folder),
             *inventory.listeners(self._database),
-            *inventory.roles(self._repository.view(), self._people.policies(), self._folder, name),
+            *inventory.roles(self._repository, self._people.policies(), self._folder, name),
         ]
 
     def due(self) -> list[dict[str, object]]:

@@ -136,6 +136,10 @@ def test_a_leaf_that_ends_tomorrow_is_in_inventory_doctor_log_and_metric(
         (leaf,) = rows(asked, kind="gateway-admin")
         assert (asked.code, leaf["state"]) == (1, "expiring")
         assert 23 * 3600 < leaf["left_s"] <= 24 * 3600
+        (top,) = rows(asked, kind="root")
+        assert (top["what"], top["serial"], top["holder"]) == (
+            "role root", "1", "2 of alice, bob, cora",
+        )  # fmt: skip
         who = mine.verb("whoami", person="anna")
         assert "gateway-admin" in {row["kind"] for row in who.body["expiring"]}
         held = running.held.paths.folder
@@ -204,7 +208,8 @@ def test_the_metrics_are_what_a_collector_reads_and_say_when_they_were_written(
     for sample in found["embrasure_expiry_seconds"].samples:
         assert sample.value > 0, sample.labels
     whats = {sample.labels["what"] for sample in found["embrasure_expiry_seconds"].samples}
-    assert {"certificate issuer", "certificate gateway-admin"} <= whats
+    # No version in a label: each would be a series of its own.
+    assert {"certificate issuer", "certificate gateway-admin", "role timestamp"} <= whats
 
 
 def test_a_mirror_and_a_node_folder_are_looked_at_too(mine: Office) -> None:
