@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 from securesystemslib.signer import Key
-from tuf.api.metadata import Root
+from tuf.api.metadata import Root, Targets
 
 from embrasure import fs, limits
 from embrasure.advice import Where, command_of
@@ -130,24 +130,32 @@ def roles(
     repository: Repository, policies: Mapping[str, Policy], folder: Path, name: str
 ) -> Iterator[Item]:
     """Yield every published role, with the persons who may sign it."""
-    view = repository.view()
-    for role, found in sorted(view.roles.items()):
+    keys = _all_keys(repository)
+    for role, found in sorted(repository.view().roles.items()):
         yield role_item(
             role,
             version=found.version,
             until=found.expires,
-            holder=_holder(found, repository.client.keys(view, role), policies)
-            or f"gateway/{name}",
+            holder=_holder(found, keys, policies) or f"gateway/{name}",
             place="published",
             where=Where(gateway=folder),
         )
 
 
+def _all_keys(repository: Repository) -> dict[str, Key]:
+    """Return every key that root or targets name: two files are parsed, however many roles."""
+    view, client = repository.view(), repository.client
+    root = form.read_metadata(client.role_bytes(view, layout.ROOT), Root, layout.ROOT).signed
+    raw = client.role_bytes(view, layout.TARGETS)
+    delegations = form.read_metadata(raw, Targets, layout.TARGETS).signed.delegations
+    return {**root.keys, **(delegations.keys if delegations is not None else {})}
+
+
 def _holder(role: Role, keys: Mapping[str, Key], policies: Mapping[str, Policy]) -> str:
     if role_kind(role.name) in ("gates", *_ONLINE):
         return ""
-    known = sorted({_owner(keyid, key, policies) for keyid, key in keys.items()})
-    return f"{role.threshold} of {', '.join(known)}"
+    known = {_owner(keyid, keys[keyid], policies) for keyid in role.keys if keyid in keys}
+    return f"{role.threshold} of {', '.join(sorted(known))}"
 
 
 def _owner(keyid: str, key: Key, policies: Mapping[str, Policy]) -> str:

@@ -24,6 +24,7 @@ from pki.folder import TrustFolder
 from pki.passphrase import PassphraseSource
 from pki.signers import SignerKey, open_signer
 from tests.simulate.office import PASSPHRASE, Answer, Office, verb
+from tests.source import TOP
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +247,14 @@ def test_every_command_that_a_row_or_a_finding_names_exists(mine: Office) -> Non
         if words[0] == "embrasure":
             shown = CliRunner().invoke(root, [*verb_of(words[1:4]), "--help"])
             assert shown.exit_code == 0 and "Usage:" in shown.output, words
+
+
+def test_every_command_of_the_page_exists() -> None:
+    page = (TOP / "docs" / "inventory.md").read_text()
+    commands = [line for line in page.splitlines() if line.startswith("embrasure ")]
+    assert len(commands) > 8
+    for command in commands:
+        assert verb_of(tuple(command.split()[1:5])), command
 
 
 def verb_of(words: tuple[str, ...]) -> list[str]:

@@ -32,11 +32,12 @@ from embrasure.wire.admin_pb2_grpc import AdminStub
 from embrasure.wire.login_pb2_grpc import LoginStub
 from gateway.client import AdminClient
 from gateway.config import read_config, write_config
-from gateway.logging_in import request_of, statement_of
+from gateway.context import read_context
+from gateway.logging_in import check_answer, request_of, statement_of
 from gateway.login_guard import Nonces, Sources, source_of
 from pki import ca
 from pki.folder import TrustFolder
-from pki.leaf import fresh_leaf
+from pki.leaf import chain_of, fresh_leaf
 from pki.passphrase import PassphraseSource
 from pki.signers import open_signer
 from tests.ablation import Ablation
@@ -415,6 +416,28 @@ def test_nothing_is_signed_for_a_server_that_is_not_the_gateway(
         stranger = door.server()
         attack.without("gateway.logging_in.seen_leaf", lambda *_, **__: stranger)
         attack.succeeded(door.login("anna").code == 0)
+
+
+def test_an_answer_that_is_not_ours_is_not_kept(door: Door) -> None:
+    folder = door.context("anna")
+    context = read_context(folder)
+    trust = TrustFolder.open(door.office.trust)
+    source = PassphraseSource(lambda _: PASSPHRASE.encode(), tries=1)
+    issuer, mine = trust.issuer("operator", source), key()
+
+    def answer(name: str, public: object) -> bytes:
+        return chain_of(ca.issue_leaf(f"operator/{name}", public, issuer, now), issuer)
+
+    good = check_answer(answer("anna", mine.public_key()), mine, context, clock=now)
+    assert ca.raw_public(good.public_key()) == ca.raw_public(mine.public_key())
+    for name, public in (("ben", mine.public_key()), ("anna", key().public_key())):
+        with pytest.raises(Refused):
+            check_answer(answer(name, public), mine, context, clock=now)
+    with pytest.raises(Refused):
+        check_answer(b"-----BEGIN", mine, context, clock=now)
+    text = (folder / "context.toml").read_text()
+    (folder / "context.toml").write_text(text[: text.index("login = ")])
+    assert (door.login("anna").code, (folder / "tls.crt").exists()) == (2, False)
 
 
 def test_nobody_there_is_unavailable(door: Door) -> None:
