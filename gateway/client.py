@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -207,9 +208,21 @@ class AdminClient:
         return self.trust.refresh(self.source(), roles=roles)
 
     def grounds(self, env: str, app: str) -> Grounds:
-        """Return the verified facts about `<env>-<app>`."""
-        view = self.view(roles_for(env, app))
-        return load_grounds(self.trust, view, self.source(), env=env, app=app)
+        """Return the verified facts about `<env>-<app>`.
+
+        When operators are replaced, what they approved may lose its signatures. It is no release in
+        force then, and the review says so; all else must verify.
+        """
+        wanted = roles_for(env, app)
+        try:
+            view, orphaned = self.view(wanted), False
+        except Refused as problem:
+            if problem.reason != "threshold":
+                raise
+            others = [role for role in wanted if role != layout.app_role(env, app)]
+            view, orphaned = self.view(others), True
+        found = load_grounds(self.trust, view, self.source(), env=env, app=app)
+        return replace(found, orphaned=orphaned)
 
     def entries(self, env: str) -> list[Entry]:
         """Return the verified directory of an environment."""

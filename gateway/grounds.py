@@ -57,6 +57,7 @@ class Grounds:
     """Facts about one app in one environment, all out of verified files.
 
     keys: who may sign `<env>-<app>`, by key id; threshold: how many persons it takes
+    orphaned: what is published has lost its signatures, so nothing counts as running
     """
 
     root: str
@@ -69,6 +70,7 @@ class Grounds:
     threshold: int
     targets: Targets
     running: Running | None
+    orphaned: bool = False
 
     @property
     def role(self) -> str:

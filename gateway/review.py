@@ -84,6 +84,8 @@ def _who(release: Release, grounds: Grounds) -> str:
     plan, running = release.plan, grounds.running
     group = ", ".join(f"{k}={v}" for k, v in sorted(plan.group.items())) or "the whole environment"
     now = "nothing yet"
+    if grounds.orphaned:
+        now = "WARNING: what is published no longer has its signatures, so all is shown as new"
     if running:
         now = f"{shown(running.manifest.version)} (seq {running.plan.seq}, sha256:" \
               f"{running.plan.manifest.sha256[:16]})"  # fmt: skip

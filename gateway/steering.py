@@ -139,7 +139,7 @@ class Steering:
     def _carry_out(self, stored: Stored, found: Step, *, stop: bool) -> None:
         """The rows say what is wanted; from here on a kill cannot lose it. Then the gate."""
         parts, rollout, wanted = self.parts, found.rollout, found.publish
-        if wanted is not None and not self._is_published(stored):
+        if wanted is not None and not self._may_set_gate(stored, found):
             # The gate's place belongs to another plan now; or, aborted at once, to the former one.
             beginning.check_gateless(rollout)
             wanted = None
@@ -179,6 +179,17 @@ class Steering:
                 found = (replace(member, late=True) for member in late)
                 rows.insert_members(connection, stored.rollout.id, found)
         self._adopted[stored.rollout.id] = version
+
+    def _may_set_gate(self, stored: Stored, found: Step) -> bool:
+        """Return whether the app's gate is this plan's to set.
+
+        A plan whose approval lost its signatures is no plan any more, and still is stopped.
+        """
+        if self._is_published(stored):
+            return True
+        docs = self.library.ground(stored.rollout.env, stored.rollout.app).docs
+        stops = found.publish is not None and found.publish.state in ("paused", "halted")
+        return stops and docs.plan is None and found.rollout.state != "aborted"
 
     def _is_published(self, stored: Stored) -> bool:
         docs = self.library.ground(stored.rollout.env, stored.rollout.app).docs
