@@ -13,7 +13,7 @@ from functools import partial
 from logging import getLogger
 from pathlib import Path
 
-from embrasure import clock, limits
+from embrasure import limits
 from embrasure.errors import EmbrasureError, Unavailable
 from embrasure.fs import replace_file
 from node import service
@@ -62,7 +62,9 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
 
     material = Material(paths)
     holder = TrustHolder(material.trust())
-    keys = ServerKeys(material.pair(at=clock.now(), trust=holder.trust), holder, roles=["gateway"])
+    keys = ServerKeys(
+        material.pair(at=material.moment(), trust=holder.trust), holder, roles=["gateway"]
+    )
 
     def keep(pair: Pair) -> None:
         write_pair(paths.renewed, pair)
@@ -97,7 +99,7 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
         while not await asyncio.to_thread(stop.wait, _RELOAD_SECONDS):
             try:
                 holder.swap(material.trust())
-                keys.swap(material.pair(at=clock.now(), trust=holder.trust))
+                keys.swap(material.pair(at=material.moment(), trust=holder.trust))
                 doorway.swap(keys.pair, material.ca_roots())
             except EmbrasureError as problem:
                 # The last good ones stay: a bad file must not close the door.

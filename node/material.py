@@ -11,19 +11,20 @@ import base64
 import binascii
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 
-from embrasure import limits
-from embrasure.errors import Denied, NotFound, Refused
+from embrasure import clock, limits
+from embrasure.errors import Denied, EmbrasureError, NotFound, Refused
 from embrasure.fs import read_file
 from embrasure.net.certificates import load_certificates, load_der, pem_of
 from embrasure.net.trustbundle import Trust, first_trust, trust_of
 from embrasure.trust.directory import Enrolled, TlsBundle, parse_enrolled, parse_tls_bundle
 from embrasure.trust.documents import digest, read
 from embrasure.trust.dsse import Envelope
+from embrasure.trust.floors import FloorStore
 from node.believed import held_denials
 from node.config import load_config
 from node.paths import Paths
@@ -40,6 +41,24 @@ class Material:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self.believed = ""
+        self._floor: tuple[int, datetime] | None = None  # change of the floors' folder, their time
+
+    def moment(self) -> datetime:
+        """Return the time now: the clock's, or the newest that verified files told, if it is later.
+
+        A clock that was set back makes no certificate young again.
+        """
+        return max(clock.now(), self._told())
+
+    def _told(self) -> datetime:
+        try:
+            changed = self._paths.floors.stat().st_mtime_ns
+            if self._floor is None or self._floor[0] != changed:
+                found = FloorStore(self._paths.floors).load(repair=False)
+                self._floor = (changed, datetime.fromtimestamp(found.time, tz=UTC))
+        except (OSError, EmbrasureError):
+            return datetime.fromtimestamp(0, tz=UTC)
+        return self._floor[1]
 
     def trust(self) -> Trust:
         """Return whom this node believes; raises Denied (`not-enrolled`), Refused.

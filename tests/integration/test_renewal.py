@@ -26,6 +26,7 @@ from embrasure.net.renewal import TABLE, Renewal, renewal_service
 from embrasure.net.server import bind, build_server
 from embrasure.net.trustbundle import TrustHolder, trust_of
 from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.floors import FloorStore
 from embrasure.trust.layout import blob_file
 from embrasure.wire import node_pb2 as wire
 from gateway import probe
@@ -34,6 +35,7 @@ from gateway.certifying import key_identifier
 from gateway.listeners import all_listeners
 from node.believed import keep_bundle
 from node.identity import load_identity
+from node.material import Material
 from pki.ca import Issuer
 from tests.ablation import Ablation
 from tests.integration.test_node_push import INSTALLED, MIB, Site
@@ -259,6 +261,25 @@ def test_a_node_that_slept_through_a_rotation_of_its_issuer_comes_back_the_same_
             held = asyncio.run(renewals.renewals.recover(env, node, actor="operator/anna"))
             assert serial_at(site.node.port) == held.serial
         assert site.kinds(site.deploy("1.0")) == INSTALLED
+
+
+@pytest.mark.misuse
+def test_a_clock_set_back_makes_no_certificate_young_again(
+    tmp_path: Path, ablation: Ablation
+) -> None:
+    site = AgedSite(tmp_path, DAY)
+    paths, material = site.node.paths, Material(site.node.paths)
+    trust = material.trust()
+    assert material.pair(at=material.moment(), trust=trust) != material.boot()
+    # Verified files have told of a time when this certificate has ended; the clock knows nothing.
+    store = FloorStore(paths.floors)
+    later = int((now() + 9 * DAY).timestamp())
+    store.save(msgspec.structs.replace(store.load(), time=later))
+    assert material.moment() > now() + 8 * DAY
+    assert material.pair(at=material.moment(), trust=trust) == material.boot()
+    with ablation("the time floor") as attack:
+        attack.without("node.material.Material._told", lambda _: now())
+        attack.succeeded(material.pair(at=material.moment(), trust=trust) != material.boot())
 
 
 # --- who may not come back -----------------------------------------------------------------------
