@@ -225,7 +225,8 @@ NODE_CONNECTIONS = 16
 KEEPALIVE_MILLISECONDS = 300_000
 
 # The metadata door: trust files from anybody whom a CA root of the fleet vouches for
-DOOR_BYTES = 8 * MIB  # one call: 2,700 nodes of 3 KB; a larger fleet takes several calls
+DOOR_BYTES = 8 * MIB  # one call: 10 full directory shards; a larger fleet takes several calls
+DOOR_DOCUMENT_BYTES = SHARD_BYTES  # the largest document of an offline role
 DOOR_FILES = 1_024  # one call: 64 root steps, 256 shards, and room
 DOOR_CALLS_PER_MINUTE = 10  # of one address
 DOOR_CALLS = 4  # at once, of all addresses; of one address: 1

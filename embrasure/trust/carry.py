@@ -36,7 +36,7 @@ def carried(folder: Path) -> dict[str, bytes]:
         files[path] = fetch_whole(source, path, limit=limits.TARGETS_BYTES)
         for document in documents_of(files[path], role):
             try:
-                files[document] = fetch_whole(source, document, limit=limits.POLICY_BYTES)
+                files[document] = fetch_whole(source, document, limit=limits.DOOR_DOCUMENT_BYTES)
             except NotFound:
                 continue
     if not files:

@@ -295,7 +295,7 @@ class _Work:
 
     def fetch_document(self, path: str, target: Target) -> bytes | None:
         """Return the listed bytes, None when the source lacks them; raises Refused."""
-        if target.length > limits.POLICY_BYTES:
+        if target.length > limits.DOOR_DOCUMENT_BYTES:
             raise Refused(path, expected="a trust document", got=f"{target.length} bytes",
                           reason="limit")  # fmt: skip
         file = layout.target_file(path, target.sha256)
