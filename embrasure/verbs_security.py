@@ -150,6 +150,19 @@ TRUST.table["env"] = (
     _verbs("trust env", {"pki.cli_trust": {"add": "Draft a new environment."}}, "Environments."),
     "Environments: add.",
 )
+TRUST.table["gateway"] = (
+    _verbs(
+        "trust gateway",
+        {
+            "pki.cli_gateways": {
+                "add": "Draft gateways that may dial an environment.",
+                "remove": "Draft gateways out of an environment.",
+            }
+        },
+        "Gateways, by id.",
+    ),
+    "Gateways: add, remove.",
+)
 TRUST.table["app"] = (
     _verbs(
         "trust app",

@@ -28,6 +28,7 @@ from embrasure.trust.directory import Entry
 from embrasure.trust.view import View
 from embrasure.wire import admin_pb2 as wire
 from embrasure.wire.admin_pb2_grpc import AdminStub
+from gateway.admin_trust import admin_issuers
 from gateway.context import OperatorContext, read_context
 from gateway.grounds import Grounds, load_entries, load_grounds, load_policy, roles_for
 from pki.signers import open_bound, within
@@ -66,6 +67,7 @@ class AdminClient:
         Folder.open(context.state, create=True, mode=0o700).close()
         self.trust = TrustClient(context.state / "tuf", context.anchor())
         key, chain = context.tls()
+        issuers = admin_issuers(context, self.trust)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -76,7 +78,7 @@ class AdminClient:
                 role="gateway-admin",
                 name="gateway",
                 domain=context.domain,
-                issuer_pems=context.admin_issuer(),
+                issuer_pems=issuers,
                 key_pem=key,
                 chain_pem=chain,
             )

@@ -24,7 +24,7 @@ class Wish:
 
 
 def write_files(out: Path, *, anchor: bytes, admin: bytes) -> None:
-    """The folder has root version 1 and the one issuer that may certify gateways to operators."""
+    """The folder has root version 1 and the issuers that may certify gateways to operators."""
     fs.replace_file(out, "anchor.json", anchor, mode=0o644)
     fs.replace_file(out, "admin-ca.pem", admin, mode=0o644)
 

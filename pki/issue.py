@@ -81,7 +81,9 @@ def write_context(
 ) -> None:
     """The operator's folder has anchor, admin issuer and, when asked for, `context.toml`."""
     out = made.folder
-    contextfile.write_files(out, anchor=trust.anchor, admin=ca.pem(trust.certificate("admin")))
+    # Two during a rotation: the gateway changes over while operators work.
+    admin = b"".join(map(ca.pem, trust.authorities().issuers("admin")))
+    contextfile.write_files(out, anchor=trust.anchor, admin=admin)
     if gateway is None and key is None:
         return
     own = trust.path / "keys" / f"{made.name}.key"

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulate.office import Office, Running, verb
+from embrasure.trust.client import TrustClient
+from embrasure.trust.folder import FolderSource
+from gateway.context import read_context
+from tests.ablation import Ablation
+from tests.simulate.office import ENV, Office, Running, verb
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +53,34 @@ def test_from_a_trust_folder_to_an_approved_release(mine: Office) -> None:
         approved = running.held.repository  # nothing is published by an approval
         assert approved.view().role("prod-shop") is None
     assert verb("audit", "verify", "--folder", mine.gateway_folder).code == 0
+
+
+@pytest.mark.misuse
+def test_an_operator_does_not_talk_to_a_gateway_whose_issuer_is_denied(
+    mine: Office, ablation: Ablation
+) -> None:
+    with mine.gateway() as running:
+        mine.as_person("anna", running.port)
+        assert mine.verb("whoami", person="anna").code == 0
+        mine.pki("trust", "deny", mine.trust, "--env", ENV, "--issuer",
+                 mine.trust / "ca" / "admin.crt", *mine.signs())  # fmt: skip
+        assert mine.verb("trust", "submit", mine.trust, person="anna").code == 0
+        # What anna's own machine has verified counts, not what the gateway says.
+        refresh(mine)
+        found = mine.verb("whoami", person="anna")
+        assert (found.code, found.error["reason"]) == (4, "E_NO_ISSUER")
+        with ablation("the denial on the operator's side") as attack:
+            attack.without(
+                "gateway.client.admin_issuers", lambda context, _: context.admin_issuer()
+            )
+            attack.succeeded(mine.verb("whoami", person="anna").code == 0)
+
+
+def refresh(mine: Office) -> None:
+    """Anna's machine verifies what is published now."""
+    context = read_context(mine.context("anna"))
+    client = TrustClient(context.state / "tuf", context.anchor())
+    source = FolderSource(mine.gateway_folder / "repository")
+    view = client.refresh(source, roles=[f"fleet-{ENV}"])
+    for path, target in view.roles[f"fleet-{ENV}"].targets.items():
+        client.target(view, f"fleet-{ENV}", path, source, limit=target.length)
