@@ -11,6 +11,7 @@ from embrasure.errors import Misuse, Refused
 from embrasure.fingerprint import groups, words
 from embrasure.trust.layout import ROOT
 from pki import acting, signing, store
+from pki.approvers import approvers
 from pki.folder import TrustFolder
 from pki.verify import Verified
 
@@ -19,18 +20,21 @@ def show(trust: TrustFolder, *, role: str | None, at: datetime) -> tuple[dict[st
     """Return roles and drafts for `--json`, and for a person; raises Refused, Misuse."""
     found = trust.verify(at) if ROOT in trust.roles() else []
     drafts = trust.drafts()
+    apps = approvers(trust)
     if role is not None:
         found = [one for one in found if one.role == role]
         drafts = [draft for draft in drafts if draft.role == role]
-        if not found and not drafts:
+        apps = [app for app in apps if app.role == role]
+        if not found and not drafts and not apps:
             raise Misuse(role, expected="a role of this trust folder", got="none")
     body: dict[str, object] = {
         "root": trust.root_id,
         "domain": trust.domain,
         "roles": [one.as_json() for one in found],
+        "approvals": [app.as_json() for app in apps],
         "drafts": [acting.draft_json(trust, draft) for draft in drafts],
     }
-    lines = [*_fleet(trust), *(_line(one) for one in found)]
+    lines = [*_fleet(trust), *(_line(one) for one in found), *(app.line() for app in apps)]
     for draft in drafts:
         if role is not None:
             lines.append(signing.review(draft, pinned=trust.root_id, at=at).text)

@@ -9,7 +9,8 @@ import pytest
 from embrasure.clock import Clock
 from embrasure.errors import Misuse
 from embrasure.trust import policy
-from pki import apprules, quotas, signing
+from pki import apprules, overview, quotas, signing
+from pki.approvers import approvers
 from pki.folder import TrustFolder
 from tests.simulate.ceremony import sign_and_merge
 
@@ -38,6 +39,14 @@ def test_a_quota_is_drafted_shown_and_in_force(
     sign_and_merge(shop, "alice", "bob", at=at)
     assert rules(shop).quotas_unmet("shop", ["bea", "dora"]) == {"sre": 1}
     assert rules(shop).quotas_unmet("shop", ["anna", "dora"]) == {}
+    (shown,) = approvers(shop)
+    assert overview.show(shop, role="prod-shop", at=at)[0]["approvals"] == [shown.as_json()]
+    assert (shown.threshold, shown.quotas) == (2, (("sre", 1),))
+    assert [(person, shown.groups[person]) for person, _, _ in shown.keys] == [
+        ("anna", ("sre",)), ("bea", ("ops",)), ("dora", ("ops",))
+    ]  # fmt: skip
+    text = overview.show(shop, role=None, at=at)[1]
+    assert "prod-shop: 2 (1 of sre among them) of anna (sre), bea (ops), dora (ops)" in text
 
 
 def test_a_quota_that_nobody_can_meet_is_not_drafted(shop: TrustFolder, ticking: Clock) -> None:
