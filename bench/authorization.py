@@ -14,15 +14,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
+from embrasure import limits
+from embrasure.net.authorize import Table
 from embrasure.net.credentials import Pair, ServerKeys
-from embrasure.net.server import bind
+from embrasure.net.identity import Role
+from embrasure.net.server import Service, bind, build_server, server_options
 from embrasure.net.trustbundle import TrustHolder
-from embrasure.wire import node_pb2_grpc
+from embrasure.wire import node_pb2, node_pb2_grpc
 from tests.simulate.authority import Authority
-from tests.simulate.listener import METHODS, Handlers, Listener, call, listening, trust_from
+from tests.simulate.listener import METHODS, Handlers, Listener, call, trust_from
 
 LIMIT_MS = 0.2
-CALLS, ROUNDS = 400, 9
+CALLS, ROUNDS = 150, 25
 
 
 class Plain(Handlers):
@@ -32,14 +35,25 @@ class Plain(Handlers):
         return None
 
 
+NODE = node_pb2.DESCRIPTOR.services_by_name["Node"]
+_GATEWAY: frozenset[Role] = frozenset({"gateway"})
+TABLE: Table = {f"/{NODE.full_name}/{method.name}": _GATEWAY for method in NODE.methods}
+
+
 @asynccontextmanager
-async def unguarded(authority: Authority) -> AsyncIterator[Listener]:
-    """A listener with the same TLS and no interceptor."""
+async def listener(authority: Authority, *, guarded: bool) -> AsyncIterator[Listener]:
+    """A node's listener with the same TLS, bounds and handler; `guarded` behind authorization."""
     leaf = authority.leaf("node", "n1")
     holder = TrustHolder(trust_from(authority))
     keys = ServerKeys(Pair(leaf.key_pem, leaf.chain_pem), holder, roles=["gateway"])
-    server = grpc.aio.server()
-    node_pb2_grpc.add_NodeServicer_to_server(Plain(), server)
+    service = Service(NODE, node_pb2_grpc.add_NodeServicer_to_server, Plain())
+    if guarded:
+        server = build_server([service], TABLE, holder)
+    else:
+        server = grpc.aio.server(
+            options=server_options(limits.CONNECTIONS), compression=grpc.Compression.NoCompression
+        )
+        service.add(service.servicer, server)
     port = bind(server, "127.0.0.1:0", keys)
     await server.start()
     try:
@@ -58,8 +72,8 @@ async def measure(calls: int, rounds: int) -> tuple[float, float]:
     found: list[list[float]] = [[], []]
     async with AsyncExitStack() as held:
         listeners = [
-            await held.enter_async_context(unguarded(authority)),
-            await held.enter_async_context(listening(authority)),
+            await held.enter_async_context(listener(authority, guarded=guarded))
+            for guarded in (False, True)
         ]
         channels = [await held.enter_async_context(one.channel(caller)) for one in listeners]
         for number in range(rounds + 1):
@@ -75,9 +89,9 @@ async def measure(calls: int, rounds: int) -> tuple[float, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 1 when authorization costs more than its limit, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer calls")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
     quick = parser.parse_args(arguments).quick
-    plain, guarded = asyncio.run(measure(CALLS // 2 if quick else CALLS, 5 if quick else ROUNDS))
+    plain, guarded = asyncio.run(measure(CALLS, 9 if quick else ROUNDS))
     added = guarded - plain
     print(f"figure: call_cpu_without_authorization = {plain:.3f} ms")
     print(f"figure: call_cpu_with_authorization = {guarded:.3f} ms")
