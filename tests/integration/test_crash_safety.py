@@ -120,6 +120,9 @@ def test_a_file_that_is_created_is_whole_or_not_there_after_every_crash(tmp_path
 def test_without_the_crash_safe_write_half_a_file_is_left(
     tmp_path: Path, ablation: Ablation
 ) -> None:
+    old_file(tmp_path / "safe")
+    assert killed("replace", tmp_path / "safe", 2) is None
+    assert (tmp_path / "safe" / "f").read_bytes() in (b"old" * 1000, b"new" * 1000)
     old_file(tmp_path / "f")
     with ablation("the crash-safe write") as attack:
         assert killed("careless", tmp_path / "f", 2) is None

@@ -126,7 +126,10 @@ def test_without_the_question_before_it_the_answer_names_our_files(
     async def believed(stub: Any, paths: Any) -> list[wire.Lacking]:
         return list((await stub.Missing(wire.MissingRequest(paths=paths))).lacking)
 
-    with ablation("lacking") as attack:
+    honest = LyingMirror([(SECRET, 0)])
+    asyncio.run(run(source, honest))
+    assert honest.got == {}
+    with ablation("the comparison with what was asked") as attack:
         attack.without("gateway.mirrors._lacking", believed)
         mirror = LyingMirror([(SECRET, 0)])
         asyncio.run(run(source, mirror))

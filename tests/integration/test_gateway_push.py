@@ -139,7 +139,9 @@ def test_without_the_table_the_same_want_gives_the_file(feed: Feed, ablation: Ab
         yield ask(SECRET)
         got.append(await file_of(requests))
 
-    with ablation("check") as attack:
+    asyncio.run(dial(feed, script, Heard()))
+    assert got.pop() == (b"", "not_found")
+    with ablation("the table of what a node may want") as attack:
         attack.without("gateway.feed.Feed.check", lambda *a, **k: None)
         asyncio.run(dial(feed, script, Heard()))
         attack.succeeded(got == [(b"secret", "ok")])

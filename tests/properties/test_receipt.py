@@ -87,6 +87,6 @@ def test_another_nodes_key_signs_no_receipt_of_mine(ablation: Ablation) -> None:
     forged = sign_receipt(receipt, SigningKey(b"x" * 32))
     with pytest.raises(Refused, match="signature"):
         parse_receipt(forged, PUBLIC)
-    with ablation("verify") as attack:
+    with ablation("the signature of the receipt") as attack:
         attack.without("embrasure.trust.receipt.VerifyKey.verify", lambda *_: b"")
         attack.succeeded(parse_receipt(forged, PUBLIC) == receipt)

@@ -103,7 +103,7 @@ def test_nesting_of_nine_is_refused_before_the_parser_recurses(
     deep = b'{"a":' * 9 + b"1" + b"}" * 9
     assert refused(deep) == "limit"
     assert refused(b"[" * 100_000, limit=200_000) == "limit"
-    with ablation("check_depth") as attack:
+    with ablation("the depth before the parser") as attack:
         attack.without("embrasure.trust.canonical.check_depth")
         attack.succeeded(parse(deep, limit=1000, document="test") == json.loads(deep))
 
@@ -112,7 +112,7 @@ def test_nesting_of_nine_is_refused_before_the_parser_recurses(
 def test_hidden_characters_are_refused_by_the_text_rule(ablation: Ablation) -> None:
     raw = '{"a":"pay\u202egnp"}'.encode()
     assert refused(raw) == "bad-schema"
-    with ablation("check_text") as attack:
+    with ablation("the rule for text") as attack:
         attack.without("embrasure.trust.canonical.check_text")
         attack.succeeded(parse(raw, limit=1000, document="test") == {"a": "pay\u202egnp"})
 
@@ -153,6 +153,6 @@ def test_a_scanner_that_starts_again_at_each_quote_is_what_it_would_cost(
 
     now = cost()
     again = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
-    with ablation("MARK") as attack:
+    with ablation("a scan that takes each byte once") as attack:
         attack.without("embrasure.trust.canonical._MARK", again)
         attack.succeeded(cost() > 20 * now)

@@ -227,7 +227,7 @@ def test_what_comes_from_outside_cannot_act_on_the_terminal(
     assert cli.main(["act", "--verbose"]) == 1
     assert evil not in capsys.readouterr().err
     OUTCOME[0] = None
-    with ablation("screen") as attack:
+    with ablation("the rendering of outside text") as attack:
         attack.without("embrasure.command.screen", lambda text: text)
         assert cli.main(["act", f"a{evil}b"]) == 0
         attack.succeeded(evil in capsys.readouterr().out)

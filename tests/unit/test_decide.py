@@ -186,6 +186,14 @@ def _deny_one_approver(scene: Scene) -> None:
     _state(union=msgspec.structs.replace(NO_UNION, keys={signer: 1}))(scene)
 
 
+def _forget_one_approver(scene: Scene) -> None:
+    assert scene.docs.policy is not None
+    signer = min(scene.docs.view.roles["dev-shop"].signers)
+    known = tuple(p for p in scene.docs.policy.people if signer not in p.keys)
+    assert len(known) == len(scene.docs.policy.people) - 1
+    _policy(people=known)(scene)
+
+
 def _committed(scene: Scene) -> None:
     plan = scene.docs.plan_digest
     done = Committed(plan=plan, seq=1, ran="main", manifest="a" * 64, wave=1)
@@ -213,6 +221,7 @@ CASES: list[tuple[str, str, str, State]] = [
     ("_step_9_approval", "hold approval", "one signature too few", _role(signers=frozenset())),
     ("_step_9_approval", "hold approval", "a denied approver", _deny_one_approver),
     ("_step_9_approval", "hold approval", "keys of nobody", _policy(people=())),
+    ("_step_9_approval", "hold approval", "one key of nobody", _forget_one_approver),
     ("_step_9_approval", "hold policy", "an app without rules", _policy(apps={})),
     ("_step_9_approval", "hold policy", "another group", _rules(group={"tier": "db"})),
     ("_step_9_approval", "hold policy", "too few canaries", _rules(min_canary=2)),

@@ -88,7 +88,7 @@ def test_without_the_check_of_names_a_folder_outside_is_emptied(
 ) -> None:
     with pytest.raises(Refused):
         folder.unlink("../outside/secret")
-    with ablation("check_name") as attack:
+    with ablation("the form of a name") as attack:
         attack.without("embrasure.folder.check_name", lambda name: name)
         folder.unlink("../outside/secret")
         attack.succeeded(list(outside.iterdir()) == [])

@@ -156,7 +156,7 @@ def test_an_older_version_is_no_news_and_other_bytes_of_one_version_are_an_attac
     with pytest.raises(Refused) as caught:
         adopt(gateway.repository, {path: forked}, force=False)
     assert caught.value.reason == "equivocation"
-    with ablation("check_numbers") as attack:
+    with ablation("the numbers that are taken") as attack:
         attack.without("gateway.repository.check_numbers")
         adopt(gateway.repository, {path: forked}, force=False)
         attack.succeeded((gateway.repository.folder / path).read_bytes() == forked)

@@ -29,7 +29,7 @@ def test_no_word_of_the_gateway_is_more_than_one_line(ablation: Ablation) -> Non
         assert "\n" not in repr(answer(value)).replace("\\n", "")
     assert answer("dépôt, 3 nodes") == {"state": "dépôt, 3 nodes"}
     assert answer([1, None, True, {"n": 2.5}]) == {"state": [1, None, True, {"n": 2.5}]}
-    with ablation("plain") as attack:
+    with ablation("the rendering of outside text") as attack:
         # Without it one status line could carry a second, false proposal above the true one.
         attack.without("gateway.client.plain", lambda value: value)
         attack.succeeded("\n" in str(answer(EVIL)["state"]))

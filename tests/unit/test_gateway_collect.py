@@ -133,7 +133,7 @@ def test_without_the_headers_signature_anybody_posts_in_a_nodes_name(
         payload = base64.b64decode(envelope["payload"])
         return msgspec.json.decode(payload, type=PostHeader), ""
 
-    with ablation("parse_post_header") as attack:
+    with ablation("the signature of the header") as attack:
         attack.without("gateway.collect.parse_post_header", unverified)
         attack.succeeded(open_post(forged, ENTRIES, COLLECT).receipt.node == NODES[0].id)
 
@@ -146,7 +146,7 @@ def test_without_the_receipts_signature_a_thief_of_nothing_makes_evidence(
     forged = sign_receipt(replace(true, rseq=77), NODES[1].signing)
     with pytest.raises(Refused):
         check_receipt(forged, BODY, NODES[0].entry())
-    with ablation("parse_receipt") as attack:
+    with ablation("the signature of the receipt") as attack:
         attack.without("gateway.receipts.parse_receipt", lambda s, _: read_record(s[:256]))
         attack.succeeded(check_receipt(forged, BODY, NODES[0].entry()).receipt.rseq == 77)
 

@@ -70,7 +70,7 @@ def test_one_operator_cannot_use_up_the_numbers_of_an_app(
     assert caught.value.reason == "limit"
     # Others still propose, and what anna has taken is no number of theirs.
     assert reserve("dev", "shop", person="ben") == RESERVED_NUMBERS + 1
-    with ablation("check_reserved") as attack:
+    with ablation("the bound on one person's numbers") as attack:
         attack.without("gateway.proposals.check_reserved")
         attack.succeeded(reserve("dev", "shop", person="anna") == RESERVED_NUMBERS + 2)
 
@@ -81,7 +81,7 @@ def test_only_who_may_sign_for_an_app_takes_its_numbers(
 ) -> None:
     with pytest.raises(Denied):
         gateway.proposals.reserve("dev", "shop", person="mallory")
-    with ablation("check_operator") as attack:
+    with ablation("the list of the app's operators") as attack:
         attack.without("gateway.proposals.check_operator")
         attack.succeeded(gateway.proposals.reserve("dev", "shop", person="mallory") == 1)
 

@@ -96,7 +96,7 @@ def test_the_proposers_own_approval_is_refused(
     assert caught.value.reason == "own-proposal"
     gateway.approve(draft, "ben")
     assert state_of(gateway, draft) == tables.PENDING
-    with ablation("check_not_proposer") as attack:
+    with ablation("the exclusion of the proposer") as attack:
         # Without the guard he would be the second of two.
         attack.without("gateway.proposals.check_not_proposer")
         attack.succeeded(gateway.approve(draft, "anna") == tables.APPROVED)

@@ -256,7 +256,7 @@ def test_a_halted_roll_out_resumes_only_when_the_policy_holds_again(
     fail(run, canary(run))
     with pytest.raises(Denied):
         controls.resume(run.rollout, run.plan, run.all(), run.facts)
-    with ablation("breach") as attack:
+    with ablation("the failure policy") as attack:
         # Ablation: without the failure policy the same wish opens the gate again.
         attack.without("gateway.controls.breach", lambda *a, **k: None)
         found = controls.resume(run.rollout, run.plan, run.all(), run.facts)
@@ -524,14 +524,18 @@ def test_wave_states_follow_the_roll_out() -> None:
 def test_without_the_barrier_the_next_wave_would_open_over_a_node_in_flight(
     ablation: Ablation,
 ) -> None:
-    run = start()
-    run.soak_wave(0)
-    *most, _ = run.of(1)
-    with ablation("MOVING") as attack:
-        attack.without("gateway.rollout.MOVING", frozenset())
+    def course() -> int:
+        run = start()
+        run.soak_wave(0)
+        *most, _ = run.of(1)
         for member in most:
             run.receipt(member.node)
-        attack.succeeded(run.rollout.open_wave == 2)
+        return run.rollout.open_wave
+
+    assert course() == 1
+    with ablation("the barrier") as attack:
+        attack.without("gateway.rollout.MOVING", frozenset())
+        attack.succeeded(course() == 2)
 
 
 @pytest.mark.misuse
@@ -544,7 +548,10 @@ def test_without_the_evidence_rule_a_wave_would_pass_on_silence(
         run.now += 600
         run.settle()
 
-    with ablation("breach, missing_evidence") as attack:
+    run = start()
+    course(run)
+    assert run.rollout.open_wave == 0
+    with ablation("the failure policy, and the rule of evidence") as attack:
         attack.without("gateway.rollout.breach", lambda *a, **k: None)
         run = start()
         course(run)

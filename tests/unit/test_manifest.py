@@ -65,7 +65,7 @@ def test_without_the_tree_rule_every_bad_tree_of_good_form_passes(
     bad = [v for v in VECTORS["vectors"] if v["outcome"] not in ("ok", "bad-schema")]
     assert len(bad) > 25
     assert all(outcome(files=v["files"]) == v["outcome"] for v in bad)
-    with ablation("check_tree") as attack:
+    with ablation("the rule for trees") as attack:
         attack.without("embrasure.bundle.manifest.check_tree")
         attack.succeeded({outcome(files=v["files"]) for v in bad} == {"ok"})
 
@@ -104,7 +104,7 @@ def test_a_field_without_a_rule_would_be_ignored_without_its_check(
     raw = canonical(manifest(irreversible=True))
     with pytest.raises(NotSupported):
         parse_manifest(raw)
-    with ablation("check_unused") as attack:
+    with ablation("the refusal of fields without a rule") as attack:
         attack.without("embrasure.bundle.manifest.check_unused")
         attack.succeeded(parse_manifest(raw).irreversible)
 

@@ -201,7 +201,7 @@ def test_emptied_cache_files_do_not_open_the_way_back(bench: Bench, ablation: Ab
     assert bench.refused(old).reason == "rollback"
     before = bench.client().workflow.floors()
     assert before.versions["timestamp"] == 3
-    with ablation("check_versions") as attack:
+    with ablation("our own floors") as attack:
         # Without our floors python-tuf alone accepts the old repository.
         attack.without("embrasure.trust.workflow.session.check_versions", lambda *a: None)
         attack.succeeded(bench.refresh(old).roles["timestamp"].version == 2)
@@ -295,7 +295,6 @@ def test_a_clock_set_back_does_not_bring_old_metadata_to_life(
     bench: Bench, ablation: Ablation
 ) -> None:
     bench.refresh()
-    frozen = bench.repo.frozen_source()
     bench.time.pass_(days=2)
     bench.gate()
     bench.refresh()
@@ -305,12 +304,12 @@ def test_a_clock_set_back_does_not_bring_old_metadata_to_life(
     bench.gate()  # signed for 24 h from the false clock on: long expired
     assert bench.refused().reason == "expired"
     assert bench.client().workflow.floors().time == floor
-    with ablation("now") as attack:
+    with ablation("the floor of the time") as attack:
         attack.without(
             "embrasure.trust.workflow.session.Workflow.now", lambda self, floors: self.clock()
         )
-        bench.refresh()
-        attack.succeeded(frozen.files)
+        held = bench.refresh().roles["timestamp"].expires
+        attack.succeeded(held.timestamp() < floor)  # long dead by any honest clock
 
 
 def test_a_signer_whose_clock_jumped_does_not_brick_a_node(bench: Bench) -> None:
@@ -418,7 +417,7 @@ def test_one_key_under_two_ids_is_one_signer(bench: Bench, ablation: Ablation) -
     repo.replace_keys("dev-shop", [anna, twin], threshold=2)
     repo.publish()
     assert bench.refused().reason == "threshold"
-    with ablation("check_keys") as attack:
+    with ablation("each key once in a role") as attack:
         attack.without("embrasure.trust.workflow.updater.check_keys", lambda *a: None)
         attack.succeeded(len(bench.refresh().roles["dev-shop"].signers) == 2)
 
@@ -485,7 +484,7 @@ def test_a_hidden_root_step_is_noticed(bench: Bench, ablation: Ablation) -> None
     files = {k: v for k, v in bench.repo.files.items() if k != "metadata/2.root.json"}
     found = bench.refused(MemorySource(files))
     assert (found.reason, found.thing) == ("rollback", "root version")
-    with ablation("check_versions") as attack:
+    with ablation("our own floors") as attack:
         attack.without("embrasure.trust.workflow.session.check_versions", lambda *a: None)
         attack.succeeded(bench.refresh(MemorySource(files)).roles["root"].version == 1)
 
@@ -638,7 +637,7 @@ def test_a_target_with_other_bytes_is_refused(bench: Bench, ablation: Ablation) 
             client.target(view, "dev-shop", path, forged, limit=limits.PLAN_BYTES)
         assert refused.value.reason == reason
     forged = MemorySource({**bench.repo.files, where: cases[0][0]})
-    with ablation("check_target") as attack:
+    with ablation("the length and the digest") as attack:
         attack.without("embrasure.trust.client.check_target", lambda *a, **k: None)
         attack.succeeded(client.target(view, "dev-shop", path, forged, limit=99_999) == cases[0][0])
 

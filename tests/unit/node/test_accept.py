@@ -190,7 +190,7 @@ def test_a_denied_release_is_never_gone_back_to(
     assert running.supervisor.running(running.app) is None
     # Without the guard the denied content would run again.
     running.publish("3.0", "bad")
-    with ablation("check_target") as attack:
+    with ablation("the look at denials before the way back") as attack:
         attack.without("node.rollback.check_target", lambda tx, back: None)
         assert running.poll() == "rolled_back probe"
         attack.succeeded(running.ask() == "1.0")

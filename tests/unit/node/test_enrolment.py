@@ -82,7 +82,7 @@ def test_an_answer_by_a_key_of_nobody_is_refused(bench: SimInstaller, ablation: 
         bench.poll()
     assert caught.value.reason == "bad-signature"
     keys = {stranger.public_key.keyid: stranger.public_key}
-    with ablation("keys") as attack:
+    with ablation("the keys of the fleet role") as attack:
         attack.without("embrasure.trust.client.TrustClient.keys", lambda self, view, role: keys)
         attack.succeeded(bench.poll() == "committed")
 
@@ -100,7 +100,7 @@ def test_an_answer_for_another_node_is_refused(
         bench.poll()
     assert caught.value.reason == "identity"
     assert bench.supervisor.running(bench.app) is None
-    with ablation("check_answer") as attack:
+    with ablation("the node that the answer names") as attack:
         attack.without("node.enrolment.check_answer", lambda *a: None)
         attack.succeeded(bench.poll() == "committed")
 

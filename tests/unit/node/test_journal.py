@@ -53,7 +53,7 @@ def test_a_flipped_bit_is_seen_and_without_the_sum_it_would_not_be(
     with pytest.raises(Refused):
         parse_line(flipped)
     sums = {parse_line(raw).starts: raw.split(b'"sum":"')[1][:64].decode()}
-    with ablation("digest") as attack:
+    with ablation("the digest of a record") as attack:
         attack.without("node.journal.digest", lambda record: sums[2])
         attack.succeeded(parse_line(flipped).starts == 3)
 

@@ -58,7 +58,7 @@ def test_a_lower_number_is_refused_and_the_floor_is_named(
     assert bench.ask() == "1.0"
     bench.restart()
     assert give(bench, bench.order(oseq=7)).reason == "replay"
-    with ablation("check_order") as attack:
+    with ablation("the check of an order") as attack:
         attack.without("node.accept.check_order", lambda *a, **k: None)
         attack.succeeded(give(bench, bench.order(oseq=6)).kind == "committed")
 
@@ -91,7 +91,7 @@ def test_an_order_for_another_or_of_another_time_is_refused(
     answer = give(bench, envelope)
     assert (answer.kind, answer.reason) == ("refuse", reason)
     assert bench.supervisor.running(bench.app) is None
-    with ablation("check_order") as attack:
+    with ablation("the check of an order") as attack:
         attack.without("node.accept.check_order", lambda *a, **k: None)
         attack.succeeded(give(bench, envelope).kind == "committed")
 
@@ -107,7 +107,7 @@ def test_an_order_of_a_strange_key_is_refused(bench: SimInstaller, ablation: Abl
         give(bench, envelope)
     assert caught.value.reason == "bad-signature"
     key = {stranger.public_key.keyid: stranger.public_key}
-    with ablation("gate_keys") as attack:
+    with ablation("the keys of the gates role") as attack:
         attack.without("node.judge.Judge.gate_keys", lambda self, view: key)
         attack.succeeded(give(bench, envelope).kind == "committed")
 

@@ -147,7 +147,7 @@ def test_a_blob_swapped_after_its_check_is_seen_while_it_is_copied(
         return [self.path(digest).read_bytes()]
 
     monkeypatch.setattr(BlobStore, "read", unchecked)
-    with ablation("copy, check_built") as attack:
+    with ablation("the hash while copying and after it") as attack:
         attack.without("node.tree._copy", copy_unchecked)
         with pytest.raises(Damaged):
             build(releases, blobs)

@@ -125,7 +125,7 @@ def test_there_is_no_answer_before_the_entry_is_in_force(
     enrol.add_nodes(shop, [one], labels=None, clock=ticking)
     with pytest.raises(Denied):
         answer(shop, one, ticking)
-    with ablation("is_listed") as attack:
+    with ablation("the entry in force") as attack:
         attack.without("pki.enrol._is_listed", lambda *_: True)
         attack.succeeded(answer(shop, one, ticking))
 
@@ -137,7 +137,7 @@ def test_an_answer_is_signed_by_a_fleet_key_only(
     (one,) = add(shop, ticking, push)
     with pytest.raises(Denied):
         answer(shop, one, ticking, signer="anna")
-    with ablation("check_fleet_key") as attack:
+    with ablation("the keys of the fleet role") as attack:
         attack.without("pki.enrol.check_fleet_key")
         attack.succeeded(answer(shop, one, ticking, signer="anna"))
 
@@ -235,7 +235,7 @@ def test_a_boot_certificate_with_other_names_is_refused(
     raw = push.envelope(at, said=said)
     with pytest.raises(Refused):
         enrol.check_statement(raw, shop)
-    with ablation("check_boot") as attack:
+    with ablation("the check of the boot certificate") as attack:
         attack.without("pki.enrol.check_boot")
         attack.succeeded(enrol.check_statement(raw, shop).statement.node == push.id)
 
@@ -278,7 +278,7 @@ def test_new_keys_under_the_old_epoch_are_somebody_else(
     with pytest.raises(Refused) as told:
         add(shop, ticking, thief)
     assert told.value.reason == "identity"
-    with ablation("check_successor") as attack:
+    with ablation("the epoch of a successor") as attack:
         attack.without("pki.enrol.check_successor")
         add(shop, ticking, thief)
         attack.succeeded(listed(shop)[push.id].receipt.key == thief.receipt_public)

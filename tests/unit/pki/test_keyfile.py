@@ -70,7 +70,7 @@ def test_a_swapped_header_is_refused(field: dict[str, object], ablation: Ablatio
     raw = with_field(make(root=FLEET), **field)
     with pytest.raises(Refused):
         reopen(raw)
-    with ablation("check_same") as attack:
+    with ablation("the sealed copy of the header") as attack:
         # Without the check the lie is believed: SecretBox authenticates nothing but its content.
         attack.without("pki.keyfile.check_same")
         attack.succeeded(msgspec.to_builtins(reopen(raw).header).items() >= field.items())

@@ -78,7 +78,7 @@ def test_an_unsound_root_is_never_drafted(
     with pytest.raises(Refused):
         work.write()
     assert not trust.drafts()
-    with ablation("check_root") as attack:
+    with ablation("the check of a root") as attack:
         attack.without("pki.lint.check_root")
         attack.succeeded(work.write())
 
@@ -138,7 +138,7 @@ def test_an_unsound_delegation_is_never_drafted(
     with pytest.raises(Refused):
         work.write()
     assert not shop.drafts()
-    with ablation("check_targets") as attack:
+    with ablation("the check of delegations") as attack:
         attack.without("pki.lint.check_targets")
         attack.succeeded(work.write())
 

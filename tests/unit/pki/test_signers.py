@@ -154,7 +154,7 @@ def test_a_key_of_another_fleet_does_not_sign_here(uri: str, ablation: Ablation)
     with pytest.raises(Denied) as told:
         signers.open_signer(uri, lambda _: PASSPHRASE, root=OTHER)
     assert told.value.reason == "key-root"
-    with ablation("check_use") as attack:
+    with ablation("the use that a key is bound to") as attack:
         attack.without("pki.signers.check_use")
         attack.succeeded(
             signers.open_signer(uri, lambda _: PASSPHRASE, root=OTHER).sign(b"x").signature
@@ -166,7 +166,7 @@ def test_a_security_key_does_not_sign_as_an_operator(uri: str, ablation: Ablatio
     with pytest.raises(Denied) as told:
         signers.open_signer(uri, lambda _: PASSPHRASE, purpose="operator")
     assert told.value.reason == "key-purpose"
-    with ablation("check_use") as attack:
+    with ablation("the use that a key is bound to") as attack:
         attack.without("pki.signers.check_use")
         attack.succeeded(
             signers.open_signer(uri, lambda _: PASSPHRASE, purpose="operator").sign(b"x").signature

@@ -101,7 +101,7 @@ def test_a_signature_over_other_bytes_does_not_count(
     drafts.add_signature(draft, forged)
     with pytest.raises(Denied):
         signing.merge(shop, shop.drafts()[0], at=at)
-    with ablation("missing, check_signed") as attack:
+    with ablation("signatures that are verified, twice") as attack:
         # Counting files instead of verifying them would put it in force.
         attack.without("pki.signing.missing", lambda *_: (0, [], []))
         with pytest.raises(Refused):
@@ -237,7 +237,7 @@ def test_a_draft_of_another_fleet_is_refused_by_the_key(
     with pytest.raises(Refused) as told:
         signing.review(draft, pinned=alice.header.root, at=at)
     assert told.value.reason == "identity"
-    with ablation("check_pinned") as attack:
+    with ablation("the fleet that a key is bound to") as attack:
         attack.without("pki.base.check_pinned")
         attack.succeeded(signing.review(draft, pinned=alice.header.root, at=at).text)
 
@@ -285,7 +285,7 @@ def test_a_signed_draft_is_not_edited_under_its_signers(
     with pytest.raises(Denied) as told:
         deny(shop, ticking, "e" * 64)
     assert told.value.reason == "draft-open"
-    with ablation("check_unsigned") as attack:
+    with ablation("the look for signatures") as attack:
         attack.without("pki.drafts.check_unsigned")
         changed = deny(shop, ticking, "e" * 64)
         attack.succeeded(not changed.metadata.signatures)
@@ -429,7 +429,7 @@ def test_a_base_that_does_not_verify_hides_no_change(
     text = signing.review(draft, pinned=shop.root_id, at=at).text
     assert "all is shown as new" in text
     assert f'denied.plans = ["{DIGEST}"]' in text
-    with ablation("check_signed") as attack:
+    with ablation("the signatures of the base") as attack:
         attack.without("pki.verify.check_signed")
         attack.succeeded(DIGEST not in signing.review(draft, pinned=shop.root_id, at=at).text)
 
