@@ -16,7 +16,7 @@ from embrasure.trust.documents import digest
 from embrasure.trust.floors import AppFloor, Committed, Union
 from embrasure.trust.load import Docs, load, roles_for
 from embrasure.trust.plan import Plan
-from embrasure.trust.receipt import Kind, Outcome
+from embrasure.trust.receipt import Kind, Outcome, read_record, sign_receipt
 from tests.ablation import Ablation
 from tests.simulate.nodes import SimNode
 from tests.simulate.repository import SimRepository
@@ -417,6 +417,23 @@ def test_a_stolen_gate_key_cannot_skip_the_canary(
     kind: str, tmp_path: Path, ablation: Ablation
 ) -> None:
     scene = build(tmp_path / "a", forged(kind))
+    assert scene.said() == "refuse evidence"
+    with ablation("the check of the evidence") as attack:
+        attack.without("embrasure.trust.decide.check_gate_evidence")
+        attack.succeeded(scene.said() == "install")
+
+
+@pytest.mark.misuse
+def test_one_canary_does_not_speak_for_another(tmp_path: Path, ablation: Ablation) -> None:
+    def change(repo: SimRepository, plan: Plan) -> None:
+        one, two = list(repo.nodes.values())[:2]
+        both = repo.set_plan(repo.add_release("shop"), canary=[one, two], soak_s=60)
+        true = one.receipt(both, 0, at=NOW)
+        told = dataclasses.replace(read_record(true[:256]), node=two.id)
+        # The thief of the first canary has its key, and no other.
+        repo.set_gate(both, open_wave=1, receipts={0: [true, sign_receipt(told, one.signing)]})
+
+    scene = build(tmp_path / "a", change)
     assert scene.said() == "refuse evidence"
     with ablation("the check of the evidence") as attack:
         attack.without("embrasure.trust.decide.check_gate_evidence")

@@ -35,6 +35,7 @@ from embrasure.net.post import (
 from embrasure.net.profile import check_leaf
 from embrasure.net.status import error_of
 from embrasure.net.trustbundle import TrustHolder, check_issuer
+from tests.ablation import Ablation
 from tests.integration.test_net_https import fetch, mirror_that
 from tests.simulate.authority import SERVER, Authority, key_usage, new_key
 from tests.simulate.badserver import says
@@ -103,6 +104,30 @@ def test_a_surprise_while_a_peer_is_checked_lets_nobody_in() -> None:
     guard = Authorize({STATUS: frozenset({"gateway"})}, Surprise())
     context = SimpleNamespace(auth_context=dict, peer=lambda: "ipv4:127.0.0.1:1")
     assert guard.allowed(STATUS, cast("Any", context)) is None
+
+
+class Known:
+    """Says that every peer is this one."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+
+    def identify(self, auth: object) -> Identity:
+        return self.identity
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("role", ["node", "operator", "mirror", "letterbox", "gateway-admin"])
+def test_a_role_that_the_table_does_not_name_may_not_call(role: Any, ablation: Ablation) -> None:
+    # Whatever TLS let in: the table is a guard of its own.
+    context = cast("Any", SimpleNamespace(auth_context=dict, peer=lambda: "ipv4:127.0.0.1:1"))
+    peers = Known(Identity(role, "x1"))
+    guard = Authorize({STATUS: frozenset({"gateway"})}, peers)
+    assert guard.allowed(STATUS, context) is None
+    assert guard.allowed("/embrasure.v1.Node/Nothing", context) is None
+    with ablation("the table of roles") as attack:
+        wide = Authorize({STATUS: frozenset({"gateway", role})}, peers)
+        attack.succeeded(wide.allowed(STATUS, context) == Identity(role, "x1"))
 
 
 def test_a_call_that_stays_allowed_is_checked_again_and_goes_on(authority: Authority) -> None:
@@ -186,6 +211,7 @@ def test_an_issuer_has_a_p256_key_and_a_denied_one_is_no_issuer(authority: Autho
         .not_valid_after(now() + timedelta(days=1))
         .add_extension(x509.BasicConstraints(True, 0), critical=True)
         .add_extension(key_usage(signs=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([SERVER]), critical=False)
         .sign(above.key, hashes.SHA256())
     )
     with pytest.raises(Refused, match="a P-256 key"):
