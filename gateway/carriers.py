@@ -119,12 +119,12 @@ class Carriers:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                trust = self._trust(place)
+                trust, every = self._trust(place), self.parts.pace.recheck_s
                 async with self._channel(place, trust) as out:
                     check = partial(self._check_believed, place, trust)
-                    await while_believed(self._bring(place, shown, out), check)
+                    await while_believed(self._bring(place, shown, out), check, every_s=every)
                     if place.kind == "letterbox" and self._due(visited) <= 0:
-                        await while_believed(self._empty(place, out), check)
+                        await while_believed(self._empty(place, out), check, every_s=every)
                         visited = loop.time()
                 shown.problem, shown.failures = "", 0
             except EmbrasureError as problem:

@@ -143,7 +143,9 @@ class Dialler:
             )
             try:
                 ended = await while_believed(
-                    pushed, partial(self._check_believed, stored, entry, trust)
+                    pushed,
+                    partial(self._check_believed, stored, entry, trust),
+                    every_s=self.parts.pace.recheck_s,
                 )
             except EmbrasureError as problem:
                 ended = Ended("broken", reason=shown(f"stopped: {problem}"))

@@ -35,6 +35,7 @@ class Pace:
     redial_s: float = limits.REDIAL_SECONDS
     redial_max_s: float = limits.REDIAL_MAX_SECONDS
     dial_s: float = limits.DIAL_SECONDS
+    recheck_s: float = limits.RECHECK_SECONDS  # whether whom we talk to is still believed
     collect_s: float = limits.COLLECT_SECONDS
     collect_idle_s: float = limits.COLLECT_IDLE_SECONDS
     renew_s: float = 600.0

@@ -25,7 +25,7 @@ from tests.simulate.releases import make_release
 from tests.simulate.repository import SimRepository
 
 FAST = Pace(
-    tick_s=0.1, wait_s=0.05, hold_s=0.2, redial_s=0.05, redial_max_s=0.4, dial_s=2.0,
+    tick_s=0.1, wait_s=0.05, hold_s=0.2, redial_s=0.05, redial_max_s=0.4, dial_s=2.0, recheck_s=0.1,
     collect_s=0.1, collect_idle_s=0.3, renew_s=60.0, republish_s=0.05,
 )  # fmt: skip
 PEOPLE = ("anna", "ben", "carl", "dora")
