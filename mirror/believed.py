@@ -19,7 +19,7 @@ from embrasure.net.certificates import load_certificates, load_der
 from embrasure.net.denials import tls_denials
 from embrasure.net.trustbundle import TrustHolder, first_trust, trust_of
 from embrasure.trust import layout
-from embrasure.trust.denied import denied_sets, merge
+from embrasure.trust.denied import DeniedSets, denied_sets, merge
 from embrasure.trust.directory import TlsBundle, parse_tls_bundle
 from embrasure.trust.floors import PairStore, Union
 from embrasure.trust.policy import Policy, parse_policy, parse_revocations
@@ -80,9 +80,14 @@ class Believed:
                     take(raw)
                 except EmbrasureError as problem:
                     LOG.warning("%s cannot be used, the old one stays: %s", path, problem)
-        denied = tls_denials(denied_sets(self._policy, self._union))
+        denied = tls_denials(self.denied)
         first = replace(self._first, denied=denied)
         self.holder.swap(trust_of(self._bundle, denied) if self._bundle else first)
+
+    @property
+    def denied(self) -> DeniedSets:
+        """What policy and revocations deny together, as far as it was verified here."""
+        return denied_sets(self._policy, self._union)
 
     def _take_revocations(self, role: Role | None, raw: bytes) -> None:
         """What revocations deny counts at once, and is on disk for the next start."""

@@ -54,6 +54,7 @@ async def letterbox(
 
     def learn(documents: dict[str, bytes], revoked: Role | None) -> None:
         believed.take(documents, revoked)
+        directory.deny(believed.denied)
         if not any(path.startswith(f"fleet/{config.env}/dir/") for path in documents):
             return
         try:

@@ -21,6 +21,7 @@ from embrasure.net.post import (
     post_key,
     split_post,
 )
+from embrasure.trust.denied import DeniedSets
 from embrasure.trust.directory import Entry, parse_shard
 from embrasure.trust.layout import DIGEST
 from mirror.slots import Slot, Slots
@@ -31,12 +32,20 @@ _STATUS = {"limit": 413, "bad-schema": 400, "bad-hash": 400, "filled": 409, "bus
 
 
 class Directory:
-    """The nodes that may post: active entries of the verified directory, by receipt key id."""
+    """The nodes that may post: active, undenied entries of the verified directory, by receipt key
+    id.
+    """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._keys: dict[str, Key] = {}
+        self._denied = DeniedSets(*[frozenset[str]()] * 4)
+
+    def deny(self, denied: DeniedSets) -> None:
+        """Nodes and receipt keys in `denied` post no more, from now on."""
+        with self._mutex:
+            self._denied = denied
 
     def take(self, documents: dict[str, bytes]) -> None:
         """The directory is what the shards in the verified `documents` say; raises Refused."""
@@ -50,7 +59,8 @@ class Directory:
         """Return the entry of `key` and its one key; raises Refused (`unknown-key`)."""
         with self._mutex:
             entry = self._entries.get(key)
-            if entry is None:
+            stopped = key in self._denied.keys or (entry and entry.id in self._denied.nodes)
+            if entry is None or stopped:
                 raise Refused(
                     "post", expected="a key of the directory", got=key, reason="unknown-key"
                 )

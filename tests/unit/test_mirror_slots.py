@@ -14,6 +14,7 @@ from embrasure.clock import now
 from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.net.post import MAX_FRAME, frame_post, post_signer, seal_post
 from embrasure.trust import layout
+from embrasure.trust.denied import DeniedSets
 from embrasure.trust.receipt import key_id
 from mirror.post import Box, Directory
 from mirror.slots import Slot, Slots
@@ -303,6 +304,26 @@ def test_a_retired_node_posts_no_more(slots: Slots, node: SimNode, ablation: Abl
     with ablation("the newest directory") as attack:
         node.state = "active"
         attack.succeeded(Box(directory_of(node), slots).take(slot_of(node), post_of(node)))
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("what", ["node", "key"])
+def test_a_denied_node_posts_no_more(
+    slots: Slots, node: SimNode, what: str, ablation: Ablation
+) -> None:
+    nothing = frozenset[str]()
+    denied = {
+        "node": DeniedSets(nothing, nothing, nothing, frozenset({node.id})),
+        "key": DeniedSets(nothing, nothing, frozenset({slot_of(node).key}), nothing),
+    }[what]
+    directory = directory_of(node)
+    directory.deny(denied)
+    with pytest.raises(Refused) as caught:
+        Box(directory, slots).take(slot_of(node), post_of(node))
+    assert caught.value.reason == "unknown-key"
+    with ablation("the denial") as attack:
+        directory.deny(DeniedSets(*[nothing] * 4))
+        attack.succeeded(Box(directory, slots).take(slot_of(node), post_of(node)))
 
 
 def test_a_directory_that_does_not_parse_changes_nothing(slots: Slots, node: SimNode) -> None:
