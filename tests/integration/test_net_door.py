@@ -10,12 +10,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from embrasure import limits
+from embrasure.clock import now
 from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.net.credentials import Pair, ServerKeys
 from embrasure.net.deliver import Caller, batches, deliver
-from embrasure.net.door import DoorKeys, Outcome, Quota, door_server
+from embrasure.net.door import DoorKeys, DoorService, Outcome, Quota, check_client, door_server
+from embrasure.net.door_dial import DoorServer
+from embrasure.net.identity import Identity
 from embrasure.net.server import Service, bind, build_server
 from embrasure.net.trustbundle import Trust, TrustHolder
 from embrasure.wire import door_pb2, door_pb2_grpc
@@ -340,3 +344,61 @@ def test_a_door_without_a_root_does_not_open() -> None:
     with pytest.raises(Refused) as refused:
         keys.configuration()
     assert refused.value.reason == "no-issuer"
+
+
+# --- edges -----------------------------------------------------------------------------------
+
+
+def test_the_quota_forgets_who_was_quiet_for_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embrasure.net.door._ADDRESSES", 2)
+    quota = Quota(lambda: 0.0)
+    for address in ("a", "b", "c"):
+        with quota.entered(address):
+            pass
+    assert list(quota._calls) == ["b", "c"]
+
+
+def test_a_slow_delivery_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DOOR_SECONDS", 0.05)
+
+    async def drip() -> AsyncIterator[door_pb2.DoorFile]:
+        yield door_pb2.DoorFile(path="metadata/2.root.json", body=b"{}")
+        await asyncio.sleep(1)
+
+    class Peer:
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:5"
+
+    async def course() -> None:
+        service = DoorService(Keeper().take)
+        with pytest.raises(Unavailable) as slow:
+            await service.Put(drip(), Peer())  # type: ignore[arg-type]  # all that is asked of it
+        assert slow.value.reason == "slow"
+
+    asyncio.run(course())
+
+
+def test_another_name_than_the_certificate_s_is_refused() -> None:
+    leaf = a_leaf("operator", "anna")
+    with pytest.raises(Refused) as refused:
+        check_client(
+            leaf.certificate, Identity("operator", "bea"),
+            [AUTHORITY.issuers["operator"].certificate], domain=AUTHORITY.domain, at=now(),
+        )  # fmt: skip
+    assert refused.value.reason == "identity"
+    assert AUTHORITY.domain in repr(caller(leaf)) and "KEY" not in repr(caller(leaf))
+
+
+def test_a_mirror_dialled_by_the_root_alone_must_still_be_itself() -> None:
+    trust, root = trust_from(AUTHORITY), AUTHORITY.root.certificate
+    server = DoorServer("127.0.0.1:1", "mirror", "m1", trust, roots=[root])
+    der = AUTHORITY.leaf("mirror", "m1").certificate.public_bytes(Encoding.DER)
+    server.check(der)
+    with pytest.raises(Refused) as none:
+        server.check(None)
+    assert none.value.reason == "certificate"
+    with pytest.raises(Refused) as other:
+        replace(server, name="m2").check(der)
+    assert other.value.reason == "identity"
+    with pytest.raises(Refused):
+        replace(server, roots=()).context()
