@@ -19,17 +19,19 @@ from tuf.api.metadata import Targets
 from embrasure import limits
 from embrasure.clock import Clock
 from embrasure.errors import Denied, EmbrasureError, Refused
+from embrasure.net.source import source_of
 from embrasure.trust import dsse, layout
 from embrasure.trust.login import LoginStatement, parse_login
 from embrasure.wire import login_pb2 as wire
 from gateway.audit import Journal
-from gateway.login_guard import Nonces, Sources, source_of
+from gateway.login_guard import Nonces, Sources
 from gateway.metadata import read_metadata
 from gateway.people import People
 from gateway.repository import Repository
 from pki import ca
 from pki.ca import Issuer
 from pki.leaf import chain_of
+from pki.people import owner_of
 
 LOG = getLogger(__name__)
 
@@ -71,9 +73,11 @@ class LoginDesk:
         # 1.
         with self.sources.attempt(source):
             # 2. The payload is parsed only after that.
-            raw, keyid = dsse.unseal("login", envelope, self._keys(), limit=limits.LOGIN_BYTES)
+            keys = self._keys()
+            raw, keyid = dsse.unseal("login", envelope, keys, limit=limits.LOGIN_BYTES)
             said = parse_login(raw)
             check_person(said.person, self._owners(keyid))
+            check_owner(said.person, keys[keyid])
             # 3.
             self.nonces.take(bytes.fromhex(said.nonce))
             # 4.
@@ -109,6 +113,18 @@ def check_person(person: str, owners: set[str]) -> None:
             f"log-in of {person}", expected="a key that the policy gives this person",
             got="a key of " + (", ".join(sorted(owners)) or "nobody"), reason="not-a-person",
         )  # fmt: skip
+
+
+def check_owner(person: str, key: Key) -> None:
+    """Return only when `targets`, too, name this person as the key's owner; raises Denied, Refused.
+
+    A certificate holds in every environment, and a policy speaks for one: the keyholders of one
+    environment must not make their man a person of another.
+    """
+    found = owner_of(key)
+    if found != person:
+        raise Denied(f"log-in of {person}", expected="a key that targets list as this person's",
+                     got=f"a key of {found}", reason="not-a-person")  # fmt: skip
 
 
 def check_fleet(said: LoginStatement, root: str) -> None:

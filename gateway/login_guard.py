@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import math
 import secrets
 import threading
@@ -15,7 +14,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from urllib.parse import unquote
 
 from embrasure import limits
 from embrasure.errors import Refused, Unavailable
@@ -138,16 +136,3 @@ class Sources:
         for held in (self._failed, self._paused):
             while len(held) > limits.LOGIN_SOURCES:
                 held.popitem(last=False)
-
-
-def source_of(peer: str) -> str:
-    """Return the address behind gRPC's name of a peer; of IPv6 its /64, which one host may fill."""
-    kind, _, rest = peer.partition(":")
-    host = unquote(rest).rpartition(":")[0].strip("[]")
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return kind
-    if address.version == 6:
-        return str(ipaddress.ip_network(f"{address}/64", strict=False))
-    return str(address)

@@ -35,6 +35,7 @@ from embrasure.net.credentials import Pair, ServerKeys
 from embrasure.net.identity import PROFILES, Identity
 from embrasure.net.profile import check_leaf
 from embrasure.net.server import Service, build_server
+from embrasure.net.source import source_of
 from embrasure.net.threads import unbroken
 from embrasure.net.trustbundle import TrustHolder, check_issuer, first_trust
 from embrasure.trust.door import Taken
@@ -181,7 +182,7 @@ class DoorService:
         self, request_iterator: AsyncIterator[wire.DoorFile], context: Context
     ) -> wire.DoorReply:
         """What verifies by itself and is newer counts from now on."""
-        with self._quota.entered(context.peer().rpartition(":")[0]):
+        with self._quota.entered(source_of(context.peer())):
             try:
                 async with asyncio.timeout(limits.DOOR_SECONDS):
                     files = await read_files(request_iterator)

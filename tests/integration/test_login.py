@@ -24,9 +24,12 @@ from embrasure.errors import Denied, EmbrasureError, Misuse, Refused, Unavailabl
 from embrasure.net.certificates import load_certificates, pem_of
 from embrasure.net.credentials import pinned_channel
 from embrasure.net.seen import seen_leaf
+from embrasure.net.source import source_of
 from embrasure.net.status import error_of
 from embrasure.net.trustbundle import first_trust
-from embrasure.trust import dsse
+from embrasure.trust import dsse, layout
+from embrasure.trust.documents import write
+from embrasure.trust.policy import parse_policy
 from embrasure.wire import admin_pb2, login_pb2
 from embrasure.wire.admin_pb2_grpc import AdminStub
 from embrasure.wire.login_pb2_grpc import LoginStub
@@ -34,8 +37,9 @@ from gateway.client import AdminClient
 from gateway.config import read_config, write_config
 from gateway.context import read_context
 from gateway.logging_in import check_answer, request_of, statement_of
-from gateway.login_guard import Nonces, Sources, source_of
+from gateway.login_guard import Nonces, Sources
 from pki import ca
+from pki.desk import Desk
 from pki.folder import TrustFolder
 from pki.leaf import chain_of, fresh_leaf
 from pki.passphrase import PassphraseSource
@@ -240,13 +244,46 @@ def test_a_key_of_nobody_logs_nobody_in(door: Door, ablation: Ablation) -> None:
     csr = request_of(key())
     stranger = CryptoSigner.generate_ed25519()
     refused(door, door.envelope(door.challenge(), csr, by=stranger), csr)
-    refused(door, door.envelope(door.challenge(), csr, by=door.signer("alice")), csr)
+    for name in ("anna", "alice"):
+        mine = door.envelope(door.challenge(), csr, by=door.signer("alice"), person=name)
+        refused(door, mine, csr)
     refused(door, door.envelope(door.challenge(), csr, by=door.signer("ben")), csr)
     with ablation("whose key it is") as attack:
         attack.without("gateway.login.check_person")
-        leaf, _ = door.certificate(
-            door.envelope(door.challenge(), csr, by=door.signer("alice")), csr
-        )
+        mine = door.envelope(door.challenge(), csr, by=door.signer("alice"), person="alice")
+        leaf, _ = door.certificate(mine, csr)
+        attack.succeeded(b"operator/alice" in ca.der(leaf))
+
+
+@pytest.mark.misuse
+def test_a_policy_alone_gives_nobody_the_name_of_another(door: Door, ablation: Ablation) -> None:
+    """A certificate holds in every environment; the keyholders of one must not make it for all."""
+    door.context("carl")
+    assert door.login("carl").code == 0
+    trust = TrustFolder.open(door.office.trust)
+    work, path = Desk(trust, now), layout.policy_path("prod")
+    rules = parse_policy(work.document("fleet-prod", path))
+    keys = {one.id: one.keys for one in rules.people}
+    people = tuple(
+        msgspec.structs.replace(one, keys=keys["ben"] if one.id == "anna" else one.keys)
+        for one in rules.people
+        if one.id != "ben"
+    )
+    work.put("fleet-prod", path, write(msgspec.structs.replace(rules, people=people)))
+    work.write()
+    for holder in ("alice", "bob"):
+        key_file = door.office.trust / "keys" / f"{holder}.key"
+        (draft,) = trust.drafts()
+        door.office.pki("trust", "sign", trust.path, "--key", key_file, "--no-input",
+                        "--confirm-digest", draft.digest)  # fmt: skip
+    assert verb("trust", "merge", trust.path).code == 0
+    sent = door.office.verb("trust", "submit", trust.path, person="carl")
+    assert sent.code == 0, sent.told
+    csr = request_of(key())
+    refused(door, door.envelope(door.challenge(), csr, by=door.signer("ben")), csr)
+    with ablation("whose key it is by targets") as attack:
+        attack.without("gateway.login.check_owner")
+        leaf, _ = door.certificate(door.envelope(door.challenge(), csr, by=door.signer("ben")), csr)
         attack.succeeded(b"operator/anna" in ca.der(leaf))
 
 
@@ -472,6 +509,7 @@ def test_the_port_and_its_issuer_are_set_together(office: Office, tmp_path: Path
 def test_a_source_is_an_address_and_of_ipv6_a_network() -> None:
     assert source_of("ipv4:10.0.0.1:555") == "10.0.0.1"
     assert source_of("ipv6:%5B2001:db8::1%5D:5") == source_of("ipv6:[2001:db8::ffff]:6")
+    assert source_of("ipv6:[::ffff:10.0.0.1]:6") == "10.0.0.1"
     assert source_of("unix:/x") == "unix"
 
 

@@ -299,6 +299,46 @@ def test_one_address_calls_once_at_a_time_and_ten_times_a_minute(ablation: Ablat
         attack.succeeded(True)
 
 
+@dataclass(frozen=True)
+class From:
+    """A call from an address that this machine does not have; gRPC would name it so."""
+
+    name: str
+
+    def peer(self) -> str:
+        return self.name
+
+
+@pytest.mark.misuse
+def test_one_host_of_ipv6_has_one_hand_at_the_door(ablation: Ablation) -> None:
+    """A thief has 2^64 addresses: one a call, and nobody else would ever find a free hand."""
+    peers = [f"ipv6:%5B2001:db8::{n}%5D:5{n}" for n in range(1, limits.DOOR_CALLS + 1)]
+    quota = Quota()
+    service: Any = DoorService(lambda _: Outcome({}), quota)
+
+    async def course(calls: int) -> None:
+        async def slow() -> AsyncIterator[door_pb2.DoorFile]:
+            await asyncio.sleep(3600)
+            yield door_pb2.DoorFile()
+
+        jobs = [asyncio.ensure_future(service.Put(slow(), From(peer))) for peer in peers[:calls]]
+        await asyncio.sleep(0.01)
+        try:
+            with quota.entered("10.0.0.1"):
+                pass
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+
+    asyncio.run(course(len(peers)))
+    with ablation("the network that counts as one address") as attack:
+        attack.without("embrasure.net.door.source_of", lambda peer: peer)
+        with pytest.raises(Unavailable) as found:
+            asyncio.run(course(len(peers)))
+        attack.succeeded(found.value.reason == "busy")
+
+
 def test_the_quota_holds_on_the_wire() -> None:
     async def course() -> None:
         keeper = Keeper()

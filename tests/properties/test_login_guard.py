@@ -8,9 +8,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, Refused, Unavailable
+from embrasure.net.source import source_of
 from embrasure.trust.documents import write
 from embrasure.trust.login import LoginStatement, parse_login
-from gateway.login_guard import Nonces, Sources, source_of
+from gateway.login_guard import Nonces, Sources
 
 HEX = st.text("0123456789abcdef", min_size=64, max_size=64)
 STATEMENTS = st.builds(
