@@ -76,6 +76,7 @@ def gateway_run(
     import asyncio
 
     from embrasure.clock import now
+    from embrasure.notify import READY, notify
     from gateway.run import opened, serve_until_signal
     from pki.passphrase import passphrase_source
 
@@ -84,6 +85,7 @@ def gateway_run(
 
         def ready(port: int) -> None:
             common.say(f"gateway {held.config.name}: operators on port {port}")
+            notify(READY)
 
         asyncio.run(serve_until_signal(held, clock=now, ready=ready))
 

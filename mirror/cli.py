@@ -96,6 +96,7 @@ def _run(
     """The service of `folder` has run until it was asked to end."""
     import msgspec
 
+    from embrasure.notify import READY, notify
     from mirror.config import load_config
     from mirror.letterbox import run as run_letterbox
     from mirror.run import run as run_mirror
@@ -109,6 +110,7 @@ def _run(
     def ready(ports: dict[str, int]) -> None:
         found = ", ".join(f"{name} on port {port}" for name, port in ports.items())
         common.say(f"{kind} {config.name} answers: {found}")
+        notify(READY)
 
     run = run_mirror if kind == "mirror" else run_letterbox
     run_alone(folder, lambda: run(folder, config, ready=ready))

@@ -169,6 +169,10 @@ class Acceptor:
         view = self._judge.refresh(source, app)
         return self._judge.judge(app, view, source)
 
+    def check_alive(self) -> None:
+        """Return once the thread that keeps the apps alive has answered."""
+        self._ground.supervisor.running("")
+
     def stop(self) -> None:
         """Every app is stopped; a call under way ends as an interruption (`stopping`)."""
         self._ground.halt.set()

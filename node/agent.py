@@ -15,12 +15,13 @@ from pathlib import Path
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, Unavailable
-from embrasure.fs import replace_file
+from embrasure.fs import lock, replace_file
+from embrasure.notify import ALIVE, READY, STOPPING, notify
 from node import service
 from node.answering import Deaf, NoSource, converse
 from node.config import NodeConfig, load_config
-from node.identity import load_identity
 from node.ipc import to_apply
+from node.join_files import own_receipt_id
 from node.material import Material
 from node.messages import StatusAsk
 from node.paths import Paths
@@ -28,11 +29,13 @@ from node.paths import Paths
 LOG = getLogger(__name__)
 _STEP_SECONDS = 0.05
 _RELOAD_SECONDS = 2.0  # between looks at the TLS files
+_LOOK_SECONDS = 5.0  # between two proofs of life of a pull node for the service manager
 
 
 def write_ports(paths: Paths, ports: dict[str, int]) -> None:
     """Whoever waits for this node sees that it is ready, and where."""
     replace_file(paths.run, service.PORTS, json.dumps(ports).encode("ascii"), mode=0o644)
+    notify(READY)
 
 
 def await_apply(paths: Paths, stop: threading.Event) -> None:
@@ -97,6 +100,7 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
     write_ports(paths, {"push": port, "door": door})
     try:
         while not await asyncio.to_thread(stop.wait, _RELOAD_SECONDS):
+            notify(ALIVE)  # the loop that serves the gateway turns
             try:
                 holder.swap(material.trust())
                 keys.swap(material.pair(at=material.moment(), trust=holder.trust))
@@ -118,7 +122,7 @@ def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
     material.trust()  # not enrolled: said now, not in a thread
     poster = None
     if config.letterbox is not None:
-        key = load_identity(paths).receipt_id
+        key = own_receipt_id(paths)  # its public id: the key itself is no business of ours
         poster = Poster(
             connect,
             material.trust,
@@ -137,25 +141,37 @@ def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
         hearer=poster or Deaf(),
         stop=stop,
     )
-    threading.Thread(target=puller.run, name="puller", daemon=True).start()
+    pulling = threading.Thread(target=puller.run, name="puller", daemon=True)
+    pulling.start()
     await_apply(paths, stop)
     write_ports(paths, {})
-    stop.wait()
+    while not stop.wait(_LOOK_SECONDS):
+        if pulling.is_alive():
+            notify(ALIVE)
 
 
 def run(paths: Paths, stop: threading.Event) -> None:
     """The network side of the node works until `stop` is set."""
     config = load_config(paths)
-    if config.mode == "push":
-        asyncio.run(listen(paths, config, stop))
-    else:
-        ask_around(paths, config, stop)
+    with lock(paths.lock / service.FETCH_LOCK, seconds=1):
+        try:
+            if config.mode == "push":
+                asyncio.run(listen(paths, config, stop))
+            else:
+                ask_around(paths, config, stop)
+        finally:
+            notify(STOPPING)
+
+
+def alone(paths: Paths, parent: int | None) -> int:
+    """Return the exit code of the fetch process, which ends at SIGTERM, and with `parent`."""
+    return service.run("fetch", parent, lambda stop: run(paths, stop))
 
 
 def main() -> int:
     """The fetch process of the prefix in the arguments, until SIGTERM."""
     prefix, parent = service.arguments(sys.argv[1:])
-    return service.run("fetch", parent, lambda stop: run(Paths(Path(prefix)), stop))
+    return alone(Paths(Path(prefix)), parent)
 
 
 if __name__ == "__main__":

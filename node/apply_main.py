@@ -16,6 +16,7 @@ from pathlib import Path
 
 from embrasure import clock
 from embrasure.errors import EmbrasureError
+from embrasure.notify import ALIVE, READY, STOPPING, notify
 from node import service
 from node.accept import Acceptor
 from node.config import load_config
@@ -28,6 +29,7 @@ from node.records import NodeRecords
 from node.supervisor import Supervisor
 
 LOG = getLogger(__name__)
+_LOOK_SECONDS = 5.0  # between two proofs of life for the service manager
 
 
 @contextmanager
@@ -74,16 +76,26 @@ def run(paths: Paths, stop: threading.Event) -> None:
         held.wait()
         serving = threading.Thread(target=desk.serve, args=(listener, stop), daemon=True)
         serving.start()
-        stop.wait()
+        notify(READY)
+        while not stop.wait(_LOOK_SECONDS):
+            acceptor.check_alive()
+            if serving.is_alive():
+                notify(ALIVE)
+        notify(STOPPING)
         serving.join()
+
+
+def alone(paths: Paths, parent: int | None) -> int:
+    """Return the exit code of the apply process, which ends at SIGTERM, and with `parent`."""
+    # Secrets pass through this process: no core of it is ever written.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return service.run("apply", parent, lambda stop: run(paths, stop))
 
 
 def main() -> int:
     """The apply process of the prefix in the arguments, until SIGTERM."""
     prefix, parent = service.arguments(sys.argv[1:])
-    # Secrets pass through this process: no core of it is ever written.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    return service.run("apply", parent, lambda stop: run(Paths(Path(prefix)), stop))
+    return alone(Paths(Path(prefix)), parent)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from node.journal import Journal
 from node.material import Material
 from node.paths import Paths
 from node.run import LOCK
-from node.service import PORTS
+from node.service import FETCH_LOCK, PORTS
 from node.states import RESTING
 
 
@@ -68,7 +68,7 @@ def findings(folder: Path, at: datetime) -> list[Finding]:
     """Return what is wrong with the node below `folder`; raises Misuse, Refused, Denied."""
     paths = Paths(folder)
     config = load_config(paths)
-    running = look.is_locked(paths.lock / LOCK)
+    running = any(look.is_locked(paths.lock / one) for one in (LOCK, FETCH_LOCK))
     listens = {"push": config.listen} if config.mode == "push" else {}
     run = verb("node", "run", "--root", folder)
     return [

@@ -159,21 +159,29 @@ def node_enrol(common: Common, prefix: Path, answer: Path) -> None:
 
 @click.command(epilog=EXITS)
 @node_options
+@click.option(
+    "--only", type=click.Choice(["apply", "fetch"]),
+    help="One process of the two, for a service manager that starts each by its own unit.",
+)  # fmt: skip
 @common
-def node_run(common: Common, prefix: Path) -> None:
+def node_run(common: Common, prefix: Path, only: str | None) -> int:
     """Run the node: apply and fetch as two processes, started again when they end.
 
     \b
     Examples:
       embrasure node run --root /srv/n1
+      embrasure node run --only fetch
     """
     from node import run, service
     from node.paths import Paths
 
-    service.logged("node")
     paths = Paths(prefix.resolve())
     with finer(plain_exit=False):
+        if only is not None:
+            return run.run_only(paths, only)
+        service.logged("node")
         run.run(paths, service.stopping())
+    return 0
 
 
 @click.command(epilog=EXITS)

@@ -6,7 +6,12 @@ from embrasure import limits
 from embrasure.errors import Denied, NotFound
 from embrasure.fs import read_file
 from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.directory import parse_statement
+from embrasure.trust.documents import read
+from embrasure.trust.dsse import Envelope
 from embrasure.trust.joining import parse_answering
+from embrasure.trust.receipt import key_id
+from node.messages import unpack
 from node.paths import Paths
 
 
@@ -32,3 +37,15 @@ def read_mac(paths: Paths) -> str:
     except NotFound:
         return ""
     return said.mac if said.statement == sha256_hex(read_statement(paths)) else ""
+
+
+def own_receipt_id(paths: Paths) -> str:
+    """Return the id of this node's receipt key, by its own statement; raises NotFound, Refused.
+
+    For the process that must not see the key. The statement lies where only the owner writes, and
+    a wrong id would make letterboxes refuse this node's posts, no more.
+    """
+    envelope = read(
+        read_statement(paths), Envelope, limit=2 * limits.STATEMENT_BYTES, document="statement"
+    )
+    return key_id(bytes.fromhex(parse_statement(unpack(envelope.payload)).receipt.key))

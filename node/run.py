@@ -116,6 +116,25 @@ def keep_running(children: Sequence[Child], stop: threading.Event) -> None:
             child.end(until)
 
 
+def run_only(paths: Paths, name: str) -> int:
+    """Return the exit code of one process of the node, which ran here until SIGTERM.
+
+    For a service manager with a unit for each; it starts them again.
+    """
+    load_config(paths)
+    # Each imports what only it needs.
+    if name == "apply":
+        from node import apply_main
+
+        return apply_main.alone(paths, parent=None)
+    from node import agent
+
+    try:
+        return agent.alone(paths, parent=None)
+    finally:
+        _not_ready(paths)
+
+
 def run(paths: Paths, stop: threading.Event) -> None:
     """The node runs until `stop` is set; raises Unavailable (`busy`) when another one runs it."""
     load_config(paths)  # no node here: said before anything is made

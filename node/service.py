@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from embrasure.errors import EmbrasureError, Misuse
 
+FETCH_LOCK = "fetch.lock"  # held by the one fetch process of a node
 PORTS = "ports.json"  # in the run folder once the node is ready
 _PR_SET_PDEATHSIG = 1
 
@@ -50,11 +51,14 @@ def logged(name: str) -> None:
     logging.getLogger("tuf").setLevel(logging.ERROR)
 
 
-def run(name: str, parent: int, work: Callable[[threading.Event], None]) -> int:
-    """Return the exit code of `work`, which ends soon after its event is set."""
+def run(name: str, parent: int | None, work: Callable[[threading.Event], None]) -> int:
+    """Return the exit code of `work`, which ends soon after its event is set.
+
+    parent: the process whose end is its end, None for a unit of its own
+    """
     logged(name)
     stop = stopping()
-    if not end_with(parent):
+    if parent is not None and not end_with(parent):
         return 1
     try:
         work(stop)
