@@ -34,10 +34,11 @@ from embrasure.net.post import (
 )
 from embrasure.net.profile import check_leaf
 from embrasure.net.status import error_of
-from embrasure.net.trustbundle import TrustHolder, check_issuer
+from embrasure.net.trustbundle import TrustHolder, check_issuer, trust_of
+from embrasure.trust.directory import TlsBundle
 from tests.ablation import Ablation
 from tests.integration.test_net_https import fetch, mirror_that
-from tests.simulate.authority import SERVER, Authority, key_usage, new_key
+from tests.simulate.authority import CLIENT, SERVER, Authority, der_text, key_usage, new_key
 from tests.simulate.badserver import says
 from tests.simulate.listener import METHODS, listening, trust_from
 
@@ -216,6 +217,22 @@ def test_an_issuer_has_a_p256_key_and_a_denied_one_is_no_issuer(authority: Autho
     )
     with pytest.raises(Refused, match="a P-256 key"):
         check_issuer(other, roots=[above.certificate], name="node")
+
+
+@pytest.mark.misuse
+def test_an_issuer_of_clients_is_no_issuer_of_nodes(
+    authority: Authority, ablation: Ablation
+) -> None:
+    wrong, roots = authority.issuers["gateway"].certificate, [authority.root.certificate]
+    check_issuer(wrong, roots=roots, name="gateway")
+    with pytest.raises(Refused, match="the one usage of its leaves"):
+        check_issuer(wrong, roots=roots, name="node")
+    with ablation("the usage of an issuer") as attack:
+        attack.without("embrasure.net.trustbundle.usage_of", lambda _: CLIENT)
+        check_issuer(wrong, roots=roots, name="node")
+        members = authority.tls_members() | {"issuers": {"node": (der_text(wrong),)}}
+        bundle = TlsBundle(v=1, type="tls", root="0" * 64, env="dev", gateways=(), **members)  # type: ignore[arg-type]  # a table of members
+        attack.succeeded(trust_of(bundle).issuers_of("node") == (wrong,))
 
 
 # --- errors across the wire --------------------------------------------------------------------
