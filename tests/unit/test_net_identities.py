@@ -78,6 +78,8 @@ FORGED_SERVERS: dict[str, dict[str, Any]] = {
     "dns name of another": {"dns": ["n2.node.fleet.example.internal"]},
     "two dns names": {"dns": ["n1.node.fleet.example.internal", "n2.node.fleet.example.internal"]},
     "wildcard": {"dns": ["*.node.fleet.example.internal"]},
+    "two uris": {"uris": ["spiffe://fleet.example/node/n1", "spiffe://fleet.example/node/n2"]},
+    "name of another role": {"uris": ["spiffe://fleet.example/mirror/n1"]},
     "address": {
         "other_names": [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))],
     },
@@ -106,6 +108,8 @@ SEEN_BY = {
     "P-384": "check_key",
     "two dns names": "check_names",
     "wildcard": "check_names",
+    "two uris": "check_names",
+    "name of another role": "check_names",
     "e-mail": "check_names",
     "a subject": "check_names",
 }
