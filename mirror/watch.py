@@ -57,7 +57,12 @@ class Watchers:
         stirs = self._stirs
         try:
             async with asyncio.timeout(seconds):
-                while self.version <= known and not self._closed and self._stirs == stirs:
+                # Before anything is shown there is no news that a waiter could use.
+                while (
+                    self.version <= known
+                    and not self._closed
+                    and (self._stirs == stirs or self.version == 0)
+                ):
                     await self._changed.wait()
         except TimeoutError:
             return None
