@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import stat
 import time
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ def check_private(found: os.stat_result, thing: str) -> None:
         thing,
         expected="a file of our own, mode 0600 or less, with one name",
         got=f"owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}, {found.st_nlink} names",
-        hint=f"chmod 600 {thing}",
+        hint=shlex.join(["chmod", "600", thing]),
         reason="permissions",
     )
 
@@ -84,7 +85,7 @@ def check_unshared(found: os.stat_result, thing: str) -> None:
         thing,
         expected="a file of our own or of root that no other user can write to",
         got=f"owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
-        hint=f"chmod go-w {thing}",
+        hint=shlex.join(["chmod", "go-w", thing]),
         reason="permissions",
     )
 

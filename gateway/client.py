@@ -31,7 +31,7 @@ from embrasure.wire.admin_pb2_grpc import AdminStub
 from gateway.admin_trust import admin_issuers
 from gateway.context import OperatorContext, read_context
 from gateway.grounds import Grounds, load_entries, load_grounds, load_policy, roles_for
-from pki.signers import open_bound, within
+from pki.signers import named, open_bound
 
 T = TypeVar("T")
 CALL_SECONDS = 60.0
@@ -249,7 +249,7 @@ class AdminClient:
 
         Raises Denied, Refused.
         """
-        uri = within(self.context.file.key, self.context.folder)
+        uri = named(self.context.file.key, self.context.folder)
         return open_bound(uri, passphrase, purpose="operator", root=self.trust.root_id)
 
 

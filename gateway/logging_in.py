@@ -36,7 +36,7 @@ from gateway.context import OperatorContext, read_context
 from pki import contextfile
 from pki.leaf import private_pem
 from pki.passphrase import PassphraseSource
-from pki.signers import open_signer, within
+from pki.signers import named, open_signer
 
 _CALL_SECONDS = 20.0
 
@@ -77,7 +77,7 @@ def log_in(context: OperatorContext, source: PassphraseSource, *, clock: Clock) 
     server = seen_leaf(context.file.login, "gateway-admin", trust, clock=clock)
     # 2. Before the nonce: a person takes longer to type than a nonce lives.
     root = root_id_of(context.anchor())
-    uri = within(context.file.key, context.folder)
+    uri = named(context.file.key, context.folder)
     signer = open_signer(uri, source, purpose="operator", root=root)
     key = ec.generate_private_key(ec.SECP256R1())
     csr = request_of(key)

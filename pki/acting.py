@@ -106,9 +106,10 @@ def sign_and_merge(
         ]
         mine = [one for one in reviewed if signing.may_sign(one, opened.header)]
         for one in mine or reviewed:
-            if one.draft.role not in shown:
+            # By digest: another draft that took its place meanwhile is shown as well.
+            if one.draft.digest not in shown:
                 show(one)
-                shown.add(one.draft.role)
+                shown.add(one.draft.digest)
             sign_with(one, opened, uri, common)
     merged, waiting = signing.merge_ready(trust, at=clock(), only=only) if keys else ([], [])
     return report(trust, merged, waiting)

@@ -7,6 +7,7 @@ it, made when its public half is exported, and bound to a fleet at the first sig
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from embrasure import fs, limits
-from embrasure.errors import NotFound, Refused
+from embrasure.errors import Denied, NotFound, Refused
 from embrasure.folder import Folder
 from embrasure.trust.documents import read, write
 from pki import keyuri
@@ -89,6 +90,32 @@ def at(uri: str) -> KeyRecord:
         hint=f"embrasure keys export '{uri}' NAME --purpose PURPOSE",
         reason="key-record",
     )
+
+
+def check_library(uri: str) -> None:
+    """Return only when this machine, too, names the PKCS#11 library of `uri`: its environment, or a
+    record of this user. Raises Denied (`library`).
+
+    For URIs out of files: a library runs in this process, and a folder that was carried must not
+    choose it.
+    """
+    if keyuri.backend_of(uri) != "hsm":
+        return
+    module = keyuri.parse_token(uri).module
+    if module and module not in {*keyuri.named_modules(), *_modules(all_records())}:
+        raise Denied(
+            f"PKCS#11 module {module}",
+            expected="a library that this machine names itself",
+            got="one that only a file names",
+            hint=f"export {keyuri.MODULE_VARIABLES[0]}=LIBRARY, if it is the right one",
+            reason="library",
+        )
+
+
+def _modules(known: Iterable[KeyRecord]) -> Iterator[str]:
+    for record in known:
+        if keyuri.backend_of(record.uri) == "hsm":
+            yield keyuri.parse_token(record.uri).module
 
 
 def all_records() -> list[KeyRecord]:

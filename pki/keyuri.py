@@ -32,7 +32,7 @@ _EXTRAS: dict[Backend, tuple[str, str]] = {
     "hv": ("vault", "hvac"),
 }
 _FIRST_ID = 2  # of securesystemslib's `hsm:`: slot 9c of a YubiKey
-_MODULE_VARIABLES = ("EMBRASURE_PKCS11_MODULE", "PYKCS11LIB")
+MODULE_VARIABLES = ("EMBRASURE_PKCS11_MODULE", "PYKCS11LIB")
 
 
 def backend_of(uri: str) -> Backend:
@@ -157,20 +157,24 @@ def parse_token(uri: str) -> TokenUri:
     )
 
 
+def named_modules() -> list[str]:
+    """Return the PKCS#11 libraries that the environment names."""
+    return [path for name in MODULE_VARIABLES if (path := os.environ.get(name, ""))]
+
+
 def module_of(uri: TokenUri) -> str:
     """Return the path of the PKCS#11 library: of the URI, else of the environment.
 
     It runs in this process, so it must be a file of root or our own that nobody else can change.
     Raises Misuse, Denied.
     """
-    named = [uri.module, *(os.environ.get(name, "") for name in _MODULE_VARIABLES)]
-    given = next((path for path in named if path), "")
+    given = next((path for path in [uri.module, *named_modules()] if path), "")
     if not given:
         raise Misuse(
             "PKCS#11 module",
-            expected=f"module-path in the URI, --module or {_MODULE_VARIABLES[0]}",
+            expected=f"module-path in the URI, --module or {MODULE_VARIABLES[0]}",
             got="none",
-            hint=f"export {_MODULE_VARIABLES[0]}=/usr/lib/softhsm/libsofthsm2.so",
+            hint=f"export {MODULE_VARIABLES[0]}=/usr/lib/softhsm/libsofthsm2.so",
         )
     try:
         found = Path(given).stat()  # distributions link to the library's version

@@ -29,7 +29,19 @@ def check_content(draft: Draft, *, root_id: str, at: datetime) -> None:
     else:
         if store.as_targets(draft.metadata).delegations is not None:
             raise _refuse(draft, "no delegation", "one")
+        check_listed(store.as_targets(draft.metadata))
         check_documents(draft.role, draft.documents, root_id=root_id)
+
+
+def check_listed(targets: Targets) -> None:
+    """Return only when each file is listed by length and SHA-256 alone; raises Refused.
+
+    A signer is shown the file; whatever else stood in its entry he would sign unseen.
+    """
+    for path, entry in targets.targets.items():
+        if set(entry.hashes) != {"sha256"} or entry.unrecognized_fields:
+            odd = sorted({*entry.hashes, *entry.unrecognized_fields} - {"sha256"})
+            raise Refused(path, expected="length and SHA-256", got=", ".join(odd) or "no SHA-256")
 
 
 def check_root(root: Root) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from securesystemslib.signer import Signer
 
@@ -59,6 +60,15 @@ def open_signer(
 ) -> Signer:
     """Return the signer at `uri`; see `open_key`."""
     return open_key(uri, passphrase, purpose=purpose, root=root).signer
+
+
+def named(uri: str, folder: Path) -> str:
+    """Return what a file in `folder` means by `uri`; raises Denied (`library`).
+
+    The file may have been carried here: it chooses no library that runs in this process.
+    """
+    keyrecords.check_library(uri)
+    return within(uri, folder)
 
 
 def open_bound(
@@ -114,6 +124,8 @@ def bind(uri: str, opened: Opened, root: str) -> bool:
 
 def _settled(uri: str, record: KeyRecord) -> str:
     """Return the URI to open: as asked for, with what the record knows of library and PIN file."""
+    if keyuri.backend_of(uri) == "keyrecord":
+        keyrecords.check_library(record.uri)
     if keyuri.backend_of(uri) != "hsm":
         return record.uri
     asked, known = keyuri.parse_token(uri), keyuri.parse_token(record.uri)

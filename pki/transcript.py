@@ -179,7 +179,7 @@ def append(
             n=len(held.lines) + 1,
             prev=held.head,
             at=write_time(now()),
-            who=shown(pwd.getpwuid(os.getuid()).pw_name),
+            who=shown(_account()),
             tool=f"embrasure {__version__}",
             command=command,
             inputs=inputs,
@@ -265,6 +265,14 @@ def _write(folder: Path, held: Held, line: bytes) -> Path:
     file = file_of(folder, held.number)
     fs.replace_file(file.parent, file.name, b"\n".join([*held.lines, line]) + b"\n")
     return file
+
+
+def _account() -> str:
+    """Return the account's name, else its number: no act goes unrecorded for want of a name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user {os.getuid()}"
 
 
 def _command() -> tuple[str, dict[str, str]]:

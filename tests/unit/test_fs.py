@@ -258,3 +258,18 @@ def test_a_lock_file_that_is_a_link_is_refused(tmp_path: Path, ablation: Ablatio
 def test_free_space_is_told_in_bytes_and_inodes(tmp_path: Path) -> None:
     space = fs.free(tmp_path)
     assert space.bytes > 0 and 0 < space.inodes <= limits.MAX_INTEGER
+
+
+@pytest.mark.misuse
+def test_a_file_name_is_no_command_in_the_line_that_a_person_types(
+    tmp_path: Path, ablation: Ablation
+) -> None:
+    file, made = tmp_path / "a; touch stolen #.key", tmp_path / "stolen"
+    file.touch(mode=0o644)
+    with pytest.raises(Denied) as told:
+        fs.read_file(file, limit=1, private=True)
+    subprocess.run(["sh", "-c", told.value.hint], cwd=tmp_path, check=True)
+    assert not made.exists() and file.stat().st_mode & 0o777 == 0o600
+    with ablation("the quotes") as attack:
+        subprocess.run(["sh", "-c", f"chmod 600 {file}"], cwd=tmp_path, capture_output=True)
+        attack.succeeded(made.exists())

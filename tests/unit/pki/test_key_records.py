@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from embrasure import limits
-from embrasure.errors import Denied, NotFound, Refused
+from embrasure.errors import Denied, Failed, NotFound, Refused
 from embrasure.trust.documents import write
-from pki import keyrecords, schemes, signers
+from pki import keyrecords, keyuri, schemes, signers
 from pki.keyfacts import Purpose
 from pki.keyrecords import KeyRecord
 from tests.ablation import Ablation
@@ -127,3 +127,42 @@ def test_a_record_beside_what_uses_it_is_named_by_its_path(tmp_path: Path) -> No
     assert signers.within("keyrecord:ca.json", tmp_path) == f"keyrecord:{file}"
     with pytest.raises(Denied):
         keyrecords.bind(keyrecords.read_record(file), OTHER, file=file)
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("by", ["record", "context"])
+def test_a_carried_folder_names_no_library_that_runs_here(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
+) -> None:
+    """A stick's owner may have made its every file ours, mode 0600."""
+    for name in keyuri.MODULE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    evil = tmp_path / "evil.so"
+    evil.write_bytes(b"\x7fELF, and whatever its constructor does")
+    uri = f"hsm:2?label=x&module-path={evil}"
+    asked = f"keyrecord:{tmp_path / 'node.json'}"
+    if by == "record":
+        keyrecords.write_record(tmp_path, "node.json", record(uri, purpose="ca"), root=FLEET)
+    else:
+        keyrecords.keep(record(purpose="ca"))
+        asked = uri
+
+    def opened() -> None:
+        where = signers.named(asked, tmp_path)
+        signers.open_key(where, lambda _: b"1234", purpose="ca", root=FLEET)
+
+    with pytest.raises(Denied) as told:
+        opened()
+    assert told.value.reason == "library"
+    # Named by the environment or by a record of this user, it is this machine's own choice.
+    monkeypatch.setenv(keyuri.MODULE_VARIABLES[0], str(evil))
+    keyrecords.check_library(uri)
+    monkeypatch.delenv(keyuri.MODULE_VARIABLES[0])
+    with ablation("who names the library") as attack:
+        attack.without("pki.keyrecords.check_library")
+        with pytest.raises(Failed) as loaded:
+            opened()
+        # The loader was given the thief's file, and found no library in it.
+        attack.succeeded(str(evil) in loaded.value.thing)
+    keyrecords.keep(record(uri, purpose="ca"))
+    keyrecords.check_library(uri)

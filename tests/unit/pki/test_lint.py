@@ -12,9 +12,11 @@ from tuf.api.metadata import DelegatedRole, Root, TargetFile, Targets
 
 from embrasure.clock import Clock
 from embrasure.errors import Refused
+from embrasure.trust import layout
 from embrasure.trust.canonical import canonical
 from pki import lint, people, signing
 from pki.desk import Desk
+from pki.drafts import Draft
 from pki.folder import TrustFolder
 from tests.ablation import Ablation
 from tests.simulate import ceremony
@@ -240,3 +242,30 @@ def test_a_draft_that_has_expired_is_refused(
         late = at + timedelta(days=30)
         reviewed = signing.review(draft, pinned=shop.root_id, at=late)
         attack.succeeded(signing.sign(reviewed, ceremony.opened(shop, "alice")))
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("what", ["custom", "another hash"])
+def test_nothing_stands_in_the_entry_of_a_file_that_a_signer_is_not_shown(
+    what: str, shop: TrustFolder, ticking: Clock, at: datetime, ablation: Ablation
+) -> None:
+    def smuggled() -> Draft:
+        work, path = Desk(shop, ticking), layout.policy_path("prod")
+        entry = work.targets("fleet-prod").targets[path]
+        if what == "custom":
+            entry.unrecognized_fields["custom"] = {"meaning": "any"}
+        else:
+            entry.hashes["sha512"] = "0" * 128
+        (draft,) = work.write()
+        return draft
+
+    with pytest.raises(Refused):
+        smuggled()
+    assert not shop.drafts()
+    with ablation("what may stand in an entry") as attack:
+        attack.without("pki.lint.check_listed")
+        draft = smuggled()
+        told = signing.review(draft, pinned=shop.root_id, at=at).text
+        word = "meaning" if what == "custom" else "sha512"
+        # It is in the bytes that are signed, and in no line of what is read before that.
+        attack.succeeded(word.encode() in draft.metadata.signed_bytes and word not in told)
