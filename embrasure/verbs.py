@@ -117,6 +117,11 @@ NODE = _verbs(
             "boot": "Finish or undo an interrupted install and start; needs no server.",
         },
         "node.cli_trust": {"trust": "Take newer trust files from a folder; installs nothing."},
+        "node.cli_hold": {
+            "hold": "Install nothing new of an app for a while.",
+            "unhold": "End a hold.",
+            "maintenance": "Take no order for a while.",
+        },
         "node.cli_join": {
             "token": "Answer for a new join token.",
             "image": "Check that a machine image holds public data only.",

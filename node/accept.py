@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -22,7 +23,7 @@ from embrasure.trust.door import Taken
 from embrasure.trust.floors import FloorStore
 from embrasure.trust.order import Order, check_order, parse_order
 from embrasure.trust.source import Source
-from node import credentials
+from node import credentials, hold
 from node.config import NodeConfig, app_names
 from node.ground import FloorKeeper, Ground, Report, Silent
 from node.identity import Identity
@@ -125,6 +126,9 @@ class Acceptor:
                 self._check(order, floor)
             except Refused as problem:
                 return Answer("refuse", problem.reason, app, floor=floor)
+            if self._in_maintenance():
+                # Its number is not used up: the same order holds afterwards, until it expires.
+                return Answer("hold", "owner", app)
             self._take(order, keyid, payload)
             if app not in app_names(self._ground.paths):
                 return Answer("hold", "not-declared", app)
@@ -162,8 +166,14 @@ class Acceptor:
         return self._judge.trusting.take(source)
 
     def _look(self, app: str, source: Source, report: Report) -> Answer:
-        judgement = self._judged(app, source)
+        judgement = self._judged(app, source)  # denials count, whatever the owner holds
+        if self._in_maintenance():
+            return Answer("hold", "owner", app)
         return self._installer.act(app, judgement, source, report, nonce=_NO_NONCE)
+
+    def _in_maintenance(self) -> bool:
+        told = datetime.fromtimestamp(self._ground.floors.load().time, tz=UTC)
+        return bool(hold.held(self._ground.paths, hold.NODE, max(self._clock(), told)))
 
     def _judged(self, app: str, source: Source) -> Judgement:
         view = self._judge.refresh(source, app)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from logging import getLogger
 
 import msgspec
@@ -24,7 +24,7 @@ from embrasure.trust.load import Docs, load, roles_for
 from embrasure.trust.source import Source
 from embrasure.trust.view import View
 from embrasure.trust.workflow.verified import delegations
-from node import believed
+from node import believed, hold
 from node.enrolment import accept_enrolment, is_enrolled
 from node.ground import FloorKeeper
 from node.identity import Identity
@@ -153,6 +153,9 @@ class Judge:
     def again(self, docs: Docs) -> Verdict:
         """Return the verdict on the same documents at this moment, with the floors as they are."""
         identity, floors = self._identity, self._floors.load()
+        now = self._clock()
+        time_floor = max(floors.time, self._client.workflow.floors().time)
+        at = max(now, datetime.fromtimestamp(time_floor, tz=UTC))
         state = NodeState(
             node=identity.node,
             env=identity.env,
@@ -160,12 +163,12 @@ class Judge:
             receipt_key=identity.receipt_public,
             isolation=ISOLATION,
             busy=False,
-            held=False,
-            time_floor=max(floors.time, self._client.workflow.floors().time),
+            held=bool(hold.held(self._paths, docs.app, at)),
+            time_floor=time_floor,
             union=floors.union,
             app=floors.app(docs.app),
         )
-        return decide(docs, state, now=self._clock())
+        return decide(docs, state, now=now)
 
     def approval(self, docs: Docs) -> bytes:
         """Return the role file that names the manifest, byte for byte as it was verified."""

@@ -23,6 +23,7 @@ from embrasure.trust.documents import Base64, Count, Digest, Document, Name, Pos
 DOCUMENT = "ipc message"
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9:_.-]{0,95}$")]
 Sentence = Annotated[str, Meta(max_length=512)]
+HoldText = Annotated[str, Meta(max_length=160)]
 App = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9-]{0,47})?$")]
 EndStatus = Literal["ok", "not-found", "unavailable", "refused"]
 
@@ -146,7 +147,7 @@ class ProvedNote(Message, frozen=True, kw_only=True, tag="proved"):
 
 
 class AppState(Document, frozen=True, kw_only=True):
-    """One app of this node, as its disk has it."""
+    """One app of this node, as its disk has it. hold: until when its owner holds it, and why."""
 
     app: App
     state: Word
@@ -154,6 +155,7 @@ class AppState(Document, frozen=True, kw_only=True):
     gseq: Count
     manifest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
     detail: Sentence
+    hold: HoldText
 
 
 class StateNote(Message, frozen=True, kw_only=True, tag="state"):
@@ -166,6 +168,7 @@ class StateNote(Message, frozen=True, kw_only=True, tag="state"):
     oseq: Count
     rseq: Count
     timestamp: Count
+    maintenance: HoldText
     apps: Annotated[tuple[AppState, ...], Meta(max_length=64)]
 
 

@@ -177,6 +177,11 @@ class Paths:
         """One folder for each app."""
         return self.prefix / "opt" / "embrasure"
 
+    @property
+    def holds(self) -> Path:
+        """What the owner holds, and until when."""
+        return self.config / "holds.json"
+
     def app_toml(self, app: str) -> Path:
         """The owner's word on one app."""
         return self.apps / f"{app}.toml"

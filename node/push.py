@@ -171,7 +171,7 @@ def reply_of(state: StateNote, serial: str, bundle: str) -> wire.StatusReply:
             seq=one.seq,
             gseq=one.gseq,
             manifest=one.manifest,
-            detail=shown(one.detail),
+            detail=shown(one.hold or state.maintenance or one.detail),
         )
         for one in state.apps
     ]

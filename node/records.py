@@ -5,12 +5,14 @@ Nothing here writes: to look at a node must never change it.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TypeVar
 
 from embrasure.errors import EmbrasureError
 from embrasure.trust import layout
 from embrasure.trust.documents import Document
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, PairStore, TufFloors
+from node import hold
 from node.config import app_names
 from node.ground import release_of
 from node.identity import load_identity
@@ -42,6 +44,7 @@ class NodeRecords:
         """Return where the node stands."""
         floors = _read(FloorStore(self._paths.floors)) or Floors.first()
         apps = sorted({*app_names(self._paths), *floors.apps})
+        at = hold.moment(self._paths)
         return StateNote(
             node=self._identity.node,
             env=self._identity.env,
@@ -50,7 +53,8 @@ class NodeRecords:
             oseq=max(floors.oseq.values(), default=0),
             rseq=self._outbox.head()[0],
             timestamp=self._timestamp(),
-            apps=tuple(self._app(app, floors.app(app)) for app in apps[:APPS]),
+            maintenance=_told(self._paths, hold.NODE, at),
+            apps=tuple(self._app(app, floors.app(app), at) for app in apps[:APPS]),
         )
 
     def posts(self, limit: int) -> list[PostNote]:
@@ -74,7 +78,7 @@ class NodeRecords:
         found = _read(PairStore(self._paths.tuf / TUF_FLOORS, TufFloors))
         return 0 if found is None else found.versions.get(layout.TIMESTAMP, 0)
 
-    def _app(self, app: str, floor: AppFloor) -> AppState:
+    def _app(self, app: str, floor: AppFloor, at: datetime) -> AppState:
         entry = Journal(self._paths).read(app)
         record, committed = entry.record, floor.committed
         return AppState(
@@ -87,6 +91,7 @@ class NodeRecords:
                 self._other(app, record, committed)
                 or (record.detail if record is not None else _damage(entry.damaged))
             ),
+            hold=_told(self._paths, app, at),
         )
 
     def _other(self, app: str, record: Record | None, committed: Committed | None) -> str:
@@ -98,6 +103,10 @@ class NodeRecords:
         if name == wanted:
             return ""
         return f"{name or 'nothing'} runs instead of {wanted}: embrasure node verify"
+
+
+def _told(paths: Paths, app: str, at: datetime) -> str:
+    return sentence(hold.held(paths, app, at))[:160]
 
 
 def _damage(is_damaged: bool) -> str:

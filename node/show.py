@@ -41,9 +41,13 @@ def state_text(state: StateNote, *, is_running: bool) -> str:
         f"agent {'running' if is_running else 'not running'}",
         f"timestamp {state.timestamp}, receipts {state.rseq}, order {state.oseq}",
     ]
+    if state.maintenance:
+        lines.append(f"takes no order: {state.maintenance}")
     for app in state.apps:
         release = f"release {app.seq} {app.manifest[:16]}" if app.manifest else "nothing installed"
         lines.append(f"{app.app}: {app.state}, {release}" + (f" ({app.detail})" * bool(app.detail)))
+        if app.hold:
+            lines.append(f"{app.app}: {app.hold}")
     return "\n".join(lines)
 
 

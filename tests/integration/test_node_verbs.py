@@ -245,3 +245,18 @@ def test_an_answer_that_no_fleet_key_signed_installs_nothing(
     answer.write_bytes(site.fleet.enrolled(site.node))
     site.call("enrol", answer)
     assert site.call("apply", site.stick).returncode == 0
+
+
+def test_a_hold_by_verb_outlives_the_agent_and_stops_only_installs(site: Site) -> None:
+    site.release("1.0")
+    done = site.call("hold", APP, "--for", "4h", "--reason", "end of the quarter")
+    assert done.returncode == 0 and "held until" in done.stdout
+    assert site.call("apply", site.stick).returncode == 32
+    assert "end of the quarter" in site.call("status").stdout
+    assert site.call("hold", APP, "--for", "8d", "--reason", "x").returncode == 2
+    assert site.call("unhold", APP).stdout == f"{APP}: held no longer\n"
+    assert site.call("maintenance", "on").returncode == 2
+    assert site.call("maintenance", "on", "--for", "1h").returncode == 0
+    assert site.call("apply", site.stick).returncode == 32
+    assert site.call("maintenance", "off").stdout == "no maintenance\n"
+    assert site.call("apply", site.stick).returncode == 0

@@ -46,6 +46,7 @@ COUNT = st.integers(0, limits.MAX_INTEGER)
 ID = st.integers(1, limits.MAX_INTEGER)
 BYTES = st.binary(max_size=512).map(pack)
 TEXT = st.text(max_size=600).map(sentence)
+HOLD = TEXT.map(lambda t: t[:160])
 WORD = st.from_regex(r"[A-Za-z][A-Za-z0-9:_.-]{0,20}", fullmatch=True)
 APP = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
 STATUS = st.sampled_from(["ok", "not-found", "unavailable", "refused"])
@@ -61,7 +62,7 @@ FROM_FETCH: st.SearchStrategy[Message] = st.one_of(
     st.builds(End, id=ID, status=STATUS, length=COUNT, got=TEXT),
 )
 STATES = st.builds(
-    AppState, app=APP, state=WORD, seq=COUNT, gseq=COUNT, manifest=DIGEST, detail=TEXT
+    AppState, app=APP, state=WORD, seq=COUNT, gseq=COUNT, manifest=DIGEST, detail=TEXT, hold=HOLD
 )
 FROM_APPLY: st.SearchStrategy[Message] = st.one_of(
     st.builds(Want, id=ID, path=TEXT.map(lambda t: t[:400]), offset=COUNT, limit=COUNT),
@@ -72,7 +73,7 @@ FROM_APPLY: st.SearchStrategy[Message] = st.one_of(
     st.builds(
         StateNote,
         node=APP, env=st.just("prod"), mode=st.sampled_from(["push", "pull"]), epoch=COUNT,
-        oseq=COUNT, rseq=COUNT, timestamp=COUNT,
+        oseq=COUNT, rseq=COUNT, timestamp=COUNT, maintenance=HOLD,
         apps=st.lists(STATES, max_size=3).map(tuple),
     ),
     st.just(Done()),

@@ -55,7 +55,15 @@ class Still:
 
     def state(self) -> StateNote:
         return StateNote(
-            node="n", env="dev", mode="pull", epoch=1, oseq=0, rseq=0, timestamp=0, apps=()
+            node="n",
+            env="dev",
+            mode="pull",
+            epoch=1,
+            oseq=0,
+            rseq=0,
+            timestamp=0,
+            maintenance="",
+            apps=(),
         )
 
     def posts(self, limit: int) -> list[PostNote]:

@@ -64,7 +64,7 @@ class Waiting:
     def state(self) -> StateNote:
         return StateNote(
             node=NODE, env="dev", mode="pull", epoch=1, oseq=0, rseq=0, timestamp=5,
-            apps=(),
+            maintenance="", apps=(),
         )  # fmt: skip
 
     def posts(self, limit: int) -> list[PostNote]:

@@ -83,9 +83,19 @@ class ShownRecords:
         self.taken: list[int] = []
 
     def state(self) -> StateNote:
-        app = AppState(app="shop", state="idle", seq=3, gseq=2, manifest="ab" * 32, detail="")
+        app = AppState(
+            app="shop", state="idle", seq=3, gseq=2, manifest="ab" * 32, detail="", hold=""
+        )
         return StateNote(
-            node="n1", env="dev", mode="push", epoch=1, oseq=7, rseq=2, timestamp=5, apps=(app,)
+            node="n1",
+            env="dev",
+            mode="push",
+            epoch=1,
+            oseq=7,
+            rseq=2,
+            timestamp=5,
+            maintenance="",
+            apps=(app,),
         )
 
     def posts(self, limit: int) -> list[PostNote]:
