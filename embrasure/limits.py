@@ -87,6 +87,7 @@ DENIED_PER_LIST = 1_000
 DENIED_UNION = 4_096  # entries kept by a node; one more holds every new install
 LABELS = 16
 SEQ_AHEAD = 1_000_000  # seq_ceiling above the newest seq
+RESET_AHEAD = 1_000_000  # denials_reset_through above the newest revocations: numbers must be left
 MANIFESTS_PER_ROLE = 6
 
 # Sealed secrets

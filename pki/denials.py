@@ -74,13 +74,18 @@ def key_named(text: str) -> str:
 
 
 def revoke(trust: TrustFolder, env: str, what: Denial, *, reason: str, clock: Clock) -> list[Draft]:
-    """The next `revocations` is a draft that also lists `what`; one signature puts it in force."""
+    """The next `revocations` is a draft that also lists `what`; one signature puts it in force.
+
+    Its number is above every one that the policy has reset: below it nobody would listen.
+    """
     path = layout.revocations_path(layout.check_env(env))
     work = Desk(trust, clock)
     found = policy.parse_revocations(work.document(layout.REVOCATIONS, path))
-    if is_reset(trust, env, work.targets(layout.REVOCATIONS).version - 1):
+    signed, reset = work.targets(layout.REVOCATIONS), reset_through(trust, env)
+    if signed.version - 1 <= reset:
         # What the policy has lifted must not come back by being listed again.
         found = msgspec.structs.replace(found, **dict.fromkeys(LISTS, ()))
+    signed.version = max(signed.version, reset + 1)
     merged = msgspec.structs.replace(
         found,
         plans=_more(found.plans, what.plans),
@@ -97,10 +102,10 @@ def revoke(trust: TrustFolder, env: str, what: Denial, *, reason: str, clock: Cl
     return work.write()
 
 
-def is_reset(trust: TrustFolder, env: str, version: int) -> bool:
-    """Return whether the policy has reset denials up to this version of the revocations."""
+def reset_through(trust: TrustFolder, env: str) -> int:
+    """Return up to which version of the revocations the newest policy, drafted or not, resets."""
     raw = trust.documents(layout.fleet_role(env)).get(layout.policy_path(env))
-    return raw is not None and policy.parse_policy(raw).denials_reset_through >= version
+    return 0 if raw is None else policy.parse_policy(raw).denials_reset_through
 
 
 def deny(trust: TrustFolder, env: str, what: Denial, *, lift: bool, clock: Clock) -> list[Draft]:

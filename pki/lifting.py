@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from embrasure import limits
 from embrasure.clock import Clock
 from embrasure.errors import Misuse
 from embrasure.trust import documents, layout, policy
@@ -81,6 +82,12 @@ def lift(
     reset = newest if through is None else through
     if reset < max(rules.denials_reset_through, 1):
         raise Misuse("--through", expected="a version above the last reset", got=reset)
+    if reset > newest + limits.RESET_AHEAD:
+        raise Misuse(
+            "--through", expected=f"at most {newest + limits.RESET_AHEAD}", got=reset,
+            hint="a number that high leaves none: take the on-call key away, and the role begins "
+            "again (embrasure pki keyholder replace)",
+        )  # fmt: skip
     held = {name: tuple(sorted(getattr(union, name))) for name in LISTS}
     wrong = held if what is None else {name: getattr(what, name) for name in LISTS}
     dropped = {name: _both(wrong[name], (*held[name], *_lasting(rules, name))) for name in LISTS}

@@ -43,8 +43,15 @@ def review(draft: Draft, *, pinned: str, at: datetime) -> Review:
 
 def check_version(draft: Draft, base: Base) -> None:
     """Return only when the draft follows what is in force by one; raises Refused."""
-    expected = base.previous.signed.version + 1 if base.previous is not None else draft.version
-    if draft.version != expected:
+    check_follows(draft, base.previous.signed.version + 1 if base.previous else draft.version)
+
+
+def check_follows(draft: Draft, expected: int) -> None:
+    """Return only when the draft is of this version; revocations may be ahead of it: numbers that
+    the policy has reset are passed over. Raises Refused.
+    """
+    may_be_ahead = draft.role == layout.REVOCATIONS and draft.version > expected
+    if draft.version != expected and not may_be_ahead:
         raise Refused(f"draft of {draft.role}", expected=f"version {expected}", got=draft.version)
 
 
@@ -116,9 +123,7 @@ def merge(trust: TrustFolder, draft: Draft, *, at: datetime) -> None:
     verify.check_signed(draft.role, draft.metadata, delegator)
     # 3.
     held = trust.held(draft.role)
-    expected = 1 if held is None else held.signed.version + 1
-    if draft.version != expected:
-        raise Refused(f"draft of {draft.role}", expected=f"v{expected}", got=f"v{draft.version}")
+    check_follows(draft, 1 if held is None else held.signed.version + 1)
     # 4.
     lint.check_content(draft, root_id=trust.root_id, at=at)
     refusals.check_not_refused(trust, draft)

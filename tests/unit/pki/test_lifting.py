@@ -12,8 +12,9 @@ from embrasure.errors import Misuse
 from embrasure.trust import layout, policy
 from embrasure.trust.denied import denied_sets, merge
 from embrasure.trust.floors import Union
-from pki import denials, lifting
+from pki import denials, lifting, store
 from pki.folder import TrustFolder
+from tests.ablation import Ablation
 from tests.simulate.ceremony import add_environment, hold, sign_and_merge
 
 PLAN, OTHER = "a" * 64, "b" * 64
@@ -108,3 +109,36 @@ def test_the_trust_folder_itself_is_what_is_carried(
         role: version for role, version in roles.items() if role != layout.ROOT
     }
     assert carried(tmp_path / "stick") == files
+
+
+@pytest.mark.misuse
+def test_a_denial_after_a_far_reset_still_denies(
+    made: tuple[TrustFolder, Callable[[], datetime]], ablation: Ablation
+) -> None:
+    """A number was burnt; the policy reset up to it. The next no must not stand below that."""
+    trust, clock = made
+    lifting.lift(trust, "prod", None, through=5_000, clock=clock)
+    what = denials.denial(plans=["c" * 64], manifests=[], keys=[], nodes=[])
+
+    def denied_by(version: int) -> bool:
+        (draft,) = (one for one in trust.drafts() if one.role == layout.REVOCATIONS)
+        said = policy.parse_revocations(draft.documents[layout.revocations_path("prod")])
+        rules = lifting.policy_of(trust, "prod")
+        union = merge(Union(), said, version=version, reset_through=rules.denials_reset_through)
+        return "c" * 64 in denied_sets(rules, union).plans
+
+    # The reset is still a draft here, and is signed with it or after it.
+    before = max(store.versions(trust.path, layout.REVOCATIONS))
+    (draft,) = denials.revoke(trust, "prod", what, reason="", clock=clock)
+    assert draft.version == 5_001 and denied_by(draft.version)
+    with ablation("a number above the reset") as attack:
+        # The number that comes next is signed, delivered, and heard by nobody.
+        attack.succeeded(not denied_by(before + 1))
+    sign_and_merge(trust, "alice", "bob", at=clock())
+    assert max(store.versions(trust.path, layout.REVOCATIONS)) == 5_001
+    assert [one.role for one in trust.verify(clock()) if one.version == 5_001] == ["revocations"]
+    revoke(trust, clock, plans=["d" * 64])
+    assert max(store.versions(trust.path, layout.REVOCATIONS)) == 5_002
+    with pytest.raises(Misuse) as told:
+        lifting.lift(trust, "prod", None, through=999_999_999, clock=clock)
+    assert "on-call key" in told.value.hint
