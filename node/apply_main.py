@@ -9,12 +9,13 @@ import os
 import resource
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from logging import getLogger
 from pathlib import Path
 
-from embrasure import clock
+from embrasure import clock, limits
 from embrasure.errors import EmbrasureError
 from embrasure.notify import ALIVE, READY, STOPPING, notify
 from node import service
@@ -24,6 +25,7 @@ from node.desk import Desk
 from node.identity import load_identity
 from node.ipc import SOCKET, Listener
 from node.joining import Joiner
+from node.metrics import Metrics
 from node.paths import Paths
 from node.records import NodeRecords
 from node.supervisor import Supervisor
@@ -77,7 +79,11 @@ def run(paths: Paths, stop: threading.Event) -> None:
         serving = threading.Thread(target=desk.serve, args=(listener, stop), daemon=True)
         serving.start()
         notify(READY)
+        metrics, due = Metrics(paths, records, clock=clock.now), 0.0
         while not stop.wait(_LOOK_SECONDS):
+            if time.monotonic() >= due:
+                metrics.write()
+                due = time.monotonic() + limits.METRICS_SECONDS
             acceptor.check_alive()
             if serving.is_alive():
                 notify(ALIVE)

@@ -168,6 +168,11 @@ class Paths:
         return self.prefix / "run" / "embrasure"
 
     @property
+    def metrics(self) -> Path:
+        """Figures for a textfile collector, which other users may read."""
+        return self.run / "metrics"
+
+    @property
     def credentials(self) -> Path:
         """Plaintext secrets of what runs; in memory where `/run` is."""
         return self.run / "credentials"

@@ -134,6 +134,10 @@ class Outbox:
         """Return the oldest receipts that nobody took yet, oldest first."""
         return list(_entries(self._outbox, _names(self._outbox)[:limit]))
 
+    def waiting(self) -> int:
+        """Return how many receipts nobody took yet."""
+        return len(_names(self._outbox))
+
     def acknowledge(self, rseq: int) -> None:
         """The receipt is taken; a second call does nothing."""
         with Folder.open(self._outbox) as outbox, Folder.open(self._sent) as sent:

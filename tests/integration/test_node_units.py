@@ -18,6 +18,7 @@ from node.config import Server
 from node.identity import load_identity
 from node.ipc import to_apply
 from node.join_files import own_receipt_id
+from node.metrics import FILE
 from tests.simulate.fleet import RealNode, SimFleet
 from tests.simulate.installer import free_port
 from tests.simulate.running import PROGRAM, answers, embrasure, status, until
@@ -121,6 +122,7 @@ def test_a_push_node_runs_as_two_units_and_fetch_sees_no_key_but_its_own(fleet: 
         assert until(lambda: answers(port), what="the app")
         assert status(node)["agent"] == "running"
         apply.hears("WATCHDOG=1")
+        assert f'embrasure_node_info{{node="{node.id}"' in (node.paths.metrics / FILE).read_text()
         fetch.hears("WATCHDOG=1")
         again = embrasure("node", "run", "--only", "fetch", "--root", node.paths.prefix)
         assert again.returncode == 5 and "E_BUSY" in again.stderr
