@@ -17,13 +17,11 @@ from tuf.ngclient.config import EnvelopeType
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
-from embrasure.fs import Folder
+from embrasure.fs import Folder, lock
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.client import TrustClient, check_target
-from embrasure.trust.directory import (
-    shard_of,
-)
+from embrasure.trust.directory import shard_of
 from embrasure.trust.fetcher import fetch_whole
 from embrasure.trust.generation import COMPLETE, CURRENT, read_generation
 from embrasure.trust.listing import read_listing
@@ -206,16 +204,24 @@ class Door:
         return True
 
     def _keep(self, work: _Work) -> None:
-        """Files first, then floors: a crash in between leaves files that still verify."""
-        delivered = {role: v for role, v in work.roles.items() if role != layout.ROOT}
-        with Folder.open(self.folder) as held:
-            for role in delivered:
-                held.replace(stored_name(role, 0), work.held.files[role])
-        # A snapshot that lists an older version of these is refused from now on. One that lists
-        # older revocations is not: the thief of a gateway could silence the on-call with it.
-        rising = {role: v for role, v in work.roles.items() if role != layout.REVOCATIONS}
-        if rising:
-            self._client.workflow.take_offline(work.roots, rising, work.held.keys())
+        """Files first, then floors: a crash in between leaves files that still verify.
+
+        Another process may have taken newer ones since `work` began; those stay.
+        """
+        with lock(self._client.workflow.folder / "door.lock", seconds=limits.LOCK_SECONDS):
+            kept = later(self.newest(), work.held)
+            for role in [role for role in work.roles if role != layout.ROOT]:
+                if kept.files.get(role) != work.held.files[role]:
+                    del work.roles[role]
+            delivered = set(work.roles) - {layout.ROOT}
+            with Folder.open(self.folder) as held:
+                for role in delivered:
+                    held.replace(stored_name(role, 0), work.held.files[role])
+            # A snapshot that lists an older version of these is refused from now on. One that lists
+            # older revocations is not: the thief of a gateway could silence the on-call with it.
+            rising = {role: v for role, v in work.roles.items() if role != layout.REVOCATIONS}
+            if rising:
+                self._client.workflow.take_offline(work.roots, rising, work.held.keys())
 
 
 @dataclass(slots=True)
@@ -307,14 +313,23 @@ class _Work:
         return raw
 
 
+def later(held: Offline, other: Offline) -> Offline:
+    """Return the newest of both that the newest root and targets of either vouch for."""
+    both = [held] if other is held else [held, other]
+    top = max(both, key=lambda one: one.version(layout.ROOT))
+    signed, files = {layout.ROOT: top.signed[layout.ROOT]}, {layout.ROOT: top.files[layout.ROOT]}
+    for role in dict.fromkeys((layout.TARGETS, *held.files, *other.files)):
+        delegator = top.root if role == layout.TARGETS else signed.get(layout.TARGETS)
+        for one in both if role != layout.ROOT else ():
+            raw = one.files.get(role)
+            if raw is not None and isinstance(delegator, Root | Targets):
+                with contextlib.suppress(Refused):
+                    found = verify_role(raw, role, delegator)
+                    if role not in signed or found.version > signed[role].version:
+                        signed[role], files[role] = found, raw
+    return Offline(signed, files)
+
+
 def _still_vouched(held: Offline) -> Offline:
     """Return `held` without what its own root and targets do not vouch for."""
-    signed, files = {layout.ROOT: held.signed[layout.ROOT]}, {layout.ROOT: held.files[layout.ROOT]}
-    order = [layout.TARGETS, *(r for r in held.files if r not in (layout.ROOT, layout.TARGETS))]
-    for role in order:
-        delegator = held.root if role == layout.TARGETS else signed.get(layout.TARGETS)
-        if role in held.files and isinstance(delegator, Root | Targets):
-            with contextlib.suppress(Refused):
-                signed[role] = verify_role(held.files[role], role, delegator)
-                files[role] = held.files[role]
-    return Offline(signed, files)
+    return later(held, held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -300,3 +301,38 @@ def test_a_fresh_client_takes_all_from_the_anchor_on(bench: Bench, tmp_path: Pat
     found = newest(bench.repo.anchor, door(bench)._stored, env="dev")
     assert found.version("targets") == bench.repo.versions["targets"]
     assert given(bench.repo) is not None
+
+
+class Slow(GivenSource):
+    """A source that lets something else happen while its revocations are being read."""
+
+    def __init__(self, files: dict[str, bytes], meanwhile: Callable[[], object]) -> None:
+        super().__init__(files)
+        self._meanwhile = meanwhile
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+        if path.endswith(".revocations.json"):
+            self._meanwhile()
+        yield from super().fetch(path, offset=offset, limit=limit)
+
+
+@pytest.mark.misuse
+def test_an_older_delivery_that_ends_later_takes_no_denial_back(
+    bench: Bench, ablation: Ablation
+) -> None:
+    """Two processes share a door: a service, and a person's `mirror trust` from an old stick."""
+    old, (one, other) = bench.repo, (door(bench), door(bench))
+    old.revoke(plans=["a" * 64])
+    old.publish()
+    older = files_of(bench)
+    old.revoke(plans=["b" * 64])
+    old.publish()
+    newest_ = files_of(bench)
+    last = bench.repo.versions["revocations"]
+    assert one.take(Slow(older, lambda: other.take(GivenSource(newest_)))).roles == {}
+    assert door(bench).newest().version("revocations") == last
+    with ablation("the look at what another process has taken") as attack:
+        attack.without("embrasure.trust.door.later", lambda _, mine: mine)
+        (one.folder / "revocations.json").unlink()
+        one.take(Slow(older, lambda: other.take(GivenSource(newest_))))
+        attack.succeeded(door(bench).newest().version("revocations") == last - 1)
