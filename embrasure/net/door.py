@@ -214,6 +214,16 @@ async def read_files(requests: AsyncIterator[wire.DoorFile]) -> dict[str, bytes]
     return files
 
 
+def short_connections() -> dict[str, int]:
+    """Return bounds by which connections without a call soon end: a thief's key, which no denial
+    shuts out here, could hold every one of them.
+    """
+    return {
+        "grpc.max_connection_idle_ms": limits.DOOR_IDLE_MILLISECONDS,
+        "grpc.max_connection_age_ms": 2 * limits.DOOR_SECONDS * 1000,
+    }
+
+
 def door_server(
     take: Take,
     roots: Roots,
@@ -231,4 +241,5 @@ def door_server(
         DoorPeers(roots, domain=domain, clock=clock, groups=groups),
         connections=limits.DOOR_CONNECTIONS,
         clock=clock,
+        bounds=short_connections(),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -61,18 +62,20 @@ def build_server(
     groups: Groups = "hybrid",
     clock: Clock = now,
     recheck_s: float = limits.RECHECK_SECONDS,
+    bounds: Mapping[str, int] = MappingProxyType({}),
 ) -> grpc.aio.Server:
     """Return a server that has `services` behind `table`, not yet bound.
 
     table: "/embrasure.v1.Node/Order" -> roles. holder: whom to believe, or what says who calls
-    without any list (the metadata door). To be called in the running event loop.
+    without any list (the metadata door). bounds: in place of those of `server_options`. To be
+    called in the running event loop.
     Raises Refused (`table`) when table and services differ.
     """
     check_table(table, served(services))
     peers = _peers(holder, clock=clock, groups=groups)
     server = grpc.aio.server(
         interceptors=[Authorize(table, peers, recheck_s=recheck_s)],
-        options=server_options(connections),
+        options=list({**dict(server_options(connections)), **bounds}.items()),
         compression=grpc.Compression.NoCompression,
     )
     for service in services:

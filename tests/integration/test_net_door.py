@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from embrasure import limits
 from embrasure.clock import now
 from embrasure.errors import EmbrasureError, Refused, Unavailable
-from embrasure.net.credentials import Pair, ServerKeys
+from embrasure.net.credentials import Pair, ServerKeys, channel
 from embrasure.net.deliver import Caller, batches, deliver
 from embrasure.net.door import DoorKeys, DoorService, Outcome, Quota, check_client, door_server
 from embrasure.net.door_dial import DoorServer
@@ -337,6 +338,37 @@ def test_one_host_of_ipv6_has_one_hand_at_the_door(ablation: Ablation) -> None:
         with pytest.raises(Unavailable) as found:
             asyncio.run(course(len(peers)))
         attack.succeeded(found.value.reason == "busy")
+
+
+@pytest.mark.misuse
+def test_idle_connections_of_a_thief_do_not_hold_the_door(
+    ablation: Ablation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No denial shuts his key out here, so it must not be able to shut others out either."""
+    monkeypatch.setattr(limits, "DOOR_CONNECTIONS", 4)
+    monkeypatch.setattr(limits, "DOOR_IDLE_MILLISECONDS", 500)
+    thief = caller(a_leaf("gateway", "g1"))
+
+    async def course() -> Outcome:
+        async with opened(Keeper()) as port, contextlib.AsyncExitStack() as held:
+            for _ in range(limits.DOOR_CONNECTIONS):
+                line = await held.enter_async_context(
+                    channel(
+                        f"127.0.0.1:{port}", role="node", name=NODE, domain=thief.domain,
+                        issuer_pems=thief.roots_pem, key_pem=thief.key_pem,
+                        chain_pem=thief.chain_pem,
+                    )
+                )  # fmt: skip
+                await asyncio.wait_for(line.channel_ready(), 10)
+            await asyncio.sleep(2)
+            return await put(port, caller(a_leaf("operator", "anna")))
+
+    assert asyncio.run(course()) == Outcome({"root": 2})
+    with ablation("the end of an idle connection") as attack:
+        attack.without("embrasure.net.door.short_connections", dict)
+        with pytest.raises(Unavailable) as shut_out:
+            asyncio.run(course())
+        attack.succeeded(shut_out.value)
 
 
 def test_the_quota_holds_on_the_wire() -> None:
