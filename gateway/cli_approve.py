@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from embrasure.command import Common, common
+from embrasure.command import Common, common, screen
 from embrasure.errors import Denied
 from pki.options import passphrase_options
 
@@ -47,7 +47,9 @@ def approve(
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     with AdminClient.open(common.context, timeout_s=common.timeout_s) as client:
         review = approving.fetch_review(client, name, at=now())
-        common.say(review.text)
+        click.echo(
+            screen(review.text), err=True
+        )  # also with --quiet: nobody signs what was not shown
         # Said before anybody types anything; checked again with the key itself.
         check_not_proposer(client.context.person, review.release)
         typed = confirm_digest or _ask(common, review.release.plan_digest)

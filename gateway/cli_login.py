@@ -42,6 +42,7 @@ def login(
     \b
     Examples:
       embrasure login --context anna/context.toml
+      embrasure login --context anna/context.toml --at 10.0.0.1:7444
       embrasure login --out anna --person anna --key anna.key --domain acme.test \\
           --gateway 10.0.0.1:7443 --at 10.0.0.1:7444 --anchor anchor.json --admin-issuer ca.pem
     """
@@ -51,13 +52,14 @@ def login(
     from embrasure.wire import admin_pb2 as wire
     from gateway.client import AdminClient
     from gateway.context import read_context
-    from gateway.logging_in import log_in, new_folder
+    from gateway.logging_in import check_unsaid, log_in, login_at, new_folder
     from gateway.shown import rows_of
     from pki.passphrase import passphrase_source
 
     source = passphrase_source(fd=passphrase_fd, file=passphrase_file, no_input=common.no_input)
     if out is None:
-        context = read_context(common.context)
+        context = login_at(read_context(common.context), wish.pop("at"))
+        check_unsaid(wish, anchor, admin_issuer)
         done = log_in(context, source, clock=now)
     else:
         with all_or_nothing(out):
@@ -104,7 +106,8 @@ def _lines(found: Mapping[str, object]) -> list[str]:
         groups = words(row.get("groups")) or "no group"
         apps = part_of(row, "approves").items()
         signs = ", ".join(f"{app} ({count})" for app, count in apps) or "nothing"
-        lines.append(f"{row.get('env')}: {groups}; may {words(row.get('rights'))}")
+        may = words(row.get("rights")) or "nothing: no key that is not denied"
+        lines.append(f"{row.get('env')}: {groups}; may {may}")
         lines.append(f"  approves: {signs}")
         for key in rows_of(row, "keys"):
             lines.append(f"  key {str(key.get('id'))[:16]}{' DENIED' if key.get('denied') else ''}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import grpc
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -69,7 +70,7 @@ def log_in(context: OperatorContext, source: PassphraseSource, *, clock: Clock) 
     if not context.file.login:
         raise Misuse(
             "context", expected="`login`, the gateway's log-in address", got="none",
-            hint=f"add login = \"HOST:PORT\" to {context.folder}/context.toml",
+            hint=f"--at HOST:PORT, or login = \"HOST:PORT\" in {context.folder}/context.toml",
         )  # fmt: skip
     # 1. Nobody else gets a signature, nor learns that a person is there.
     issuers = load_certificates(context.admin_issuer(), what="admin issuer")
@@ -94,6 +95,29 @@ def log_in(context: OperatorContext, source: PassphraseSource, *, clock: Clock) 
         leaf.not_valid_after_utc,
         signer.public_key.keyid,
     )
+
+
+def login_at(context: OperatorContext, address: str | None) -> OperatorContext:
+    """Return the context with this log-in address, for this once; None: its own."""
+    if address is None:
+        return context
+    return replace(context, file=msgspec.structs.replace(context.file, login=address))
+
+
+def check_unsaid(
+    wish: Mapping[str, str | None], anchor: Path | None, admin_issuer: Path | None
+) -> None:
+    """Return only when nothing is said that a context file says already; raises Misuse.
+
+    Who types another `--key` or `--anchor` must not find his old one used in silence.
+    """
+    said = {**wish, "anchor": anchor, "admin-issuer": admin_issuer}
+    found = [f"--{name}" for name, value in said.items() if value is not None]
+    if found:
+        raise Misuse(
+            "login", expected="these from the context file", got=", ".join(found),
+            hint="--out DIR makes a new operator folder of them",
+        )  # fmt: skip
 
 
 def new_folder(

@@ -26,14 +26,14 @@ def whoami(parts: Parts, identity: Identity, cert: x509.Certificate) -> dict[str
     raw = client.role_bytes(parts.repository.view(), layout.TARGETS)
     found = read_metadata(raw, Targets, layout.TARGETS).signed.delegations
     delegated = found.roles or {} if found is not None else {}
-    policies = parts.people.policies()
+    policies, denied = parts.people.policies(), parts.people.denied_keys()
     listed = parts.people.environments(person)
     return {
         "person": person,
         "id": uri(identity.role, person, parts.domain),
         "certificate": _certificate(cert),
         "environments": listed,
-        "roles": [_roles(delegated, env, policies[env], person) for env in listed],
+        "roles": [_roles(delegated, env, policies[env], person, denied) for env in listed],
         "gateway": parts.name,
         "root": client.root_id,
         "expiring": parts.watch.due() if listed else [],
@@ -55,10 +55,18 @@ def _certificate(cert: x509.Certificate) -> dict[str, object]:
 
 
 def _roles(
-    delegated: Mapping[str, DelegatedRole], env: str, policy: Policy, person: str
+    delegated: Mapping[str, DelegatedRole],
+    env: str,
+    policy: Policy,
+    person: str,
+    denied: frozenset[str],
 ) -> dict[str, object]:
-    """Return what a person is in one environment; keys: whole ids, and whether one is denied."""
+    """Return what a person is in one environment; keys: whole ids, and whether one is denied.
+
+    denied: by policy or revocations, of any environment. Without a key that is not, he has no right
+    """
     (mine,) = [listed for listed in policy.people if listed.id == person]
+    lost = bool(mine.keys) and set(mine.keys) <= denied
     prefix = layout.app_role(env, "")
     signs = {
         name.removeprefix(prefix): f"{role.threshold} of {len(role.keyids)}"
@@ -68,7 +76,7 @@ def _roles(
     return {
         "env": env,
         "groups": list(mine.groups),
-        "rights": sorted(rights_of(mine.groups)),
+        "rights": [] if lost else sorted(rights_of(mine.groups)),
         "approves": signs,
-        "keys": [{"id": key, "denied": key in policy.denied.keys} for key in mine.keys],
+        "keys": [{"id": key, "denied": key in denied} for key in mine.keys],
     }

@@ -38,6 +38,9 @@ def test_from_a_trust_folder_to_an_approved_release(mine: Office) -> None:
         plan = proposed.body["plan"]
         own = mine.approve(plan, person="anna")
         assert (own.code, own.error["reason"]) == (3, "E_OWN_PROPOSAL")
+        blind = mine.verb("approve", plan[7:23], "--quiet", "--no-input", person="ben")
+        assert (blind.code, blind.error["reason"]) == (3, "E_NO_INPUT")
+        assert "what is signed:" in blind.told  # nobody signs what was not shown
         first = mine.approve(plan, person="ben")
         assert (first.code, first.body["state"]) == (0, "pending_approval")
         again = mine.approve(plan, person="ben")

@@ -153,6 +153,16 @@ def refused(door: Door, envelope: bytes, csr: bytes) -> None:
 
 def test_an_operator_without_a_certificate_logs_in_and_works(door: Door) -> None:
     folder = door.context("anna")
+    context = folder / "context.toml"
+    said = context.read_text()
+    context.write_text("\n".join(one for one in said.splitlines() if "login =" not in one) + "\n")
+    nowhere = door.login("anna")
+    assert (nowhere.code, "--at" in nowhere.error["hint"]) == (2, True)
+    twice = door.office.verb("login", "--key", folder / "other.key", person="anna", signs=True)
+    assert (twice.code, twice.error["got"]) == (2, "--key")  # never the context's in silence
+    done = door.office.verb("login", "--at", door.address, person="anna", signs=True)
+    assert done.code == 0, done.told
+    context.write_text(said)
     done = door.login("anna")
     assert done.code == 0, done.told
     assert done.body["identity"] == "operator/anna"
@@ -164,7 +174,7 @@ def test_an_operator_without_a_certificate_logs_in_and_works(door: Door) -> None
     assert who.body["roles"][0]["approves"] == {"shop": "2 of 3"}
     assert [one["id"] for one in who.body["roles"][0]["keys"]] == [done.body["signed_by"]]
     notes = [line for line in door.running.held.journal.lines(0, 500) if b'"login"' in line]
-    assert len(notes) == 1 and b"operator/anna" in notes[0] and b"127.0.0.1" in notes[0]
+    assert len(notes) == 2 and b"operator/anna" in notes[1] and b"127.0.0.1" in notes[1]
 
 
 def first(door: Door, out: Path, *, person: str = "ben") -> Answer:
@@ -304,6 +314,10 @@ def test_a_denied_key_logs_nobody_in(door: Door, ablation: Ablation) -> None:
     inside = office.verb("status", person="anna")
     assert (inside.code, inside.error["got"]) == (3, "denied keys only")
     assert office.verb("status", person="ben").code == 0
+    (mine,) = office.verb("whoami", person="anna").body["roles"]
+    assert (mine["rights"], mine["keys"]) == ([], [{"id": keyid, "denied": True}])
+    (other,) = office.verb("whoami", person="ben").body["roles"]
+    assert "start" in other["rights"] and not other["keys"][0]["denied"]
     with ablation("denied keys, for whoever is inside already") as attack:
         attack.without("gateway.people.check_has_key")
         attack.succeeded(office.verb("status", person="anna").code == 0)
