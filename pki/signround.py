@@ -9,7 +9,7 @@ from pathlib import Path
 from embrasure.clock import Clock
 from embrasure.command import Common
 from embrasure.errors import Denied, Misuse, NotFound, Refused
-from pki import acting, drafts, refusals, signers, signing, transcript
+from pki import acting, counting, drafts, refusals, signers, signing, transcript, verify
 from pki.drafts import Draft
 from pki.folder import TrustFolder
 from pki.keyfacts import KeyFacts
@@ -137,8 +137,19 @@ def collect(trust: TrustFolder, carried: Path) -> int:
                     expected=f"the draft {draft.digest[:16]}",
                     got=other.digest[:16],
                 )
-            for signature in other.metadata.signatures.values():
-                if signature.keyid not in draft.metadata.signatures:
-                    drafts.add_signature(draft, signature)
-                    taken += 1
+            for keyid in sorted(counted(trust, draft, other) - counted(trust, draft, draft)):
+                drafts.add_signature(draft, other.metadata.signatures[keyid])
+                taken += 1
     return taken
+
+
+def counted(trust: TrustFolder, draft: Draft, carried: Draft) -> set[str]:
+    """Return the ids of keys whose signatures in `carried` count for `draft`.
+
+    What a stick's owner made up takes no true signature's place, and fills no draft.
+    """
+    return {
+        keyid
+        for delegator in counting.delegators(trust, draft)
+        for keyid in verify.signers(draft.role, carried.metadata, delegator)
+    }

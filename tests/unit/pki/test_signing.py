@@ -542,3 +542,35 @@ def test_a_signature_is_one_small_file_named_by_its_key(
     found = shop.drafts()[0].metadata.signatures[alice.header.keyid]
     assert isinstance(found, Signature)
     assert signers.as_uri("x") == "keyfile:x"
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("whose", ["alice's", "nobody's"])
+def test_made_up_signatures_on_a_stick_take_no_true_ones_place(
+    whose: str, shop: TrustFolder, ticking: Clock, at: datetime, tmp_path: Path, ablation: Ablation
+) -> None:
+    """Kept first, one of alice's shuts out her own; sixty-four of nobody's, the whole folder."""
+    draft, alice = deny(shop, ticking), opened(shop, "alice")
+    stick, machine = tmp_path / "stick", tmp_path / "machine"
+    for place in (stick, machine):
+        place.mkdir()
+    honest = carry(shop, machine, "alice")
+    sign_carried(honest, machine / "alice.key", ticking, draft.digest)
+    made_up = drafts.load(carry(shop, stick) / "fleet-prod", "fleet-prod")
+    ids = [alice.header.keyid] if whose == "alice's" else [f"{n:064x}" for n in range(64)]
+    for keyid in ids:
+        drafts.add_signature(made_up, Signature(keyid, "00" * 64))
+    assert signround.collect(shop, stick / "drafts") == 0
+    assert signround.collect(shop, honest) == 1
+    assert signing.missing(shop, shop.drafts()[0])[0] == 1
+    with ablation("which signatures count") as attack:
+        attack.without("pki.signround.counted", lambda _, __, one: set(one.metadata.signatures))
+        shutil.rmtree(draft.folder / "signatures")
+        assert signround.collect(shop, stick / "drafts") == len(ids)
+        if whose == "alice's":
+            attack.succeeded(signround.collect(shop, honest) == 0)
+        else:
+            signround.collect(shop, honest)
+            with pytest.raises(Refused) as shut:
+                shop.drafts()
+            attack.succeeded(shut.value)
