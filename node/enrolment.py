@@ -5,17 +5,15 @@ Without it a fresh node could be shown an older repository as the newest there i
 
 from __future__ import annotations
 
-import base64
 from datetime import UTC
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from embrasure import limits
 from embrasure.clock import read_time
 from embrasure.errors import NotFound, Refused
 from embrasure.fs import Folder, read_file
+from embrasure.net.certificates import load_der, pem_of
 from embrasure.trust import dsse, layout
 from embrasure.trust.client import TrustClient
 from embrasure.trust.directory import Enrolled, parse_enrolled
@@ -38,7 +36,8 @@ def accept_enrolment(
     """Return whether this node is enrolled; its floors, chain and TLS bundle are then taken.
 
     The answer must carry a signature of `fleet-<env>` as `view` verified it, and be about this very
-    node and epoch. Raises Refused (`bad-signature`, `identity`, `rollback`).
+    node and epoch. Raises Refused (`bad-signature`, `identity`, `pem`,
+    `rollback`).
     """
     if is_enrolled(paths):
         return True
@@ -50,8 +49,8 @@ def accept_enrolment(
     payload, _ = dsse.unseal("enrolled", raw, keys, limit=limits.ENROLMENT_BYTES)
     answer = parse_enrolled(payload)
     check_answer(answer, identity, view)
+    chain = b"".join(pem_of(load_der(der, what="enrolment answer")) for der in answer.chain)
     _take_floors(answer, client, floors)
-    chain = b"".join(_pem(der) for der in answer.chain)
     with Folder.open(paths.keys) as keys_folder:
         keys_folder.replace(paths.tls_chain.name, chain)
     with Folder.open(paths.state) as state:
@@ -105,7 +104,3 @@ def _take_floors(answer: Enrolled, client: TrustClient, floors: FloorKeeper) -> 
         return after
 
     floors.change(raised)
-
-
-def _pem(der: str) -> bytes:
-    return x509.load_der_x509_certificate(base64.b64decode(der)).public_bytes(Encoding.PEM)

@@ -60,6 +60,14 @@ def load_der(text: str, *, what: str) -> x509.Certificate:
         raise _refused(what, "one certificate", problem) from None
 
 
+def load_shown(der: bytes | None, *, who: str) -> x509.Certificate:
+    """Return the certificate that the peer `who` showed; raises Refused (`certificate`)."""
+    try:
+        return x509.load_der_x509_certificate(der or b"")
+    except UNREADABLE as problem:
+        raise Refused(who, expected="a certificate", got=problem, reason="certificate") from None
+
+
 def load_key(pem: bytes, *, what: str) -> ec.EllipticCurvePrivateKey:
     """Return the P-256 key of `pem`, which is not encrypted; raises Refused (`pem`).
 

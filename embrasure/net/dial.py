@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import urllib3
-from cryptography import x509
 from urllib3.connection import HTTPSConnection
 from urllib3.exceptions import HTTPError
 from urllib3.exceptions import SSLError as TlsError
@@ -24,7 +23,7 @@ from urllib3.response import HTTPResponse
 from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError, Misuse, Refused, Unavailable
-from embrasure.net.certificates import UNREADABLE
+from embrasure.net.certificates import load_shown
 from embrasure.net.denials import key_digest
 from embrasure.net.identity import Identity, Role, dns_name
 from embrasure.net.pace import Deadline, Seconds
@@ -60,15 +59,7 @@ class Server:
 
         OpenSSL has checked issuer, name and dates; the profile says much more.
         """
-        try:
-            cert = x509.load_der_x509_certificate(der or b"")
-        except UNREADABLE as problem:
-            raise Refused(
-                str(Identity(self.role, self.name)),
-                expected="a certificate",
-                got=problem,
-                reason="certificate",
-            ) from None
+        cert = load_shown(der, who=str(Identity(self.role, self.name)))
         found = check_leaf(
             cert,
             role=self.role,

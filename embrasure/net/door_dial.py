@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from embrasure.errors import Refused
-from embrasure.net.certificates import pem_of
+from embrasure.net.certificates import load_shown, pem_of
 from embrasure.net.dial import Server
 from embrasure.net.profile import check_key, check_names
 
@@ -47,11 +47,7 @@ class DoorServer(Server):
         """Return only when the leaf has this server's names and key form; OpenSSL has checked that
         it chains to a CA root through an issuer of servers.
         """
-        try:
-            cert = x509.load_der_x509_certificate(der or b"")
-        except ValueError as problem:
-            raise Refused(self.host, expected="a certificate", got=problem,
-                          reason="certificate") from None  # fmt: skip
+        cert = load_shown(der, who=self.host)
         check_key(cert, self.role)
         found = check_names(cert, role=self.role, domain=self.trust.domain)
         if found.name != self.name:

@@ -10,6 +10,7 @@ from cryptography import x509
 from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import Misuse, Refused, Unavailable
+from embrasure.net.certificates import load_shown
 from embrasure.net.dial import Server, tls_context
 from embrasure.net.identity import Role, dns_name
 from embrasure.net.profile import check_leaf
@@ -41,6 +42,6 @@ def seen_leaf(address: str, role: Role, trust: Trust, *, clock: Clock = now) -> 
         ) from None  # fmt: skip
     except (OSError, ValueError, OverflowError) as problem:
         raise Unavailable(f"{role} at {address}", expected="an answer", got=problem) from None
-    cert = x509.load_der_x509_certificate(der or b"")
+    cert = load_shown(der, who=f"{role} at {address}")
     check_leaf(cert, role=role, issuers=trust.issuers_of(role), domain=trust.domain, at=clock())
     return cert

@@ -108,7 +108,7 @@ def bind(server: grpc.aio.Server, address: str, keys: ServerKeys | AnonymousKeys
     else:
         credentials = anonymous_credentials(keys)
     try:
-        port = server.add_secure_port(address, credentials)
+        return server.add_secure_port(address, credentials)
     except RuntimeError as problem:
         raise Failed(
             f"listener {address}",
@@ -117,6 +117,3 @@ def bind(server: grpc.aio.Server, address: str, keys: ServerKeys | AnonymousKeys
             untouched="nothing listens",
             reason="bind",
         ) from None
-    if port == 0:
-        raise Failed(f"listener {address}", expected="a port", got="none", reason="bind")
-    return port

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from securesystemslib.signer import CryptoSigner
 
 from embrasure.errors import Misuse, Refused
@@ -15,6 +17,7 @@ from embrasure.trust.dsse import Envelope
 from node.identity import create_identity, load_identity, load_seal_key, statement
 from node.paths import Paths
 from tests.ablation import Ablation
+from tests.simulate.authority import Authority
 from tests.simulate.installer import SimInstaller, enrol
 
 
@@ -123,6 +126,43 @@ def test_a_fresh_node_is_not_fooled_by_an_older_repository(
         attack.without("node.enrolment.check_answer")
         attack.without("node.enrolment._versions", lambda answer: {})
         attack.succeeded(bench.poll(old) == "committed")
+
+
+def no_certificate(kind: str) -> str:
+    """Return a chain member that is no certificate, in base64."""
+    if kind == "bytes":
+        return base64.b64encode(b"no certificate").decode()
+    leaf = Authority().leaf("node", "n-" + "a" * 26).certificate
+    forged = leaf.public_bytes(Encoding.DER).replace(
+        bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1
+    )
+    return base64.b64encode(forged).decode()
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("kind", ["bytes", "of no version"])
+def test_an_answer_with_a_chain_of_anything_else_is_refused_whole(
+    bench: SimInstaller, ablation: Ablation, kind: str
+) -> None:
+    bench.publish("1.0")
+    before = bench.paths.tls_chain.read_bytes() if bench.paths.tls_chain.exists() else b""
+    bench.paths.taken.unlink(missing_ok=True)
+    enrol(bench.paths, bench.repo, changes={"chain": (no_certificate(kind),)}, seq={"shop": 50})
+    with pytest.raises(Refused) as caught:
+        bench.poll()
+    assert caught.value.reason == "pem"
+    after = bench.paths.tls_chain.read_bytes() if bench.paths.tls_chain.exists() else b""
+    assert after == before and not bench.paths.taken.exists()
+    # Its floors were not taken either: the right answer is taken afterwards.
+    enrol(bench.paths, bench.repo)
+    assert bench.poll() == "committed"
+    with ablation("the reading of each certificate") as attack:
+        bench.paths.taken.unlink()
+        enrol(bench.paths, bench.repo, changes={"chain": (no_certificate(kind),)})
+        attack.without("node.enrolment.load_der", lambda der, *, what: base64.b64decode(der))
+        attack.without("node.enrolment.pem_of", lambda der: der)
+        bench.poll()
+        attack.succeeded(b"BEGIN" not in bench.paths.tls_chain.read_bytes())
 
 
 def test_first_numbers_bind_the_apps(bench: SimInstaller) -> None:
