@@ -22,6 +22,7 @@ from node.answering import Deaf, NoSource, converse
 from node.config import NodeConfig, load_config
 from node.ipc import to_apply
 from node.join_files import own_receipt_id
+from node.logs import FIELDS
 from node.material import Material
 from node.messages import StatusAsk
 from node.paths import Paths
@@ -35,6 +36,7 @@ _LOOK_SECONDS = 5.0  # between two proofs of life of a pull node for the service
 def write_ports(paths: Paths, ports: dict[str, int]) -> None:
     """Whoever waits for this node sees that it is ready, and where."""
     replace_file(paths.run, service.PORTS, json.dumps(ports).encode("ascii"), mode=0o644)
+    LOG.info("ready", extra={FIELDS: ports})
     notify(READY)
 
 

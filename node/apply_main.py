@@ -78,12 +78,13 @@ def run(paths: Paths, stop: threading.Event) -> None:
         held.wait()
         serving = threading.Thread(target=desk.serve, args=(listener, stop), daemon=True)
         serving.start()
+        LOG.info("ready")
         notify(READY)
         metrics, due = Metrics(paths, records, clock=clock.now), 0.0
         while not stop.wait(_LOOK_SECONDS):
             if time.monotonic() >= due:
                 metrics.write()
-                due = time.monotonic() + limits.METRICS_SECONDS
+                due = time.monotonic() + limits.NODE_METRICS_SECONDS
             acceptor.check_alive()
             if serving.is_alive():
                 notify(ALIVE)

@@ -172,14 +172,14 @@ def node_run(common: Common, prefix: Path, only: str | None) -> int:
       embrasure node run --root /srv/n1
       embrasure node run --only fetch
     """
-    from node import run, service
+    from node import logs, run, service
     from node.paths import Paths
 
     paths = Paths(prefix.resolve())
     with finer(plain_exit=False):
         if only is not None:
             return run.run_only(paths, only)
-        service.logged("node")
+        logs.start("node")
         run.run(paths, service.stopping())
     return 0
 

@@ -18,6 +18,7 @@ from node.asking import IpcReport, IpcSource
 from node.ground import Report
 from node.installer import Answer
 from node.ipc import Channel, Listener
+from node.logs import FIELDS
 from node.messages import (
     AnswerNote,
     Done,
@@ -44,6 +45,7 @@ from node.messages import (
 LOG = getLogger(__name__)
 CONVERSATIONS = 16  # at once; one more is hung up on
 _FIRST_WORD_SECONDS = 10.0
+_QUIET = frozenset({"none", "wait", "hold"})  # asked again every minute, with nothing new
 _LOOK_SECONDS = 0.1  # between looks whether to stop
 
 
@@ -179,6 +181,9 @@ class Desk:
         finally:
             self._working.release()
         for answer in answers:
+            if answer.kind not in _QUIET:
+                told = {"app": answer.app, "kind": answer.kind, "why": answer.reason or "none"}
+                LOG.info("install answered", extra={FIELDS: told})
             tell(report, answer)
 
 

@@ -52,8 +52,10 @@ class Metrics:
         """The file has the figures of now; what keeps it from being written is logged once."""
         try:
             text = self.text().encode("utf-8")
-            if len(text) > limits.METRICS_BYTES:
-                raise Failed("metrics", expected=f"{limits.METRICS_BYTES} bytes", got=len(text))
+            if len(text) > limits.NODE_METRICS_BYTES:
+                raise Failed(
+                    "metrics", expected=f"{limits.NODE_METRICS_BYTES} bytes", got=len(text)
+                )
             with (
                 Folder.open(self._paths.run) as run,
                 run.ensure(self._paths.metrics.name, mode=0o755) as folder,

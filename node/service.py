@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
+from logging import getLogger
 
 from embrasure.errors import EmbrasureError, Misuse
+from node import logs
+
+LOG = getLogger(__name__)
 
 FETCH_LOCK = "fetch.lock"  # held by the one fetch process of a node
 PORTS = "ports.json"  # in the run folder once the node is ready
@@ -41,29 +43,18 @@ def stopping() -> threading.Event:
     return stop
 
 
-def logged(name: str) -> None:
-    """Log lines go to standard error with the name of the process in front."""
-    form = f"embrasure-{name}: %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=form)
-    for ours in ("embrasure", "node"):
-        logging.getLogger(ours).setLevel(logging.INFO)
-    # It warns of every signature above the threshold that is not there.
-    logging.getLogger("tuf").setLevel(logging.ERROR)
-
-
 def run(name: str, parent: int | None, work: Callable[[threading.Event], None]) -> int:
     """Return the exit code of `work`, which ends soon after its event is set.
 
     parent: the process whose end is its end, None for a unit of its own
     """
-    logged(name)
+    logs.start(name)
     stop = stopping()
     if parent is not None and not end_with(parent):
         return 1
     try:
         work(stop)
     except EmbrasureError as problem:
-        for line in problem.lines():
-            print(f"embrasure-{name}: {line}", file=sys.stderr)
+        LOG.error("%s [%s]; hint: %s", problem, problem.word, problem.hint or "none")
         return problem.exit_code
     return 0

@@ -99,3 +99,12 @@ def test_a_datagram_tells_the_service_manager(
     assert not notify(READY)  # nobody listens any more: the caller goes on
     monkeypatch.setenv("NOTIFY_SOCKET", "relative")
     assert not notify(READY)
+
+
+@pytest.mark.parametrize("name", ["embrasure-apply.service", "embrasure-fetch.service"])
+def test_a_node_is_started_again_for_ever(name: str) -> None:
+    # The default of systemd gives up after five starts in ten seconds: a node that is not enrolled
+    # yet would never listen.
+    assert {"StartLimitIntervalSec=0", "Restart=always"} <= set(
+        (UNITS / name).read_text().splitlines()
+    )

@@ -94,7 +94,7 @@ def test_the_file_stays_small_with_as_many_apps_as_a_status_tells_of(bench: SimI
     text = Metrics(bench.paths, NodeRecords(bench.paths), clock=bench.clock).text()
     assert text.count("embrasure_app_seq{") == 64
     print(f"figure: node_metrics_file_64_apps = {len(text)} bytes")
-    assert len(text) < limits.METRICS_BYTES
+    assert len(text) < limits.NODE_METRICS_BYTES
 
 
 def test_no_mistake_in_a_figure_ends_the_node(
