@@ -80,11 +80,7 @@ def change_group(
 
 def read_policy(work: Desk, env: str) -> policy.Policy:
     """Return the policy of `env` as the desk has it; raises Misuse for no such environment."""
-    role = layout.fleet_role(env)
-    if work.trust.newest(role) is None:
-        raise Misuse(
-            f"environment {env}", expected="one that exists", got="none", hint="trust env add"
-        )
+    role = work.trust.fleet_role(env)
     return policy.parse_policy(work.document(role, layout.policy_path(env)))
 
 

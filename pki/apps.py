@@ -92,16 +92,11 @@ def add_app(
     Nothing is on disk yet: keys come first (`keep_keys`), drafts that name them after. Raises
     Misuse when all but one could not reach the threshold: who proposes does not count.
     """
-    layout.check_env(env)
+    fleet = trust.fleet_role(env)
     role = layout.app_role(env, layout.check_app(app))
     check_operators(role, len(who.keys), threshold)
     work = Desk(trust, clock)
     roles.delegate(work.targets(), role, who.keys, threshold=threshold)
-    fleet = layout.fleet_role(env)
-    if trust.newest(fleet) is None:
-        raise Misuse(
-            f"environment {env}", expected="one that exists", got="none", hint="trust env add"
-        )
     path = layout.policy_path(env)
     found = policy.parse_policy(work.document(fleet, path))
     changed = with_app(found, app, who.keys, rules)

@@ -42,13 +42,6 @@ class Step:
     lacking: tuple[Lacking, ...] = ()
 
 
-def environments(trust: TrustFolder) -> list[str]:
-    """Return the environments of this folder, drafted ones too."""
-    drafted = [draft.role for draft in trust.drafts()]
-    names = {role for role in (*trust.roles(), *drafted) if role.startswith("fleet-")}
-    return sorted(name.removeprefix("fleet-") for name in names)
-
-
 def new_authority(book: Authorities, name: ca_book.Name, at: datetime) -> Authority:
     """Return the next key of this name, before it exists."""
     number = book.next_number(name)
@@ -94,7 +87,7 @@ def clear(book: Authorities, one: Authority) -> None:
 
 def listed(work: Desk, trust: TrustFolder, book: Authorities, one: Authority) -> Step:
     """`one` is known, and every environment's draft names it."""
-    first = {env: work.targets(layout.fleet_role(env)).version for env in environments(trust)}
+    first = {env: work.targets(layout.fleet_role(env)).version for env in trust.environments()}
     one = msgspec.structs.replace(one, first=first)
     return saved(work, trust, book.with_one(one), one, [])
 
@@ -120,7 +113,7 @@ def drafted(work: Desk, trust: TrustFolder, book: Authorities) -> list[Draft]:
 
 def is_drafted(trust: TrustFolder, book: Authorities) -> bool:
     """Return whether every environment's newest `tls.json` says what `book` says."""
-    for env in environments(trust):
+    for env in trust.environments():
         raw = trust.documents(layout.fleet_role(env))[layout.tls_path(env)]
         old = directory.parse_tls_bundle(raw)
         if old != _bundle(book, old):
@@ -135,7 +128,7 @@ def _bundle(book: Authorities, old: directory.TlsBundle) -> directory.TlsBundle:
 
 def _put_bundles(work: Desk, trust: TrustFolder, book: Authorities) -> None:
     """Every environment's `tls.json` names the roots and issuers of `book`, and nothing else."""
-    for env in environments(trust):
+    for env in trust.environments():
         role, path = layout.fleet_role(env), layout.tls_path(env)
         old = directory.parse_tls_bundle(work.document(role, path))
         work.put(role, path, documents.write(_bundle(book, old)))

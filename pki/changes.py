@@ -21,7 +21,7 @@ from embrasure.errors import shown
 from embrasure.fingerprint import groups, words
 from embrasure.net.certificates import UNREADABLE
 from embrasure.trust import layout
-from pki import people, possession, store, verify
+from pki import people, possession, stopped, store, verify
 from pki.base import Base
 from pki.drafts import Draft
 
@@ -124,6 +124,7 @@ def warnings(draft: Draft, base: Base) -> Iterator[str]:
     """Yield what a signer must not overlook, in words."""
     if draft.role in (layout.ROOT, layout.TARGETS) and base.previous is not None:
         yield from _lowered(draft, base)
+    yield from stopped.nobody(draft, base, owners(draft, base))
     for path, raw in draft.documents.items():
         found = json.loads(raw)
         if path != layout.policy_path(str(found.get("env"))):

@@ -78,7 +78,8 @@ def revoke(trust: TrustFolder, env: str, what: Denial, *, reason: str, clock: Cl
 
     Its number is above every one that the policy has reset: below it nobody would listen.
     """
-    path = layout.revocations_path(layout.check_env(env))
+    trust.fleet_role(env)
+    path = layout.revocations_path(env)
     work = Desk(trust, clock)
     found = policy.parse_revocations(work.document(layout.REVOCATIONS, path))
     signed, reset = work.targets(layout.REVOCATIONS), reset_through(trust, env)
@@ -110,9 +111,11 @@ def reset_through(trust: TrustFolder, env: str) -> int:
 
 def deny(trust: TrustFolder, env: str, what: Denial, *, lift: bool, clock: Clock) -> list[Draft]:
     """The next `fleet-<env>` is a draft whose policy also denies `what`; with `lift`, no longer."""
-    path, role = layout.policy_path(layout.check_env(env)), layout.fleet_role(env)
+    path, role = layout.policy_path(env), trust.fleet_role(env)
     work = Desk(trust, clock)
     found = policy.parse_policy(work.document(role, path))
+    if lift:
+        check_denied(found, what)
     change = _less if lift else _more
     denied = msgspec.structs.replace(
         found.denied,
@@ -127,6 +130,19 @@ def deny(trust: TrustFolder, env: str, what: Denial, *, lift: bool, clock: Clock
     policy.parse_policy(raw)
     work.put(role, path, raw)
     return work.write()
+
+
+def check_denied(found: policy.Policy, what: Denial) -> None:
+    """Return only when the policy denies something of `what`; raises Misuse.
+
+    Else a draft would be signed that lifts nothing, while revocations go on to deny it.
+    """
+    named = {name: set(getattr(what, name)) for name in what.__slots__}
+    if not any(items & set(getattr(found.denied, name)) for name, items in named.items()):
+        raise Misuse(
+            "denial to lift", expected="something that the policy denies", got="nothing of it",
+            hint="embrasure trust denials shows it; trust lift ends what revocations deny",
+        )  # fmt: skip
 
 
 def renew(trust: TrustFolder, role: str, *, clock: Clock) -> list[Draft]:

@@ -142,6 +142,22 @@ class TrustFolder:
         draft = self.draft(role)
         return draft.metadata if draft is not None else self.held(role)
 
+    def environments(self) -> list[str]:
+        """Return the environments of this folder, drafted ones too."""
+        drafted = [draft.role for draft in self.drafts()]
+        names = {role for role in (*self.roles(), *drafted) if role.startswith("fleet-")}
+        return sorted(name.removeprefix("fleet-") for name in names)
+
+    def fleet_role(self, env: str) -> str:
+        """Return the role of an environment, in force or drafted; raises Misuse for a typo."""
+        role, known = layout.fleet_role(layout.check_env(env)), self.environments()
+        if env not in known:
+            raise Misuse(
+                f"environment {env}", expected=f"one of {', '.join(known) or 'none yet'}",
+                got="one that is not here", hint=f"embrasure trust env add {env} DIR makes it",
+            )  # fmt: skip
+        return role
+
     def root(self) -> Root:
         """Return the newest root, drafts included; raises Damaged."""
         return store.as_root(self._must(layout.ROOT))

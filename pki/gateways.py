@@ -20,7 +20,7 @@ def change(
 
     Raises Misuse for an id that is no name or not listed, and when no gateway would be left.
     """
-    role, path = layout.fleet_role(layout.check_env(env)), layout.tls_path(env)
+    role, path = trust.fleet_role(env), layout.tls_path(env)
     work = Desk(trust, clock)
     found = directory.parse_tls_bundle(work.document(role, path))
     for name in remove:

@@ -93,11 +93,9 @@ def mint(trust: TrustFolder, env: str, node: str, *, ttl_s: int, clock: Clock) -
     node: "" for a new random id. Called under the folder's lock. Raises Misuse, Denied.
     """
     node = node or node_id(secrets.token_bytes(16))
-    layout.check_env(env)
+    trust.fleet_role(env)
     if not layout.NODE_ID.fullmatch(node):
         raise Misuse("node", expected="a node id", got=node)
-    if trust.newest(layout.fleet_role(env)) is None:
-        raise Refused(env, expected="an environment of this fleet", got="none")
     if not 0 < ttl_s <= limits.JOIN_SECONDS:
         raise Misuse("--ttl", expected=f"1 to {limits.JOIN_SECONDS} seconds", got=ttl_s)
     token, expires = joining.new_token(), clock() + timedelta(seconds=ttl_s)

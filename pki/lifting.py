@@ -54,7 +54,7 @@ def union_of(trust: TrustFolder, env: str) -> Union:
 
 def policy_of(trust: TrustFolder, env: str) -> Policy:
     """Return the policy in force; raises Misuse when there is none."""
-    raw = trust.documents(layout.fleet_role(env)).get(layout.policy_path(layout.check_env(env)))
+    raw = trust.documents(trust.fleet_role(env)).get(layout.policy_path(env))
     if raw is None:
         raise Misuse(f"environment {env}", expected="a policy in force", got="none")
     return policy.parse_policy(raw)
@@ -74,7 +74,7 @@ def lift(
     Every other entry of the union is copied into the policy, where it lasts. through: the
     `revocations` version up to which nodes drop what they hold; default the newest in this folder.
     """
-    path, role = layout.policy_path(layout.check_env(env)), layout.fleet_role(env)
+    path, role = layout.policy_path(env), trust.fleet_role(env)
     work = Desk(trust, clock)
     rules = policy.parse_policy(work.document(role, path))
     union = union_of(trust, env)
@@ -109,7 +109,7 @@ def keep(trust: TrustFolder, env: str, *, clock: Clock) -> Lifted:
 
     For the change of an on-call key: with the key goes the whole union, true denials too.
     """
-    path, role = layout.policy_path(layout.check_env(env)), layout.fleet_role(env)
+    path, role = layout.policy_path(env), trust.fleet_role(env)
     work = Desk(trust, clock)
     rules = policy.parse_policy(work.document(role, path))
     union = union_of(trust, env)

@@ -168,11 +168,7 @@ def adopt(trust: TrustFolder, env: str, half: PublicHalf, *, clock: Clock) -> li
 
     Raises Misuse for the one that is named already.
     """
-    role, path = layout.fleet_role(layout.check_env(env)), layout.recovery_path(env)
-    if trust.newest(role) is None:
-        raise Misuse(
-            f"environment {env}", expected="one that exists", got="none", hint="trust env add"
-        )
+    role, path = trust.fleet_role(env), layout.recovery_path(env)
     work = Desk(trust, clock)
     raw = work.documents(role).get(path)
     old = None if raw is None else directory.parse_recovery(raw).hpke

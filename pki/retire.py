@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from embrasure.clock import Clock
-from embrasure.errors import NotFound, Refused
+from embrasure.errors import NotFound
 from embrasure.trust import directory, documents, layout, policy
 from pki.desk import Desk
 from pki.drafts import Draft
@@ -21,11 +21,10 @@ from pki.folder import TrustFolder
 def retire(trust: TrustFolder, env: str, nodes: Sequence[str], *, clock: Clock) -> list[Draft]:
     """`fleet-<env>` is a draft in which these nodes are retired; no draft when all are already.
 
-    Raises NotFound for an id that the directory does not list, Refused.
+    Raises NotFound for an id that the directory does not list, Misuse.
     """
-    work, role = Desk(trust, clock), layout.fleet_role(env)
-    if trust.newest(role) is None:
-        raise Refused(env, expected="an environment of this fleet", got="none")
+    trust.fleet_role(env)
+    work = Desk(trust, clock)
     changed = [_retire(work, env, node) for node in nodes]
     return work.write() if any(changed) else []
 

@@ -25,7 +25,6 @@ from pki.bundles import (
     check_ready,
     clear,
     drafted,
-    environments,
     is_drafted,
     listed,
     new_authority,
@@ -133,7 +132,7 @@ def taint(trust: TrustFolder, name: IssuerName, number: int, *, clock: Clock) ->
     if was == "active":
         for other in book.of(name, "prepared"):
             book = book.moved(other, "active", at=at)
-    for env in environments(trust):
+    for env in trust.environments():
         role, path = layout.fleet_role(env), layout.policy_path(env)
         rules = policy.parse_policy(work.document(role, path))
         issuers = dict.fromkeys([*rules.denied.issuers, one.key])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from embrasure.clock import Clock
 from embrasure.errors import Denied, Misuse, NotFound, Refused
 from embrasure.trust import policy
-from pki import apps, changes, denials, people, signing, store
+from pki import apps, changes, denials, lifting, people, retire, signing, store
 from pki.base import read_base
 from pki.desk import Desk
 from pki.folder import TrustFolder
@@ -192,6 +193,52 @@ def test_denials_are_lifted_by_leaving_them_out(
         sign_and_merge(shop, "alice", "bob", at=at)
         found = policy.parse_policy(shop.documents("fleet-prod")["fleet/prod/policy.json"])
         assert list(found.denied.manifests) == expected
+
+
+def test_a_signer_is_told_of_a_denial_that_stops_nobody(
+    shop: TrustFolder, ticking: Clock, at: datetime
+) -> None:
+    anna = people.read_public(shop.path / "public" / "anna.pub", purpose="operator").keyid
+    typo, node = "0" * 64, "n-" + "a" * 26
+    what = denials.denial(plans=[], manifests=[], keys=[anna, typo], nodes=[node])
+    (draft,) = denials.deny(shop, "prod", what, lift=False, clock=ticking)
+    shown = signing.review(draft, pinned=shop.root_id, at=at).text
+    assert "WARNING    denied key 00000000 is nobody's: targets and directory do not" in shown
+    assert f"WARNING    denied node {node} is in no directory" in shown
+    assert f"denied key {anna[:8]}" not in shown
+    sign_and_merge(shop, "alice", "bob", at=at)
+    more = denials.denial(plans=["a" * 64], manifests=[], keys=[], nodes=[])
+    (draft,) = denials.deny(shop, "prod", more, lift=False, clock=ticking)
+    assert "is nobody's" not in signing.review(draft, pinned=shop.root_id, at=at).text  # said once
+    (draft,) = denials.revoke(shop, "prod", what, reason="", clock=ticking)
+    shown = signing.review(draft, pinned=shop.root_id, at=at).text
+    assert "denied key 00000000 is nobody's: targets do not" in shown and "denied node" not in shown
+
+
+def test_a_typo_in_an_environment_is_answered_with_those_that_are_here(
+    shop: TrustFolder, ticking: Clock
+) -> None:
+    what = denials.denial(plans=["a" * 64], manifests=[], keys=[], nodes=[])
+    calls: list[Callable[[], object]] = [
+        lambda: add(shop, ticking, "site", ["anna", "bea"], 1, env="prodd"),
+        lambda: denials.deny(shop, "prodd", what, lift=False, clock=ticking),
+        lambda: denials.revoke(shop, "prodd", what, reason="", clock=ticking),
+        lambda: lifting.policy_of(shop, "prodd"),
+        lambda: retire.retire(shop, "prodd", ["n-" + "a" * 26], clock=ticking),
+    ]
+    for call in calls:
+        with pytest.raises(Misuse, match="environment prodd: expected one of prod") as problem:
+            call()
+        assert "trust env add prodd" in problem.value.hint
+
+
+def test_lifting_what_the_policy_does_not_deny_says_where_to_look(
+    shop: TrustFolder, ticking: Clock
+) -> None:
+    what = denials.denial(plans=[], manifests=[], keys=["b" * 64], nodes=[])
+    with pytest.raises(Misuse, match="the policy denies") as problem:
+        denials.deny(shop, "prod", what, lift=True, clock=ticking)
+    assert "trust lift" in problem.value.hint and not shop.drafts()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from embrasure.clock import Clock
-from embrasure.errors import Denied, NotFound, Refused
+from embrasure.errors import Denied, Misuse, NotFound, Refused
 from embrasure.trust.canonical import sha256_hex
 from pki import ca, enrol
 from pki.folder import TrustFolder
@@ -41,7 +41,7 @@ def test_a_retired_node_stays_listed_under_its_keys(
 def test_one_that_is_not_listed_is_not_found(shop: TrustFolder, ticking: Clock) -> None:
     with pytest.raises(NotFound):
         retire(shop, "prod", [NewNode(shop.root_id, 7).id], clock=ticking)
-    with pytest.raises(Refused):
+    with pytest.raises(Misuse):
         retire(shop, "test", [NewNode(shop.root_id, 7).id], clock=ticking)
     assert not shop.drafts()
 
