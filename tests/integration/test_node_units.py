@@ -97,12 +97,13 @@ def hidden(node: RealNode) -> list[Path]:
 
 
 def hiding(paths: Sequence[Path]) -> list[str]:
-    """Return the words before a command that let it see nothing of `paths`."""
+    """Return the words before a command that hide `paths`, and of /proc all but processes."""
     empty = 'mount -t tmpfs -o ro none "$p"'
     cover = f"for p in {' '.join(map(str, paths))}; do " + (
         f'if [ -d "$p" ]; then {empty}; else mount --bind /dev/null "$p"; fi || exit 1; done; '
     )
-    return ["unshare", "--mount", "sh", "-c", cover + 'exec "$@"', "sh"]
+    proc = "mount -t proc -o subset=pid none /proc || exit 1; "  # ProcSubset=pid
+    return ["unshare", "--mount", "sh", "-c", proc + cover + 'exec "$@"', "sh"]
 
 
 @pytest.fixture
