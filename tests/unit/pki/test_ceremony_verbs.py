@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from embrasure.clock import now
+from pki import people, transcript
 from pki.folder import TrustFolder
+from pki.signers import open_key
+from tests.ablation import Ablation
 from tests.simulate import ceremony
 from tests.simulate.ceremony import PASSPHRASE
 from tests.simulate.ceremony_keys import new_keyholder, seated
@@ -96,6 +99,8 @@ def test_online_keys_pending_a_no_and_the_closed_record(trust: TrustFolder, run:
     assert verb("trust", "discard", trust.path, "--role", "root").code == 0
     closed = typed(run, "pki", "transcript", "close", trust.path, *signs(trust, "alice", "carl"))
     assert closed.body["signers"] == ["alice", "carl"], closed.told
+    # What is signed was shown: each act, and what it left.
+    assert "embrasure trust refuse: done" in closed.told and "    refused/" in closed.told
     again = typed(run, "pki", "transcript", "close", trust.path, *signs(trust, "alice"))
     assert again.code == 2
     held = verb("pki", "verify-transcript", closed.body["file"], "--trust", trust.path)
@@ -121,3 +126,23 @@ def test_an_operator_made_here_proves_itself_and_one_from_elsewhere_is_asked_for
     assert drafted.code == 0, drafted.told
     assert "nothing proves that gus has the new key" in drafted.told
     assert "nothing proves that anna" not in drafted.told
+
+
+@pytest.mark.misuse
+def test_a_transcript_that_somebody_has_edited_is_not_signed(
+    trust: TrustFolder, run: object, ablation: Ablation
+) -> None:
+    """Nothing of it is keyed before it is closed: whoever carried the folder may have edited it."""
+    assert typed(run, "pki", "online", "rotate", "snapshot", trust.path, "--kdf",
+                 "moderate").code == 0  # fmt: skip
+    assert verb("trust", "discard", trust.path, "--role", "root").code == 0
+    file = transcript.file_of(trust.path, 1)
+    lines = file.read_bytes()
+    file.write_bytes(lines.replace(b'"ended":"done"', b'"ended":"well"', 1))
+    refused = typed(run, "pki", "transcript", "close", trust.path, *signs(trust, "alice"))
+    assert (refused.code, refused.error["reason"]) == (4, "E_CHAIN"), refused.told
+    with ablation("the look before the signature") as attack:
+        opened = open_key(f"keyfile:{trust.path}/keys/alice.key", lambda _: PASSPHRASE)
+        pub = people.parse_public(people.public_file(opened.header))
+        closed = transcript.close(trust.path, trust.root_id, opened, pub)
+        attack.succeeded(b'"ended":"well"' in closed.read_bytes())
