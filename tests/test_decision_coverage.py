@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools.decision_coverage import DECISIONS, TESTS, TOP, gaps
+import pytest
+
+from tools.decision_coverage import DECISIONS, PLUMBING, TESTS, TOP, gaps, unlisted
 
 
 def test_every_listed_file_exists_once_in_order() -> None:
     for listed in (DECISIONS, TESTS):
         assert list(listed) == sorted(set(listed))
         assert [name for name in listed if not (TOP / name).is_file()] == []
+
+
+def test_no_module_of_the_two_packages_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unlisted() == []
+    assert not set(DECISIONS) & set(PLUMBING)
+    monkeypatch.setattr("tools.decision_coverage.DECISIONS", (*DECISIONS[1:], "embrasure/gone.py"))
+    assert unlisted() == sorted([DECISIONS[0], "embrasure/gone.py"])
 
 
 def test_a_line_or_a_branch_that_no_test_takes_is_a_gap() -> None:

@@ -190,10 +190,8 @@ class Door:
         return [path for path in (policy, layout.tls_path(self._env), shard) if path in listed]
 
     def _document(self, work: _Work, role: str, path: str) -> bool:
-        """Return whether the document is on this disk now; raises Refused when it is unsound."""
-        target = work.held.listed(role).get(path)
-        if target is None:
-            return False
+        """Return whether a listed document is on this disk now; raises Refused if unsound."""
+        target = work.held.listed(role)[path]
         raw = self._client.documents.get(target.sha256, length=target.length)
         if raw is None:
             raw = work.fetch_document(path, target)

@@ -18,11 +18,21 @@ from embrasure.clock import now
 from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.net.credentials import Pair, ServerKeys, channel
 from embrasure.net.deliver import Caller, batches, deliver
-from embrasure.net.door import DoorKeys, DoorService, Outcome, Quota, check_client, door_server
+from embrasure.net.door import (
+    DoorKeys,
+    DoorService,
+    Outcome,
+    Quota,
+    check_client,
+    door_server,
+    outcome_of,
+)
 from embrasure.net.door_dial import DoorServer
 from embrasure.net.identity import Identity
 from embrasure.net.server import Service, bind, build_server
+from embrasure.net.source import source_of
 from embrasure.net.trustbundle import Trust, TrustHolder
+from embrasure.trust.door import Taken
 from embrasure.wire import door_pb2, door_pb2_grpc
 from tests.ablation import Ablation
 from tests.simulate.authority import Authority, Leaf, pem_of
@@ -408,6 +418,53 @@ def test_documents_that_are_missing_follow_in_further_calls() -> None:
         assert [len(call) for call in keeper.calls] == [len(parts[0]), len(parts[1]), len(parts[0])]
 
     asyncio.run(course())
+
+
+def test_what_stays_missing_is_told_and_metadata_that_fills_a_delivery_is_not_sent() -> None:
+    async def course() -> None:
+        keeper = Keeper(answers=[Outcome({}, ("targets/fleet/dev/dir/x",))])
+        async with opened(keeper) as port:
+            found = await put(port, caller(a_leaf("operator", "anna")))
+        assert found == Outcome({}, ("targets/fleet/dev/dir/x",))
+
+    asyncio.run(course())
+    with pytest.raises(Unavailable):
+        list(batches({"metadata/2.root.json": b"x" * (limits.DOOR_BYTES // 2)}))
+
+
+def test_a_peer_is_told_a_word_for_each_role_that_was_refused() -> None:
+    problem = Refused("fleet-dev", expected="x", got="what a peer is not told", reason="threshold")
+    told = outcome_of(Taken({"root": 2}, ("a",), {"fleet-dev": problem}))
+    assert told == Outcome({"root": 2}, ("a",), {"fleet-dev": "E_THRESHOLD"})
+
+
+@pytest.mark.parametrize(
+    ("peer", "counted"),
+    [
+        ("ipv4:10.0.0.1:555", "10.0.0.1"),
+        ("ipv6:%5B2001:db8::1%5D:5", "2001:db8::/64"),
+        ("ipv6:[::ffff:10.0.0.1]:6", "10.0.0.1"),
+        ("ipv6:[fe80::1%25eth0]:6", "fe80::/64"),
+        ("unix:/x", "unix"),
+    ],
+)
+def test_a_peer_is_counted_by_its_address(peer: str, counted: str) -> None:
+    assert source_of(peer) == counted
+
+
+def test_a_door_whose_roots_are_gone_keeps_the_last_configuration(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    served, roots = a_leaf("node", NODE), [AUTHORITY.root.certificate]
+    keys = DoorKeys(Pair(served.key_pem, served.chain_pem), lambda: roots, domain=AUTHORITY.domain)
+    assert keys.fetch() is not None and keys.failures == 0
+    roots.clear()
+    # gRPC takes None for "the one before"; who calls is checked against the roots all the same.
+    assert keys.fetch() is None and keys.failures == 1
+    assert "no new TLS configuration" in caplog.text
+    again = a_leaf("node", NODE)
+    keys.swap(Pair(again.key_pem, again.chain_pem))
+    assert keys.pair.chain_pem == again.chain_pem
 
 
 def test_a_door_without_a_root_does_not_open() -> None:

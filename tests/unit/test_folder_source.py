@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from embrasure.errors import NotFound, Refused
+from embrasure import limits
+from embrasure.errors import NotFound, Refused, Unavailable
 from embrasure.trust.folder import FolderSource
 from tests.ablation import Ablation
 from tests.simulate.repository import SimRepository
@@ -115,6 +117,29 @@ def test_a_whole_repository_reads_back(tmp_path: Path) -> None:
     source = FolderSource(repo.write(tmp_path / "repo"))
     for path, data in repo.files.items():
         assert read(source, path, limit=len(data)) == data
+
+
+@pytest.mark.parametrize("offset", [-1, limits.FILE_BYTES + 1, 2**64])
+def test_an_offset_of_no_file_is_refused(folder: Path, offset: int) -> None:
+    with pytest.raises(Refused) as refused:
+        read(FolderSource(folder), "metadata/timestamp.json", offset=offset)
+    assert refused.value.reason == "bad-offset"
+
+
+@pytest.mark.parametrize("call", ["open", "pread"])
+def test_a_worn_stick_is_a_source_that_fails(
+    folder: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's own error: no disk of this machine is damaged."""
+
+    def worn(*_: object, **__: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    source = FolderSource(folder)
+    monkeypatch.setattr(os, call, worn)
+    with pytest.raises(Unavailable) as failed:
+        read(source, "metadata/timestamp.json")
+    assert failed.value.reason == "io"
 
 
 def test_no_descriptor_stays_open(folder: Path) -> None:

@@ -229,3 +229,41 @@ def test_the_document_cache_forgets_what_was_unused_for_longest(tmp_path: Path) 
     cache.put(b"y" * 95)
     assert len(list(cache.folder.iterdir())) == 1
     assert cache.get("0" * 64, length=10) is None
+
+
+def test_what_was_put_is_kept_though_it_is_larger_than_all_that_may_be(tmp_path: Path) -> None:
+    cache = DocumentCache(tmp_path / "documents", count=3, total_bytes=100)
+    cache.put(b"x")
+    cache.put(b"y" * 101)
+    (path,) = cache.folder.iterdir()
+    assert cache.get(path.name, length=101) == b"y" * 101
+
+
+def test_what_another_process_trimmed_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, listdir = DocumentCache(tmp_path / "documents", count=1), os.listdir
+    cache.put(b"x")
+
+    def racing(folder: int) -> list[str]:
+        """The kernel's answer, one file of which is gone before anybody looks at it."""
+        found = listdir(folder)
+        for name in found:
+            if (cache.folder / name).read_bytes() == b"x":
+                (cache.folder / name).unlink()
+        return found
+
+    monkeypatch.setattr(os, "listdir", racing)
+    cache.put(b"y")
+    monkeypatch.undo()
+    assert [path.read_bytes() for path in cache.folder.iterdir()] == [b"y"]
+
+
+def test_a_damaged_generation_without_its_history_is_begun_from_all_the_same(
+    tmp_path: Path,
+) -> None:
+    generations = Generations(tmp_path)
+    first = fill(generations, timestamp=b"1")
+    generations.commit(first, complete=True)
+    (first / "root_history").rmdir()
+    assert (generations.begin() / "timestamp.json").read_bytes() == b"1"

@@ -15,6 +15,7 @@ from embrasure.net.seen import seen_leaf
 from embrasure.net.server import Service, bind
 from embrasure.wire import login_pb2, login_pb2_grpc
 from gateway.service_table import LOGIN_METHODS
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority, Leaf
 from tests.simulate.listener import trust_from
 
@@ -81,6 +82,68 @@ def test_that_one_must_wait_is_said_in_words(leaf: Leaf) -> None:
         asyncio.run(ask(Handlers(problem), leaf))
     assert found.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "patience" in (found.value.details() or "")
+
+
+class Aborting(Handlers):
+    """One that says itself how a call ends."""
+
+    async def Challenge(self, request: object, context: Any) -> login_pb2.ChallengeReply:
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not yet")
+        return login_pb2.ChallengeReply()
+
+
+def test_what_a_handler_says_itself_is_passed_on(leaf: Leaf) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as found:
+        asyncio.run(ask(Aborting(), leaf))
+    assert found.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+@pytest.mark.misuse
+def test_a_method_outside_the_table_is_denied_to_anybody(leaf: Leaf, ablation: Ablation) -> None:
+    """Two guards: the table at the start, and the interceptor at every call."""
+
+    async def called(methods: frozenset[str], name: str) -> str:
+        server = grpc.aio.server(interceptors=[Anonymous(methods)])
+        login_pb2_grpc.add_LoginServicer_to_server(Handlers(), server)
+        port = bind(server, "127.0.0.1:0", AnonymousKeys(Pair(leaf.key_pem, leaf.chain_pem)))
+        await server.start()
+        try:
+            async with pinned_channel(f"127.0.0.1:{port}", leaf=leaf.pem, host=HOST) as channel:
+                call: Any = channel.unary_unary(name)
+                await call(b"", timeout=10)
+        except grpc.aio.AioRpcError as problem:
+            return f"{problem.code().name} {problem.details()}"
+        finally:
+            await server.stop(0)
+        return "OK"
+
+    challenge = "/embrasure.v1.Login/Challenge"
+    for methods, name in (
+        (LOGIN_METHODS, "/embrasure.v1.Login/Other"), (LOGIN_METHODS - {challenge}, challenge),
+    ):  # fmt: skip
+        assert asyncio.run(called(methods, name)) == "PERMISSION_DENIED denied"
+    with ablation("the table of what anybody may call") as attack:
+        attack.succeeded(asyncio.run(called(LOGIN_METHODS, challenge)) == "OK")
+
+
+def test_a_new_pair_is_shown_from_the_next_connection_on(leaf: Leaf) -> None:
+    other = Authority().leaf("gateway-admin", "g1")
+    keys = AnonymousKeys(Pair(leaf.key_pem, leaf.chain_pem))
+
+    async def course() -> bytes:
+        server = build_anonymous_server(services(Handlers()), LOGIN_METHODS)
+        port = bind(server, "127.0.0.1:0", keys)
+        await server.start()
+        keys.swap(Pair(other.key_pem, other.chain_pem))
+        try:
+            async with pinned_channel(f"127.0.0.1:{port}", leaf=other.pem, host=HOST) as channel:
+                stub: Any = login_pb2_grpc.LoginStub(channel)
+                answer = await stub.Challenge(login_pb2.ChallengeRequest(), timeout=10)
+        finally:
+            await server.stop(0)
+        return bytes(answer.nonce)
+
+    assert asyncio.run(course()) == b"n"
 
 
 def test_a_good_call_is_answered(leaf: Leaf) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -21,8 +23,9 @@ from embrasure.net.certificates import load_certificates
 from embrasure.net.credentials import Pair
 from embrasure.net.identity import Identity
 from embrasure.net.pairfile import read_chain, read_pair, write_pair
-from embrasure.net.renewal import Renewal, serial_of
+from embrasure.net.renewal import TABLE, Renewal, renewal_service, serial_of
 from embrasure.net.trustbundle import Trust, TrustHolder, first_trust
+from embrasure.wire import renewal_pb2
 from gateway.certifying import Certifier
 from pki.ca import Issuer
 from tests.ablation import Ablation
@@ -86,6 +89,22 @@ def test_a_renewal_swaps_key_and_chain_and_is_done_once(listener: Listener) -> N
     assert listener.pair.key_pem != listener.first.key_pem
     # The gateway that lost the answer asks again.
     assert listener.renewal.install(chain) == serial
+
+
+def test_the_service_is_the_renewal(listener: Listener) -> None:
+    service = renewal_service(listener.renewal)
+    served: Any = service.servicer
+
+    async def course() -> str:
+        asked = await served.Csr(renewal_pb2.CsrRequest(), None)
+        chain = signing().certify(Identity("node", NODE), asked.request)
+        told = await served.Install(renewal_pb2.InstallRequest(chain=chain), None)
+        return str(told.serial)
+
+    assert asyncio.run(course()) == serial_of(listener.pair)
+    assert {f"/{service.descriptor.full_name}/{m.name}" for m in service.descriptor.methods} == set(
+        TABLE
+    )
 
 
 def test_one_key_waits_and_the_request_names_nobody(listener: Listener) -> None:

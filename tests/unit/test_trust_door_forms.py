@@ -5,16 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Root, Timestamp
 
 from embrasure import limits
+from embrasure.clock import now
 from embrasure.errors import EmbrasureError, Misuse, NotFound, Refused, Unavailable
 from embrasure.trust import layout
 from embrasure.trust.carry import carried, documents_of, lay_down
-from embrasure.trust.door import Door, Taken
-from embrasure.trust.listing import GivenSource, TrustFolderSource, check_trust_path, write_listing
+from embrasure.trust.door import Door, Taken, _Work
+from embrasure.trust.listing import (
+    GivenSource,
+    TrustFolderSource,
+    check_trust_path,
+    read_listing,
+    write_listing,
+)
 from embrasure.trust.offline import Offline, next_root, verify_role
 from embrasure.trust.trust_document import check_document
+from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.doors import newest_files, real_bundle
 from tests.simulate.sources import DeadSource
@@ -67,9 +76,43 @@ def test_a_listed_file_that_is_not_there_is_missing(bench: Bench) -> None:
     assert not found.roles
 
 
+class Breaks(Listed):
+    """A listing, and then nothing more."""
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> object:
+        if path == layout.TRUST_LISTING:
+            return super().fetch(path, offset=offset, limit=limit)
+        return DeadSource().fetch(path, offset=offset, limit=limit)
+
+
 def test_a_source_that_breaks_ends_the_delivery(bench: Bench) -> None:
     with pytest.raises(Unavailable):
         door(bench).take(DeadSource())
+    with pytest.raises(Unavailable):
+        door(bench).take(Breaks({}, targets=9, revocations=9))  # type: ignore[arg-type]  # a source
+
+
+@pytest.mark.misuse
+def test_a_root_with_other_targets_keys_takes_away_what_the_old_ones_vouched_for(
+    bench: Bench, ablation: Ablation
+) -> None:
+    """Stolen targets keys end with the root step alone, before the new targets are there."""
+    assert door(bench).newest().version("fleet-dev") > 0
+    bench.repo.replace_keys("targets", [CryptoSigner.generate_ed25519()])
+    bench.repo.publish()
+    root = {path: raw for path, raw in newest_files(bench.repo).items() if ".root." in path}
+    source = GivenSource(root)
+    with ablation("the second look at what is held, under the new root") as attack:
+        attack.without("embrasure.trust.door._still_vouched", lambda held: held)
+        work = _Work(source, read_listing(source), door(bench).newest(), now())
+        work.walk()
+        attack.succeeded(work.held.version("targets") and work.held.version("fleet-dev"))
+    work = _Work(source, read_listing(source), door(bench).newest(), now())
+    work.walk()
+    assert not work.held.version("targets") and not work.held.version("fleet-dev")
+    assert take(bench, root).roles == {"root": 2}
+    held = door(bench).newest()
+    assert held.targets is None and held.version("fleet-dev") == 0
 
 
 def test_a_file_under_another_number_is_refused(bench: Bench) -> None:
@@ -147,6 +190,8 @@ def test_a_root_on_disk_that_does_not_follow_is_passed_over(bench: Bench) -> Non
     current = bench.client().workflow.generations.linked("current")
     assert current is not None
     file = current / "root_history" / "2.root.json"
+    assert door(bench).newest().version("root") == 2 and door(bench).is_ahead()
+    assert door(bench).root(2) == file.read_bytes() == bench.repo.files["metadata/2.root.json"]
     file.write_bytes(b"{}")
     assert door(bench).newest().version("root") == 1
     # The floor has not fallen: the same delivery repairs it, an older world does not come back.
