@@ -50,10 +50,12 @@ def move(
     named = [key for key in after if isinstance(key, SSlibKey)]
     needed = threshold if threshold is not None else _role(signed, role).threshold
     roles.check_threshold(role, named, needed)
+    # Before anybody leaves: a key that is taken out and put in again keeps its owner too.
+    for key in join:
+        _check_owner(signed, key)
     for name in leave:
         signed.revoke_key(seated[name].keyid, role)
     for key in join:
-        _check_owner(signed, key)
         signed.add_key(key, role)
     _role(signed, role).threshold = needed
     stay = len(seated) - len(leave)
@@ -63,7 +65,7 @@ def move(
 
 
 def _check_owner(signed: Root | Targets, key: SSlibKey) -> None:
-    """Return only when this key is nobody else's in another role; raises Misuse.
+    """Return only when this key is nobody else's in any role; raises Misuse.
 
     Listed again under another name it would change its owner in every role at once.
     """

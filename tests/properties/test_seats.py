@@ -8,7 +8,7 @@ import copy
 from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Role, Root
@@ -64,6 +64,7 @@ acts = st.lists(
 
 
 @given(acts)
+@example([("root", ["a"], [(3, "d")], None), ("root", ["d"], [(3, "a")], None)])
 def test_seats_move_only_to_where_a_root_is_sound(
     found: list[tuple[str, list[str], list[tuple[int, str]], int | None]],
 ) -> None:
