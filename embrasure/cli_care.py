@@ -72,21 +72,23 @@ def pki_inventory(common: Common, folders: tuple[Path, ...], expiring_s: float |
 def _table(items: list[Item], due: list[Item]) -> str:
     from embrasure.clock import write_time
 
-    lines = []
+    # The same thing in two folders is one line; --json has both, with their places.
+    lines: dict[str, None] = {}
     for item in sorted(items, key=lambda one: (one.until is None, one.until, one.what)):
         if item.until is None:
             continue
         mark = "! " if item in due else "  "
-        lines.append(f"{mark}{write_time(item.until)}  {item.title}  {item.holder}")
+        line = f"{mark}{write_time(item.until)}  {item.title}  {item.holder}"
         if item in due:
-            lines.append(f"    {item.action}: {item.command}")
+            line += f"\n    {item.action}: {item.command}"
+        lines[line] = None
     roles = [item for item in items if item.until is None and item.kind != "key"]
-    lines += [f"  elsewhere             {item.what}  {item.holder}" for item in roles]
-    keys = sum(item.kind == "key" for item in items)
+    lines.update((f"  elsewhere             {item.what}  {item.holder}", None) for item in roles)
+    keys = len({item.name for item in items if item.kind == "key"})
     if keys:
-        lines.append(f"  without an end: keys of {keys} nodes (--json lists them)")
-    lines.append(f"{len(due)} to do" if due else "quiet")
-    return "\n".join(lines)
+        lines[f"  without an end: keys of {keys} nodes (--json lists them)"] = None
+    end = f"{len(due)} to do" if due else "quiet"
+    return "\n".join([*lines, end])
 
 
 @click.command("doctor", epilog=_WRONG)

@@ -29,6 +29,8 @@ def set_address(
         raise Misuse("kind", expected=", ".join(KINDS), got=request.kind)
     layout.check_env(request.env)
     check_name(request.name)
+    if request.kind == "node" and not layout.NODE_ID.fullmatch(request.name):
+        raise Misuse("node", expected="a node id, as `node init` printed it", got=request.name)
     row = {
         "kind": request.kind,
         "name": request.name,

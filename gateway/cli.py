@@ -30,8 +30,9 @@ def gateway_init(
     """Make the gateway's folder DIR, or bring newer trust files and gate keys to it.
 
     Copies the trust files in force, the online keys and the two TLS issuers (encrypted as they
-    are) and the collect key. No offline key is read. A running gateway takes them at its next
-    start.
+    are) and the collect key. No offline key is read. A running gateway takes new online keys at
+    once and uses them from `trust submit` on; issuers and a log-in port with its next start. Key
+    files that nothing names any more are told: delete them, here and in the trust folder.
 
     \b
     Examples:
@@ -51,9 +52,14 @@ def gateway_init(
         "environments": list(made.environments),
         "files": made.files,
         "keys": list(made.keys),
+        "unused": list(made.unused),
     }
     envs = ", ".join(made.environments) or "none yet"
     text = f"{made.folder}: {made.files} trust files; environments with a gate key: {envs}"
+    if made.unused:
+        names = ", ".join(made.unused)
+        text += f"\nnothing names these keys any more: {names}: delete them in {folder}/keys"
+        text += f" and {trust}/online"
     common.emit("embrasure.gateway.init/1", body, text)
 
 

@@ -77,7 +77,7 @@ def _fleet(common: Common, env: str) -> dict[str, object]:
 @click.command()
 @click.argument("kind", type=click.Choice(["node", "mirror", "letterbox"]))
 @click.argument("name")
-@click.argument("address", metavar="HOST:PORT", default="")
+@click.argument("address", metavar="[HOST:PORT]", default="")
 @click.option("--env", required=True, help="The environment.")
 @common
 def fleet_address(common: Common, kind: str, name: str, address: str, env: str) -> None:

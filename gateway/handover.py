@@ -6,6 +6,7 @@ again when it has changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,15 @@ def take_keys(trust: TrustFolder, paths: Paths, held: Online | None) -> Given:
         gates={env: _one(found) for env, found in gates.items()},
     )
     return Given(made, tuple(names))
+
+
+def unused_files(paths: Paths, named: Online) -> tuple[str, ...]:
+    """Return the online key files below `keys/` that `gateway.toml` names no more."""
+    roles = (layout.SNAPSHOT, layout.TIMESTAMP, *(f"gates-{env}" for env in named.gates))
+    used = {uri.rpartition("/")[2] for role in roles for uri in uris_of(named, role)}
+    online_names = re.compile(r"(snapshot|timestamp|gates-[a-z0-9]+)(-[0-9a-f]{8})?\.(key|json)")
+    files = sorted(file.name for file in paths.keys.iterdir())
+    return tuple(name for name in files if online_names.fullmatch(name) and name not in used)
 
 
 def _uris(

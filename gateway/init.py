@@ -35,12 +35,16 @@ _KEY_BYTES = limits.KEYFILE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a gateway's folder was given: environments with a gate key, trust files, keys."""
+    """What a gateway's folder was given: environments with a gate key, trust files, keys.
+
+    unused: online key files in its `keys/` that neither folder's metadata names any more
+    """
 
     folder: Path
     environments: tuple[str, ...]
     files: int
     keys: tuple[str, ...]
+    unused: tuple[str, ...] = ()
 
 
 def initialise(
@@ -84,7 +88,8 @@ def initialise(
     # Said by hand in gateway.toml; the trust folder knows nothing of it.
     tls_key = held.tls_key if held is not None else None
     write_config(folder, msgspec.structs.replace(config, tls_key=tls_key))
-    return Made(folder, tuple(sorted(online.uris.gates)), copied, keys)
+    unused = handover.unused_files(paths, online.uris)
+    return Made(folder, tuple(sorted(online.uris.gates)), copied, keys, unused)
 
 
 def _same(folder: Path, *, name: str | None, listen: str | None) -> tuple[str, str]:

@@ -90,9 +90,9 @@ class People:
         if not allowed or (env and env not in allowed):
             raise Denied(
                 f"operator {person}",
-                expected=f"a person of the policy of {env or 'an environment'}",
-                got="a name that it does not list",
-                hint="the security team adds people: embrasure trust app add",
+                expected=f"an environment that lists him: {', '.join(allowed) or 'none does'}",
+                got=env or "all of them",
+                hint="a typo? The security team adds people: embrasure trust app add",
                 reason="not-a-person",
             )
         if not any(right in rights for where, rights in held.items() if env in ("", where)):

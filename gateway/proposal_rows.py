@@ -285,12 +285,18 @@ def no_such(name: str) -> NotFound:
     )
 
 
+def _why(found: Row[Any]) -> str:
+    if found.state == tables.PENDING:
+        return "embrasure approvals shows who may still sign"
+    return "" if found.reason.endswith(": ") else str(found.reason)  # nobody gave a reason
+
+
 def wrong_state(found: Row[Any], states: tuple[str, ...]) -> Denied:
     """Return the error for a proposal that is past what was asked."""
     return Denied(
         f"proposal {found.id}",
         expected=" or ".join(states),
         got=found.state,
-        hint="" if found.reason.endswith(": ") else found.reason,  # nobody gave a reason
+        hint=_why(found),
         reason=found.state.replace("_", "-"),
     )

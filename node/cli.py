@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +94,7 @@ def node_init(
     token_file: Path | None,
     poll_s: int,
 ) -> None:
-    """Make a node's keys here and print its statement for the security team.
+    """Make a node's keys here, and its statement for the security team: a file, and into a pipe.
 
     \b
     Examples:
@@ -123,7 +124,10 @@ def node_init(
     )  # fmt: skip
     with all_or_nothing(prefix):
         made = make_node(Paths(prefix.resolve()), wish)
-    common.say(f"node {made.node}; carry {made.path} to `embrasure pki enrol`, which shows these:")
+    todo = f"carry {made.path} to `embrasure pki enrol`, which shows these:"
+    if wish.token is not None:
+        todo = f"run it, then `embrasure pki join {made.node} DIR --env {env}`, which shows these:"
+    common.say(f"node {made.node}; {todo}")
     common.say(f"fingerprint {groups(made.fingerprint)}\n{words(made.fingerprint)}")
     statement = made.statement.decode("ascii")
     found = {
@@ -132,7 +136,9 @@ def node_init(
         "fingerprint": f"sha256:{made.fingerprint}",
         "path": str(made.path),
     }
-    common.emit("embrasure.node.init/1", {**found, "statement": statement}, statement)
+    # Six thousand letters are for a pipe; on a terminal they would hide what has to be compared.
+    text = "" if sys.stdout.isatty() else statement
+    common.emit("embrasure.node.init/1", {**found, "statement": statement}, text)
 
 
 @click.command()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embrasure import fs, limits
-from embrasure.errors import EmbrasureError, Misuse
+from embrasure.errors import EmbrasureError, Misuse, Unavailable
 from embrasure.net.certificates import load_certificates, load_der, pem_of
 from embrasure.net.deliver import Caller, deliver
 from embrasure.net.door import Outcome
@@ -21,6 +21,7 @@ from embrasure.trust.directory import TlsBundle, parse_tls_bundle
 _DOOR = re.compile(
     r"(?P<kind>node|mirror|letterbox)/(?P<name>[a-z0-9][a-z0-9-]{0,62})@(?P<address>[^@\s]{1,262})"
 )
+_WHICH_PORT = "a door has a port of its own: `door` in ports.json, --door where it was made"
 _AT_ONCE = 16  # doors called at the same time
 
 
@@ -159,7 +160,8 @@ async def _call(
                     door.address, role=door.role, name=door.name, caller=caller, files=files
                 )
             except EmbrasureError as problem:
-                return Delivered(door.text, Outcome({}), f"{problem} [{problem.word}]")
+                hint = f"; {_WHICH_PORT}" if isinstance(problem, Unavailable) else ""
+                return Delivered(door.text, Outcome({}), f"{problem} [{problem.word}]{hint}")
             return Delivered(door.text, outcome)
 
     return list(await asyncio.gather(*(one(door) for door in doors)))

@@ -33,8 +33,8 @@ def check_online(role: str) -> str:
     raise Misuse(
         role,
         expected="snapshot, timestamp or gates-ENV",
-        got="a role that people sign",
-        hint="embrasure pki keyholder replace",
+        got="no role that a gateway signs",
+        hint="embrasure pki keyholder replace is for the keys of people",
     )
 
 

@@ -33,6 +33,9 @@ def test_from_a_trust_folder_to_an_approved_release(mine: Office) -> None:
         staffed(mine, running)
         who = mine.verb("whoami", person="anna")
         assert (who.code, who.body["person"], who.body["environments"]) == (0, "anna", ["prod"])
+        typo = mine.verb("fleet", "address", "mirror", "m1", "h:1", "--env", "prodd", person="anna")
+        assert (typo.code, typo.error["reason"]) == (3, "E_NOT_A_PERSON")
+        assert (typo.error["expected"][-6:], typo.error["got"]) == (": prod", "prodd")
         proposed = mine.propose()
         assert proposed.code == 0, proposed.told
         plan = proposed.body["plan"]
@@ -41,6 +44,10 @@ def test_from_a_trust_folder_to_an_approved_release(mine: Office) -> None:
         blind = mine.verb("approve", plan[7:23], "--quiet", "--no-input", person="ben")
         assert (blind.code, blind.error["reason"]) == (3, "E_NO_INPUT")
         assert "what is signed:" in blind.told  # nobody signs what was not shown
+        early = mine.verb("rollout", "start", "--plan", plan, person="ben")
+        assert (early.error["reason"], "approvals" in early.error["hint"]) == (
+            "E_PENDING_APPROVAL", True,
+        )  # fmt: skip
         first = mine.approve(plan, person="ben")
         assert (first.code, first.body["state"]) == (0, "pending_approval")
         again = mine.approve(plan, person="ben")

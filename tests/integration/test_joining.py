@@ -79,6 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         "--gateway-issuer", mine.trust / "ca" / "gateway.crt", "--token-file", file,
     )  # fmt: skip
     assert made.code == 0, made.told
+    assert f"embrasure pki join {minted.body['node']} DIR" in made.told
     paths = Paths(tmp_path / "n1")
     node = RealNode(paths, listed(paths))
     with mine.gateway() as gateway, running(node):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embrasure.cli_care import _table
 from embrasure.expiry import WINDOWS, Item, certificate_item, role_item, role_kind, told
 from tests.simulate.authority import Authority
 
@@ -70,6 +71,16 @@ def test_a_key_has_no_end_and_is_never_told() -> None:
     )
     assert key.state(AT) == key.state(AT, 400 * DAY) == "quiet"
     assert key.as_json(AT)["not_after"] == ""
+
+
+def test_people_see_one_line_for_what_two_folders_hold() -> None:
+    key = Item(
+        kind="key", what="k", name="n", holder="h", until=None, life_s=0, command="c", place="p"
+    )
+    due = item(left=-5)
+    lines = _table([due, key, due, key], [due]).splitlines()
+    assert (len(lines), lines[1].strip()) == (4, f"{due.action}: {due.command}")
+    assert "keys of 1 nodes" in lines[2] and lines[3] == "1 to do"
 
 
 @given(st.lists(st.integers(-(10**9), 10**9), max_size=20), st.floats(1, 10**9) | st.none())

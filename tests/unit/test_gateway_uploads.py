@@ -132,7 +132,13 @@ def test_an_address_is_set_changed_and_forgotten(gateway: SimGateway) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"kind": "node; drop"}, {"env": "Prod"}, {"name": "../m"}, {"address": "unix:/x"}],
+    [
+        {"kind": "node; drop"},
+        {"kind": "node", "name": "n-nobody"},
+        {"env": "Prod"},
+        {"name": "../m"},
+        {"address": "unix:/x"},
+    ],
     ids=lambda fields: next(iter(fields)),
 )
 def test_an_address_of_nothing_is_refused(fields: dict[str, str], gateway: SimGateway) -> None:
