@@ -31,8 +31,11 @@ def gateway(tmp_path: Path) -> Iterator[SimGateway]:
 # --- addresses -----------------------------------------------------------------------------------
 
 
+NAMES = {"node": "n-" + "a" * 26, "mirror": "m1", "letterbox": "l1"}
+
+
 def say(gateway: SimGateway, env: str, address: str, kind: str = "mirror") -> None:
-    request = wire.AddressRequest(kind=kind, env=env, name="m1", address=address)
+    request = wire.AddressRequest(kind=kind, env=env, name=NAMES[kind], address=address)
     set_address(gateway.database, gateway.journal, request, person="mallory")
 
 
@@ -44,15 +47,19 @@ def test_an_address_of_another_environment_stays(
 ) -> None:
     say(gateway, "prod", "127.0.0.1:1", kind)
     say(gateway, "dev", address, kind)
-    assert addresses_of(gateway.database, "prod") == {(kind, "m1"): "127.0.0.1:1"}
+    assert addresses_of(gateway.database, "prod") == {(kind, NAMES[kind]): "127.0.0.1:1"}
     # His own is his to change, and theirs theirs: nobody is locked out by who came first.
     say(gateway, "prod", "127.0.0.1:2", kind)
-    assert addresses_of(gateway.database, "prod") == {(kind, "m1"): "127.0.0.1:2"}
-    assert addresses_of(gateway.database, "dev") == ({(kind, "m1"): address} if address else {})
+    assert addresses_of(gateway.database, "prod") == {(kind, NAMES[kind]): "127.0.0.1:2"}
+    assert addresses_of(gateway.database, "dev") == (
+        {(kind, NAMES[kind]): address} if address else {}
+    )
     with ablation("the environment in the key of a row") as attack:
         # Its caller has asked whose environment that is: below, nobody does.
         say(gateway, "prod", "127.0.0.1:666", kind)
-        attack.succeeded(addresses_of(gateway.database, "prod")[kind, "m1"] == "127.0.0.1:666")
+        attack.succeeded(
+            addresses_of(gateway.database, "prod")[kind, NAMES[kind]] == "127.0.0.1:666"
+        )
 
 
 # --- numbers -------------------------------------------------------------------------------------
