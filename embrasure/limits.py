@@ -86,6 +86,8 @@ FREEZES = 32
 DENIED_PER_LIST = 1_000
 DENIED_UNION = 4_096  # entries kept by a node; one more holds every new install
 LABELS = 16
+VERSION_MOST = 999_999_999  # of a metadata file: nine digits in its name
+VERSIONS_KEPT = 1_000_000  # a gateway goes above its old numbers only while so many are left
 SEQ_AHEAD = 1_000_000  # seq_ceiling above the newest seq
 RESET_AHEAD = 1_000_000  # denials_reset_through above the newest revocations: numbers must be left
 MANIFESTS_PER_ROLE = 6
@@ -163,6 +165,7 @@ NODE_METRICS_SECONDS = 15  # between two writings of a node's figures: a usual s
 NODE_METRICS_BYTES = 64 * KIB  # 64 apps are 21 KB
 STOP_SECONDS = 10  # SIGTERM to SIGKILL
 IPC_BYTES = 64 * KIB  # one message between fetch and apply
+SEEN_BYTES = 40 * KIB  # a snapshot that a node hands back: it must fit one such message in base64
 INBOX_BYTES = 64 * MIB  # documents waiting for apply
 
 # Key files (libsodium Argon2id)

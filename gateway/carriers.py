@@ -27,9 +27,10 @@ from gateway import tables
 from gateway.collect import acknowledge, collect, open_post
 from gateway.dialling import pause_s
 from gateway.guarding import while_believed
-from gateway.mirrors import publish
+from gateway.mirrors import publish, seen_by
 from gateway.parts import EngineParts
 from gateway.receipts import Told
+from gateway.renumber import go_on_above
 from gateway.steering import Steering
 
 LOG = getLogger(__name__)
@@ -202,6 +203,11 @@ class Carriers:
             shown.version = await publish(out, source, contents, letterbox_of=box)
         except EmbrasureError as problem:
             await asyncio.to_thread(parts.journal.outcome, n, "refused", reason=str(problem))
+            if problem.reason == "rollback":
+                # A restored backup: the next try brings what stands above.
+                stamp, snapshot = await seen_by(out)
+                name = f"{place.kind}/{place.name}"
+                await asyncio.to_thread(go_on_above, parts, stamp, snapshot, who=name)
             raise
         await asyncio.to_thread(parts.journal.outcome, n, "ok")
         if shown.version != contents.timestamp:

@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from logging import getLogger
 
+import grpc
 from sqlalchemy import select
 
 from embrasure import limits
@@ -28,7 +29,8 @@ from gateway import reports, rows, tables
 from gateway.dialling import due, pause_s
 from gateway.guarding import while_believed
 from gateway.parts import EngineParts
-from gateway.push import Ended, push
+from gateway.push import Ended, push, seen_by
+from gateway.renumber import go_on_above
 from gateway.rows import Stored
 from gateway.steering import Steering
 
@@ -45,6 +47,7 @@ class _Line:
     after: float = 0.0
     floor: int = 0
     raised: int = 0
+    ahead: bool = False  # the node had seen more than was published, and now less
 
 
 @dataclass(slots=True)
@@ -149,6 +152,8 @@ class Dialler:
                 )
             except EmbrasureError as problem:
                 ended = Ended("broken", reason=shown(f"stopped: {problem}"))
+            if ended.kind == "refusal" and ended.reason == "rollback":
+                line.ahead = await self._learn(line_out, node)
         await asyncio.to_thread(
             self.parts.journal.outcome, order.intent, ended.kind,
             reason=f"{ended.word} {ended.reason}".strip(),
@@ -241,12 +246,27 @@ class Dialler:
                 # Numbers above ours were used there: a restored backup, or a thief's orders.
                 line.after = 0.0
                 return
+            if ended.reason == "rollback" and line.ahead and line.raised < RAISES:
+                # Numbers of ours, which a restored backup had lost: what is published is above now.
+                line.ahead, line.raised, line.after = False, line.raised + 1, 0.0
+                return
             if ended.word == "hold":
                 line.after = self._later(pace.hold_s)
             await self.steering.report(
                 name, node,
                 lambda m, now: reports.on_refusal(m, kind=ended.word, reason=ended.reason, now=now),
             )  # fmt: skip
+
+    async def _learn(self, out: grpc.aio.Channel, node: str) -> bool:
+        """Return whether the node showed numbers of this gateway that are above its own."""
+        try:
+            timestamp, snapshot = await seen_by(out)
+            return await asyncio.to_thread(
+                go_on_above, self.parts, timestamp, snapshot, who=f"node/{node}"
+            )
+        except EmbrasureError as problem:
+            LOG.warning("%s shows numbers that do not count: %s", node, problem)
+            return False
 
     @staticmethod
     def _higher(line: _Line, floor: int) -> bool:

@@ -53,6 +53,17 @@ async def publish(
     return int(reply.timestamp_version)
 
 
+async def seen_by(channel: grpc.aio.Channel) -> tuple[bytes, bytes]:
+    """Return the timestamp and snapshot that are verified there; raises what the call raised."""
+    try:
+        found = await mirror_pb2_grpc.MirrorIngestStub(channel).Shown(
+            mirror_pb2.ShownRequest(), timeout=CALL_SECONDS
+        )
+    except grpc.aio.AioRpcError as problem:
+        raise error_of(problem, thing="mirror") from None
+    return found.timestamp, found.snapshot
+
+
 async def _lacking(
     stub: mirror_pb2_grpc.MirrorIngestStub, paths: Sequence[str]
 ) -> list[mirror_pb2.Lacking]:

@@ -23,6 +23,7 @@ from gateway.feed import Feed
 
 WRITE_SECONDS = 60  # no frame taken for that long: the stream is closed
 STREAM_FACTOR = 4  # a stream lasts at most so many of the node's longest silences: one each step
+STATUS_SECONDS = 20
 RECEIPTS = 64  # of one stream: a few for each try
 MESSAGES_A_SECOND = 1_000  # faster nodes wait
 PIECES_PER_FRAME = limits.FRAME_BODY_BYTES // limits.BUFFER_BYTES
@@ -90,6 +91,17 @@ async def push(
         return Ended("broken", reason=shown(f"stream: {problem}"))
     finally:
         found.cancel()
+
+
+async def seen_by(channel: grpc.aio.Channel) -> tuple[bytes, bytes]:
+    """Return the timestamp and snapshot that the node hands back; raises what its call raised."""
+    try:
+        found = await node_pb2_grpc.NodeStub(channel).Status(
+            node_pb2.StatusRequest(), timeout=STATUS_SECONDS
+        )
+    except grpc.aio.AioRpcError as problem:
+        raise error_of(problem, thing="node") from None
+    return found.timestamp, found.snapshot
 
 
 async def _connect(stub: node_pb2_grpc.NodeStub, dial_s: float) -> OrderCall | Ended:

@@ -28,7 +28,7 @@ from gateway.audit import Journal
 from gateway.keyring import OnlineKeys, check_environment
 from gateway.overlay import Overlay
 from gateway.repository_folder import LAST, RepositoryFolder
-from gateway.staged import Staged, check_numbers
+from gateway.staged import Staged, check_numbers, role_of
 
 TIMESTAMP_EVERY = timedelta(hours=6)
 GATES_EVERY = timedelta(days=1)
@@ -131,22 +131,12 @@ class Repository:
         documents: target path -> bytes of what it lists and the repository lacks
         """
         signed = form.read_metadata(role, Targets, "approval role").signed
-        name = self._role_of(signed, documents)
+        name = role_of(signed, documents)
         with self._lock:
             self._staged.roles[name] = signed.version
             self._staged.files[layout.metadata_file(name, signed.version)] = role
             for path, raw in documents.items():
                 self._staged.files[layout.target_file(path, sha256_hex(raw))] = raw
-
-    @staticmethod
-    def _role_of(signed: Targets, documents: Mapping[str, bytes]) -> str:
-        """Delegated metadata does not hold its own name: its plan's path does."""
-        for path in signed.targets:
-            env, _, rest = path.partition("/")
-            app, _, name = rest.partition("/")
-            if name == "plan.json" and path in documents:
-                return layout.app_role(layout.check_env(env), layout.check_app(app))
-        raise Refused("approval role", expected="a plan", got="none", reason="bad-schema")
 
     def set_gate(self, env: str, app: str, gate: bytes) -> None:
         """The next publication lists this gate."""
@@ -168,6 +158,13 @@ class Repository:
         """
         with self._lock:
             return self._publish(snapshot=True) if self._staged or not self._view else self.view()
+
+    def go_above(self, seen: Mapping[str, int]) -> View:
+        """Return the view in which each online role is above what was seen (`gateway.renumber`)."""
+        with self._lock:
+            # One more: a gates file of the same number may have had another content.
+            self.client.raise_floors(versions={role: n + 1 for role, n in seen.items()})
+            return self._publish(snapshot=True)
 
     def renew(self) -> bool:
         """Sign again what grows old: the timestamp every 6 h, snapshot and gates every day."""
@@ -233,7 +230,7 @@ class Repository:
 
     def _is_old(self, env: str, roles: Mapping[str, int], targets: Targets) -> bool:
         role = layout.gates_role(env)
-        if role not in roles:
+        if role not in roles or roles[role] < self._floor(role):
             return True
         raw = self.disk.role_file(role, roles[role])
         made = form.read_metadata(raw, Targets, role).signed.expires - GATES_LIFE
@@ -288,7 +285,10 @@ class Repository:
     def _next(self, role: str, published: int) -> int:
         """The next version: above what is published, and above what our own client has seen."""
         held = self._view.role(role) if self._view else None
-        return max(published, held.version if held else 0) + 1
+        return max(published, held.version if held else 0, self._floor(role)) + 1
+
+    def _floor(self, role: str) -> int:
+        return self.client.workflow.floors().versions.get(role, 0)
 
     def _verify(
         self, files: Mapping[str, bytes], roles: Mapping[str, int], changed: Set[str]

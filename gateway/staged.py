@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tuf.api.metadata import Targets
+
 from embrasure.errors import Refused
 from embrasure.trust import layout
 from gateway import metadata as form
@@ -45,3 +47,13 @@ def check_numbers(
                     got="another one",
                     reason="equivocation",
                 )
+
+
+def role_of(signed: Targets, documents: Mapping[str, bytes]) -> str:
+    """Return the name of an approval role: its metadata does not hold it, its plan's path does."""
+    for path in signed.targets:
+        env, _, rest = path.partition("/")
+        app, _, name = rest.partition("/")
+        if name == "plan.json" and path in documents:
+            return layout.app_role(layout.check_env(env), layout.check_app(app))
+    raise Refused("approval role", expected="a plan", got="none", reason="bad-schema")

@@ -11,6 +11,8 @@ from embrasure.errors import Refused
 from embrasure.net.authorize import Table
 from embrasure.net.server import Service
 from embrasure.net.threads import entered, unbroken
+from embrasure.trust import layout
+from embrasure.trust.generation import newest_file
 from embrasure.wire import mirror_pb2, mirror_pb2_grpc
 from mirror.inbox import Inbox, Upload
 from mirror.publish import Publisher
@@ -22,6 +24,7 @@ INGEST_TABLE: Table = {
     "/embrasure.v1.MirrorIngest/Missing": frozenset({"gateway"}),
     "/embrasure.v1.MirrorIngest/Put": frozenset({"gateway"}),
     "/embrasure.v1.MirrorIngest/Publish": frozenset({"gateway"}),
+    "/embrasure.v1.MirrorIngest/Shown": frozenset({"gateway"}),
 }
 
 
@@ -67,6 +70,20 @@ class Ingest:
         """The whole set that the timestamp names is verified and visible."""
         version = await asyncio.to_thread(self._publisher.publish, request.timestamp)
         return mirror_pb2.PublishReply(timestamp_version=version)
+
+    async def Shown(
+        self, request: mirror_pb2.ShownRequest, context: Context
+    ) -> mirror_pb2.ShownReply:
+        """What a restored gateway needs to find its own numbers."""
+        folder = self._publisher.client.workflow.folder
+
+        def look() -> mirror_pb2.ShownReply:
+            return mirror_pb2.ShownReply(
+                timestamp=newest_file(folder, layout.TIMESTAMP, limit=limits.TIMESTAMP_BYTES),
+                snapshot=newest_file(folder, layout.SNAPSHOT, limit=limits.SNAPSHOT_BYTES),
+            )
+
+        return await asyncio.to_thread(look)
 
 
 def take(upload: Upload, piece: mirror_pb2.Piece) -> None:

@@ -25,6 +25,7 @@ from node.messages import (
     ProgressNote,
     ProvedNote,
     ReceiptNote,
+    SeenNote,
     StateNote,
     TrustNote,
     Want,
@@ -62,6 +63,7 @@ class Heard:
     answers: list[AnswerNote] = field(default_factory=list)
     posts: list[PostNote] = field(default_factory=list)
     state: StateNote | None = None
+    seen: SeenNote | None = None
     trusted: TrustNote | None = None
     proof: str = ""
 
@@ -94,6 +96,8 @@ def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: 
                 heard.posts.append(message)
             case StateNote():
                 heard.state = message
+            case SeenNote():
+                heard.seen = message
             case TrustNote():
                 heard.trusted = message
             case ProvedNote():

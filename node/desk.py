@@ -32,6 +32,8 @@ from node.messages import (
     PostNote,
     ProveAsk,
     ProvedNote,
+    SeenAsk,
+    SeenNote,
     StateNote,
     StatusAsk,
     TrustAsk,
@@ -70,6 +72,10 @@ class Records(Protocol):
 
     def state(self) -> StateNote:
         """Where the node stands."""
+        ...
+
+    def seen(self) -> SeenNote:
+        """The newest timestamp and snapshot that the node has verified."""
         ...
 
     def posts(self, limit: int) -> list[PostNote]:
@@ -153,6 +159,8 @@ class Desk:
                 report.tell(trusted(self._door.trust(IpcSource(channel))))
             case StatusAsk():
                 channel.send(self._records.state())
+            case SeenAsk():
+                channel.send(self._records.seen())
             case OutboxAsk():
                 for post in self._records.posts(ask.limit):
                     channel.send(post)

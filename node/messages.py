@@ -50,6 +50,10 @@ class StatusAsk(Message, frozen=True, kw_only=True, tag="status"):
     """Fetch: say where this node stands."""
 
 
+class SeenAsk(Message, frozen=True, kw_only=True, tag="seen"):
+    """Fetch: hand me the newest timestamp and snapshot, as they were signed."""
+
+
 class OutboxAsk(Message, frozen=True, kw_only=True, tag="outbox"):
     """Fetch: hand me the oldest receipts that no letterbox has taken yet."""
 
@@ -172,6 +176,13 @@ class StateNote(Message, frozen=True, kw_only=True, tag="state"):
     apps: Annotated[tuple[AppState, ...], Meta(max_length=64)]
 
 
+class SeenNote(Message, frozen=True, kw_only=True, tag="shown"):
+    """Apply: the newest verified timestamp and snapshot, as they were served; empty for none."""
+
+    timestamp: Annotated[str, Meta(max_length=2 * limits.TIMESTAMP_BYTES)]
+    snapshot: Annotated[str, Meta(max_length=2 * limits.SEEN_BYTES)]
+
+
 class Done(Message, frozen=True, kw_only=True, tag="done"):
     """Apply: the conversation ended well."""
 
@@ -196,6 +207,7 @@ FromFetch: TypeAlias = (
     | PollAsk
     | TrustAsk
     | StatusAsk
+    | SeenAsk
     | OutboxAsk
     | PostedAsk
     | ProveAsk
@@ -211,6 +223,7 @@ FromApply: TypeAlias = (
     | TrustNote
     | PostNote
     | StateNote
+    | SeenNote
     | ProvedNote
     | Done
     | Failure
@@ -218,12 +231,13 @@ FromApply: TypeAlias = (
 
 _FROM_FETCH: dict[str, type[FromFetch]] = {
     "order": OrderAsk, "poll": PollAsk, "trust": TrustAsk, "status": StatusAsk, "outbox": OutboxAsk,
-    "posted": PostedAsk, "prove": ProveAsk, "enrol": EnrolAsk, "pipe": Pipe, "end": End,
+    "seen": SeenAsk, "posted": PostedAsk, "prove": ProveAsk, "enrol": EnrolAsk, "pipe": Pipe,
+    "end": End,
 }  # fmt: skip
 _FROM_APPLY: dict[str, type[FromApply]] = {
     "want": Want, "receipt": ReceiptNote, "progress": ProgressNote, "answer": AnswerNote,
     "trusted": TrustNote, "post": PostNote, "state": StateNote, "proved": ProvedNote, "done": Done,
-    "failure": Failure,
+    "failure": Failure, "shown": SeenNote,
 }  # fmt: skip
 _ERRORS: dict[str, type[EmbrasureError]] = {
     "Damaged": errors.Damaged, "Denied": errors.Denied, "Failed": errors.Failed,

@@ -23,6 +23,8 @@ from node.messages import (
     PostedAsk,
     ProgressNote,
     ReceiptNote,
+    SeenAsk,
+    SeenNote,
     StateNote,
     StatusAsk,
     pack,
@@ -106,7 +108,8 @@ class NodeService:
         heard = await loop.run_in_executor(self._pool, ask, self._connect, StatusAsk())
         if heard.state is None:
             raise Failed("node", expected="its state", got="none")
-        return reply_of(heard.state, self._serial(), self._bundle())
+        shown = await loop.run_in_executor(self._pool, ask, self._connect, SeenAsk())
+        return reply_of(heard.state, shown.seen, self._serial(), self._bundle())
 
     def _obey(self, channel: Channel[FromApply], envelope: bytes, stream: Stream) -> None:
         teller = Teller(stream)
@@ -156,13 +159,15 @@ def refuse(heard: Heard, teller: Teller) -> None:
         teller.refusal(kind, answer.reason or answer.kind, answer.floor)
 
 
-def ask(connect: Connect, question: StatusAsk | PostedAsk, hearer: Hearer | None = None) -> Heard:
+def ask(
+    connect: Connect, question: StatusAsk | SeenAsk | PostedAsk, hearer: Hearer | None = None
+) -> Heard:
     """Return what apply says to a question that needs no file."""
     with connect() as channel:
         return converse(channel, question, NoSource(), hearer or Deaf())
 
 
-def reply_of(state: StateNote, serial: str, bundle: str) -> wire.StatusReply:
+def reply_of(state: StateNote, seen: SeenNote | None, serial: str, bundle: str) -> wire.StatusReply:
     """Return the state as the gateway reads it."""
     apps = [
         wire.AppStatus(
@@ -184,4 +189,6 @@ def reply_of(state: StateNote, serial: str, bundle: str) -> wire.StatusReply:
         apps=apps,
         version=__version__,
         tls=bundle,
+        timestamp=unpack(seen.timestamp) if seen else b"",
+        snapshot=unpack(seen.snapshot) if seen else b"",
     )

@@ -8,16 +8,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TypeVar
 
+from embrasure import limits
 from embrasure.errors import EmbrasureError
 from embrasure.trust import layout
 from embrasure.trust.documents import Document
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, PairStore, TufFloors
+from embrasure.trust.generation import newest_file
 from node import hold
 from node.config import app_names
 from node.ground import release_of
 from node.identity import load_identity
 from node.journal import Journal
-from node.messages import AppState, PostNote, StateNote, sentence
+from node.messages import AppState, PostNote, SeenNote, StateNote, pack, sentence
 from node.paths import Paths
 from node.posts import make_post
 from node.receipts import Outbox, Posted
@@ -25,6 +27,7 @@ from node.recovery import linked_in
 from node.states import RESTING, Record, State
 
 APPS = 64  # told of one node
+STAMP_BYTES = 4 * limits.KIB  # both files fit one message; one signature makes 500 bytes
 IDLE = State.IDLE.value
 TUF_FLOORS = "tuf-floors"
 T = TypeVar("T", bound=Document)
@@ -56,6 +59,15 @@ class NodeRecords:
             maintenance=_told(self._paths, hold.NODE, at),
             apps=tuple(self._app(app, floors.app(app), at) for app in apps[:APPS]),
         )
+
+    def seen(self) -> SeenNote:
+        """Return what a restored gateway needs to find its own numbers; nothing in it is secret.
+
+        A snapshot that fits no message is left out.
+        """
+        stamp = newest_file(self._paths.tuf, layout.TIMESTAMP, limit=STAMP_BYTES)
+        snapshot = newest_file(self._paths.tuf, layout.SNAPSHOT, limit=limits.SEEN_BYTES)
+        return SeenNote(timestamp=pack(stamp), snapshot=pack(snapshot))
 
     def posts(self, limit: int) -> list[PostNote]:
         """Return the oldest receipts that nobody has taken, as a letterbox gets them.

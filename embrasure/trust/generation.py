@@ -132,6 +132,23 @@ def read_generation(generation: Path, name: str, *, limit: int) -> bytes | None:
         return None
 
 
+def newest_file(folder: Path, role: str, *, limit: int) -> bytes:
+    """Return the newest file of `role` that was verified here, as it was served; empty for none.
+
+    folder: of a TrustClient. A snapshot of the last complete look stands in where a newer root has
+    dropped the current one.
+    """
+    if not (folder / "trusted").is_dir():
+        return b""
+    generations = Generations(folder)
+    for link in (CURRENT, COMPLETE):
+        generation = generations.linked(link)
+        raw = read_generation(generation, f"{role}.json", limit=limit) if generation else None
+        if raw is not None:
+            return raw
+    return b""
+
+
 def _link_files(source: Path, to: Folder) -> None:
     for name in _names(source):
         with Folder.open(source) as held:

@@ -56,6 +56,18 @@ class PublishReply(_message.Message):
     timestamp_version: int
     def __init__(self, timestamp_version: _Optional[int] = ...) -> None: ...
 
+class ShownRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShownReply(_message.Message):
+    __slots__ = ("timestamp", "snapshot")
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    timestamp: bytes
+    snapshot: bytes
+    def __init__(self, timestamp: _Optional[bytes] = ..., snapshot: _Optional[bytes] = ...) -> None: ...
+
 class CollectRequest(_message.Message):
     __slots__ = ("limit",)
     LIMIT_FIELD_NUMBER: _ClassVar[int]

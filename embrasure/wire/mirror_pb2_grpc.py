@@ -49,6 +49,11 @@ class MirrorIngestStub(object):
                 request_serializer=embrasure_dot_wire_dot_mirror__pb2.PublishRequest.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_mirror__pb2.PublishReply.FromString,
                 _registered_method=True)
+        self.Shown = channel.unary_unary(
+                '/embrasure.v1.MirrorIngest/Shown',
+                request_serializer=embrasure_dot_wire_dot_mirror__pb2.ShownRequest.SerializeToString,
+                response_deserializer=embrasure_dot_wire_dot_mirror__pb2.ShownReply.FromString,
+                _registered_method=True)
 
 
 class MirrorIngestServicer(object):
@@ -75,6 +80,13 @@ class MirrorIngestServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Shown(self, request, context):
+        """What is verified here, as it was signed: a restored gateway learns its own numbers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MirrorIngestServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_MirrorIngestServicer_to_server(servicer, server):
                     servicer.Publish,
                     request_deserializer=embrasure_dot_wire_dot_mirror__pb2.PublishRequest.FromString,
                     response_serializer=embrasure_dot_wire_dot_mirror__pb2.PublishReply.SerializeToString,
+            ),
+            'Shown': grpc.unary_unary_rpc_method_handler(
+                    servicer.Shown,
+                    request_deserializer=embrasure_dot_wire_dot_mirror__pb2.ShownRequest.FromString,
+                    response_serializer=embrasure_dot_wire_dot_mirror__pb2.ShownReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class MirrorIngest(object):
             '/embrasure.v1.MirrorIngest/Publish',
             embrasure_dot_wire_dot_mirror__pb2.PublishRequest.SerializeToString,
             embrasure_dot_wire_dot_mirror__pb2.PublishReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Shown(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/embrasure.v1.MirrorIngest/Shown',
+            embrasure_dot_wire_dot_mirror__pb2.ShownRequest.SerializeToString,
+            embrasure_dot_wire_dot_mirror__pb2.ShownReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -107,7 +107,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("node", "epoch", "serial", "oseq", "rseq", "apps", "version", "tls")
+    __slots__ = ("node", "epoch", "serial", "oseq", "rseq", "apps", "version", "tls", "timestamp", "snapshot")
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +116,8 @@ class StatusReply(_message.Message):
     APPS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TLS_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     node: str
     epoch: int
     serial: str
@@ -124,7 +126,9 @@ class StatusReply(_message.Message):
     apps: _containers.RepeatedCompositeFieldContainer[AppStatus]
     version: str
     tls: str
-    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., serial: _Optional[str] = ..., oseq: _Optional[int] = ..., rseq: _Optional[int] = ..., apps: _Optional[_Iterable[_Union[AppStatus, _Mapping]]] = ..., version: _Optional[str] = ..., tls: _Optional[str] = ...) -> None: ...
+    timestamp: bytes
+    snapshot: bytes
+    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., serial: _Optional[str] = ..., oseq: _Optional[int] = ..., rseq: _Optional[int] = ..., apps: _Optional[_Iterable[_Union[AppStatus, _Mapping]]] = ..., version: _Optional[str] = ..., tls: _Optional[str] = ..., timestamp: _Optional[bytes] = ..., snapshot: _Optional[bytes] = ...) -> None: ...
 
 class AppStatus(_message.Message):
     __slots__ = ("app", "state", "seq", "gseq", "manifest", "detail")

@@ -30,7 +30,7 @@ BLOB, SECRET = layout.blob_file("ab" * 32), layout.blob_file("cd" * 32)
 FLEET = layout.metadata_file("fleet-dev", 1)
 TABLE: Table = {
     f"/embrasure.v1.MirrorIngest/{name}": frozenset({"gateway"})
-    for name in ("Missing", "Put", "Publish")
+    for name in ("Missing", "Put", "Publish", "Shown")
 }
 
 
@@ -60,6 +60,9 @@ class LyingMirror:
         if self.refuses:
             raise Refused("mirror", expected="an honest chain", got="x", reason="rollback")
         return wire.PublishReply(timestamp_version=7)
+
+    async def Shown(self, request: wire.ShownRequest, context: Any) -> wire.ShownReply:
+        return wire.ShownReply()
 
 
 @pytest.fixture

@@ -85,6 +85,10 @@ def test_an_order_installs_and_a_new_release_replaces_the_old(site: Site) -> Non
         assert site.kinds(site.deploy("2.0")) == INSTALLED
         assert answers(site.web) == "2.0"
         reply = asyncio.run(site.fleet.gateway(site.node).status())
+        # A restored gateway verifies its own signatures: they come back as they went out.
+        files = site.fleet.repository.files
+        assert reply.timestamp == files["metadata/timestamp.json"]
+        assert reply.snapshot in files.values()
         assert (reply.node, reply.oseq, reply.rseq) == (site.node.id, 2, 4)
         assert [app.app for app in reply.apps] == [APP]
         shown = status(site.node)

@@ -32,6 +32,7 @@ from embrasure.trust import order as orderly
 from embrasure.trust.client import TrustClient
 from embrasure.trust.decide import NodeState, Verdict, decide
 from embrasure.trust.floors import AppFloor, Committed, Union
+from embrasure.trust.generation import newest_file
 from embrasure.trust.load import Docs, load, roles_for
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, chain_hash
 from embrasure.wire import node_pb2 as wire
@@ -67,7 +68,8 @@ class SimAgent:
     """One node. installs: plan digest -> how often its content was installed here.
 
     breaks: versions whose probes fail here; slow_s: how long an install takes; cut: streams broken
-    after the fetch; silent: takes the order and says nothing.
+    after the fetch; silent: takes the order and says nothing; hands: the timestamp that it shows
+    instead of its own.
     """
 
     sim: SimRepository
@@ -76,6 +78,7 @@ class SimAgent:
     slow_s: float = 0.0
     cut: int = 0
     silent: bool = False
+    hands: bytes = b""
     installs: Counter[str] = field(default_factory=Counter)
     orders: list[int] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
@@ -227,7 +230,14 @@ class SimAgent:
         await work
 
     async def Status(self, request: wire.StatusRequest, context: Any) -> wire.StatusReply:
-        return wire.StatusReply(node=self.node.id, epoch=self.node.epoch, oseq=self.oseq)
+        folder = Path(self._tuf.name) / "tuf"
+        return wire.StatusReply(
+            node=self.node.id,
+            epoch=self.node.epoch,
+            oseq=self.oseq,
+            timestamp=self.hands or newest_file(folder, "timestamp", limit=limits.TIMESTAMP_BYTES),
+            snapshot=newest_file(folder, "snapshot", limit=limits.SNAPSHOT_BYTES),
+        )
 
 
 def _with(floor: AppFloor, **changes: Any) -> AppFloor:

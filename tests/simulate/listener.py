@@ -35,6 +35,7 @@ TABLE: Table = {
         "/embrasure.v1.MirrorIngest/Missing",
         "/embrasure.v1.MirrorIngest/Put",
         "/embrasure.v1.MirrorIngest/Publish",
+        "/embrasure.v1.MirrorIngest/Shown",
         "/embrasure.v1.Letterbox/Collect",
         "/embrasure.v1.Letterbox/Acknowledge",
     )
@@ -86,6 +87,9 @@ class Handlers:
 
     async def Publish(self, request: object, context: Any) -> mirror_pb2.PublishReply:
         return mirror_pb2.PublishReply()
+
+    async def Shown(self, request: object, context: Any) -> mirror_pb2.ShownReply:
+        return mirror_pb2.ShownReply()
 
     async def Acknowledge(self, request: object, context: Any) -> mirror_pb2.AcknowledgeReply:
         return mirror_pb2.AcknowledgeReply()

@@ -18,7 +18,17 @@ from node import desk, ipc
 from node.answering import Deaf, NoSource, converse
 from node.ground import Report
 from node.installer import Answer
-from node.messages import FromApply, OrderAsk, Pipe, PollAsk, PostNote, StateNote, StatusAsk, pack
+from node.messages import (
+    FromApply,
+    OrderAsk,
+    Pipe,
+    PollAsk,
+    PostNote,
+    SeenNote,
+    StateNote,
+    StatusAsk,
+    pack,
+)
 from tests.ablation import Ablation
 from tests.unit.node.test_wants import signed_receipt
 
@@ -65,6 +75,9 @@ class Still:
             maintenance="",
             apps=(),
         )
+
+    def seen(self) -> SeenNote:
+        return SeenNote(timestamp="", snapshot="")
 
     def posts(self, limit: int) -> list[PostNote]:
         raise Damaged("outbox", expected="a disk", got="none")

@@ -21,7 +21,7 @@ from node.answering import Deaf
 from node.config import Server
 from node.ground import Report
 from node.installer import Answer
-from node.messages import PostNote, ReceiptNote, StateNote, pack
+from node.messages import PostNote, ReceiptNote, SeenNote, StateNote, pack
 from node.poster import Poster
 from node.pull import Puller, in_turn, pause
 from tests.simulate.authority import Authority
@@ -66,6 +66,9 @@ class Waiting:
             node=NODE, env="dev", mode="pull", epoch=1, oseq=0, rseq=0, timestamp=5,
             maintenance="", apps=(),
         )  # fmt: skip
+
+    def seen(self) -> SeenNote:
+        return SeenNote(timestamp="", snapshot="")
 
     def posts(self, limit: int) -> list[PostNote]:
         return [PostNote(rseq=n, header=pack(b"head"), body=pack(b"body")) for n in self.numbers]

@@ -27,7 +27,7 @@ from node import ipc
 from node.desk import Desk
 from node.ground import Report
 from node.installer import Answer
-from node.messages import AppState, PostNote, StateNote
+from node.messages import AppState, PostNote, SeenNote, StateNote
 from node.push import TABLE, NodeService
 from tests.simulate.authority import Authority
 from tests.simulate.listener import trust_from
@@ -97,6 +97,9 @@ class ShownRecords:
             maintenance="",
             apps=(app,),
         )
+
+    def seen(self) -> SeenNote:
+        return SeenNote(timestamp="", snapshot="")
 
     def posts(self, limit: int) -> list[PostNote]:
         return []
