@@ -20,6 +20,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`(?: - at `(?P<path>[^`]*)`)?")
 _AT = re.compile(r"(?P<what>.*) - at `(?P<path>[^`]*)`", re.DOTALL)
+_MADE_BY = {
+    kind: f"embrasure {kind} init makes such a folder"
+    for kind in ("gateway", "mirror", "letterbox")
+}
 _STEP = re.compile(r"\.([^.\[]+)|\[(\.\.\.|[0-9]+)\]")
 
 
@@ -34,8 +38,9 @@ def read_toml(path: Path, shape: type[S], *, document: str, owned: bool = True) 
         raw = read_file(path, limit=limits.CONFIG_BYTES, unshared=owned)
     except NotFound:
         raise Misuse(
-            f"{document} {path}", expected="a TOML file", got="nothing there", reason="config"
-        ) from None
+            f"{document} {path}", expected="a TOML file", got="nothing there", reason="config",
+            hint=_MADE_BY.get(document, ""),
+        ) from None  # fmt: skip
     return parse_toml(raw, shape, thing=f"{document} {path}")
 
 

@@ -90,7 +90,10 @@ def hold(
     """
     check_domain(domain)
     if path.exists() and any(path.iterdir()):
-        raise Misuse(str(path), expected="a new or empty folder", got="one with files")
+        raise Misuse(
+            str(path), expected="a new or empty folder", got="one with files",
+            hint="a fleet that exists is changed by embrasure trust ... and pki keyholder ...",
+        )  # fmt: skip
     store.make_folder(path)
     at = clock()
     online = [

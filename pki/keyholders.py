@@ -48,6 +48,12 @@ def read_join(files: Sequence[Path], names: Collection[str]) -> tuple[PublicFile
             hint="a key serves one family of roles; online keys: embrasure pki online rotate",
         )
     (purpose,) = purposes
+    for file in files:
+        if "=" in str(file) and not file.exists():
+            raise Misuse(
+                str(file), expected="FILE.pub alone: the name is inside", got="NAME=FILE",
+                hint="`replace` and `trust app add` take NAME=FILE",
+            )  # fmt: skip
     return tuple(people.read_public(file, purpose=purpose) for file in files)
 
 

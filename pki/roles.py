@@ -85,7 +85,10 @@ def delegate(targets: Targets, role: str, keys: Sequence[SSlibKey], *, threshold
     known = targets.delegations or Delegations(keys={}, roles={})
     found = dict(known.roles or {})
     if role in found:
-        raise Misuse(role, expected="a new role", got="one that is delegated already")
+        raise Misuse(
+            role, expected="a new role", got="one that is delegated already",
+            hint="embrasure trust app set changes its rules, pki keyholder its people",
+        )  # fmt: skip
     found[role] = DelegatedRole(
         role, [key.keyid for key in keys], threshold, terminating=True, paths=patterns(role)
     )

@@ -147,3 +147,10 @@ def test_any_bytes_are_the_shape_or_one_clear_error(raw: bytes) -> None:
         assert isinstance(parse_toml(raw, Shape, thing="c.toml"), Shape)
     except (Misuse, Denied) as problem:
         assert problem.lines()
+
+
+def test_a_service_without_its_folder_says_what_makes_one(tmp_path: Path) -> None:
+    for kind in ("gateway", "mirror", "letterbox"):
+        with pytest.raises(Misuse, match="nothing there") as problem:
+            read_toml(tmp_path / "x.toml", Shape, document=kind)
+        assert problem.value.hint == f"embrasure {kind} init makes such a folder"

@@ -307,3 +307,9 @@ def test_proofs_stay_when_a_draft_is_edited_further(
     (draft,) = shop.drafts()
     assert set(possession.carried(draft.folder)) == {pub.keyid for pub in join}
     assert "nothing proves" not in signing.review(draft, pinned=shop.root_id, at=at).text
+
+
+def test_a_name_before_a_new_keyholders_file_is_told_apart_from_a_missing_file() -> None:
+    with pytest.raises(Misuse, match="the name is inside") as problem:
+        keyholders.read_join([Path("dave=dave.pub")], ["root"])
+    assert "NAME=FILE" in problem.value.hint
