@@ -132,6 +132,24 @@ def test_a_folder_that_is_a_link_is_not_opened(
 
 
 @pytest.mark.misuse
+def test_a_folder_of_another_user_is_not_ours(tmp_path: Path, ablation: Ablation) -> None:
+    me = os.geteuid()
+    theirs = tmp_path if me == 0 else Path("/usr")  # root owns it
+    if me == 0:
+        os.chown(theirs, 65534, -1)
+    owner = theirs.stat().st_uid
+    with Folder.open(theirs) as held:
+        with pytest.raises(Denied) as problem:
+            held.check_mine()
+        assert problem.value.reason == "bad-owner"
+        with ablation("the look at its owner") as attack:
+            # Its mode alone would pass: whoever owns it is believed once he counts as us.
+            attack.without("os.geteuid", lambda: owner)
+            held.check_mine()
+            attack.succeeded(owner != me)
+
+
+@pytest.mark.misuse
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_a_folder_that_others_can_write_to_is_not_ours(
     tmp_path: Path, mode: int, ablation: Ablation

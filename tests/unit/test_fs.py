@@ -25,6 +25,7 @@ def test_a_file_is_read_up_to_its_limit_and_not_one_byte_more(tmp_path: Path) ->
     with pytest.raises(Refused) as problem:
         fs.read_file(tmp_path / "f", limit=4)
     assert problem.value.reason == "limit"
+    assert problem.value.got == "5 bytes"  # told by its size, before a byte is read
 
 
 def test_a_file_that_says_it_is_empty_is_still_bounded() -> None:
@@ -92,11 +93,34 @@ def test_a_private_file_with_a_second_name_is_refused(tmp_path: Path, ablation: 
         attack.succeeded(fs.read_file(tmp_path / "key", limit=10) == b"k")
 
 
+def of(owner: int, mode: int) -> os.stat_result:
+    """Return what the kernel says of a regular file with one name; no test can give one away."""
+    return os.stat_result((stat.S_IFREG | mode, 1, 1, 1, owner, 0, 1, 0, 0, 0))
+
+
 @pytest.mark.misuse
+def test_a_file_of_another_user_is_not_ours(ablation: Ablation) -> None:
+    me, other = os.geteuid(), os.geteuid() + 1
+    fs.check_private(of(me, 0o600), "key")
+    fs.check_unshared(of(me, 0o644), "c")
+    fs.check_unshared(of(0, 0o644), "c")
+    for check, mode in ((fs.check_private, 0o600), (fs.check_unshared, 0o644)):
+        with pytest.raises(Denied) as problem:
+            check(of(other, mode), "thing")
+        assert problem.value.reason == "permissions"
+        with ablation("the look at its owner") as attack:
+            # Whoever planted it is believed once he counts as us; the mode says nothing of him.
+            attack.without("os.geteuid", lambda: other)
+            check(of(other, mode), "thing")
+            attack.succeeded(True)
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("mode", [0o664, 0o620, 0o602])
 def test_a_configuration_that_others_could_have_written_is_refused(
-    tmp_path: Path, ablation: Ablation
+    tmp_path: Path, mode: int, ablation: Ablation
 ) -> None:
-    fs.create_file(tmp_path, "c", b"c", mode=0o664)
+    fs.create_file(tmp_path, "c", b"c", mode=mode)
     with pytest.raises(Denied):
         fs.read_file(tmp_path / "c", limit=10, unshared=True)
     with ablation("the look at its mode") as attack:
@@ -111,6 +135,17 @@ def test_a_file_is_replaced_whole_with_its_mode(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_bytes() == b"new"
     assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_what_is_written_is_ours_alone_unless_told(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        fs.replace_file(tmp_path, "replaced", b"")
+        fs.create_file(tmp_path, "created", b"")
+    finally:
+        os.umask(before)
+    for name in ("replaced", "created"):
+        assert fs.read_file(tmp_path / name, limit=0, private=True) == b""
 
 
 def test_a_mode_does_not_depend_on_the_umask(tmp_path: Path) -> None:

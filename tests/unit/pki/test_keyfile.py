@@ -87,6 +87,28 @@ def test_a_swapped_public_key_is_refused(ablation: Ablation) -> None:
         attack.succeeded(keyfile.header_of(raw).keyid == other.keyid)
 
 
+@pytest.mark.misuse
+@pytest.mark.parametrize("fields", [("pub",), ("keyid",), ("pub", "keyid")], ids="-".join)
+def test_a_public_key_that_was_sealed_as_a_lie_is_refused(
+    fields: tuple[str, ...], ablation: Ablation
+) -> None:
+    """Whoever makes the file knows its passphrase: the sealed header says what he likes."""
+    opened, other = reopen(make()), keyfile.header_of(make())
+    lie = {name: getattr(other, name) for name in fields}
+    header = msgspec.structs.replace(opened.header, **lie)
+    raw = keyfile._seal(header, opened.private, opened.box_key)
+    with pytest.raises(Refused) as refused:
+        reopen(raw)
+    assert refused.value.expected == "the public half of its key"
+    with ablation("the comparison with the seed's own public key") as attack:
+        attack.without("pki.keyfile.schemes.written", lambda _: (header.scheme, header.pub))
+        claimed = SimpleNamespace(keyid=header.keyid)
+        attack.without("pki.keyfile.public_of", lambda _: claimed)
+        attack.without("pki.keyfile.CryptoSigner", lambda *_: None)
+        assert reopen(raw).header == header
+        attack.succeeded(lie)
+
+
 def unbounded(raw: bytes) -> SimpleNamespace:
     """Read a key file and believe its parameters."""
     return SimpleNamespace(**json.loads(raw))
@@ -152,6 +174,11 @@ def test_a_passphrase_has_twelve_characters_at_least() -> None:
     with pytest.raises(Misuse):
         keyfile.check_passphrase(b"short")
     keyfile.check_passphrase(b"twelve chars")
+    with pytest.raises(Misuse):
+        keyfile.seal(
+            keyfile.generate("ed25519"), b"eleven char", purpose="security", label="alice",
+            cost=MODERATE, salt=SALT,
+        )  # fmt: skip
 
 
 def test_a_key_file_is_bound_to_a_fleet_under_the_same_passphrase() -> None:
