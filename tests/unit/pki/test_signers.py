@@ -173,6 +173,19 @@ def test_a_security_key_does_not_sign_as_an_operator(uri: str, ablation: Ablatio
         )
 
 
+@pytest.mark.misuse
+def test_a_key_file_that_others_can_read_is_not_even_described(
+    uri: str, ablation: Ablation
+) -> None:
+    path = signers.keyfile_path(uri)
+    path.chmod(0o640)
+    with pytest.raises(Denied):
+        signers.facts_of(uri)
+    with ablation("the look at its mode") as attack:
+        attack.without("embrasure.fs.check_private")
+        attack.succeeded(signers.facts_of(uri).label)
+
+
 def test_a_person_has_three_tries(uri: str) -> None:
     answers = [b"wrong passphrase", b"wrong again, sorry", PASSPHRASE]
     source = PassphraseSource(lambda _: answers.pop(0), tries=3)
