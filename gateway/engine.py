@@ -24,6 +24,7 @@ from gateway.rollout import Facts, Step
 from gateway.rows import Stored
 from gateway.states import ENDED
 from gateway.steering import Make, Steering
+from gateway.telling import Telling
 
 LOG = getLogger(__name__)
 GAP_S = 0.05  # reports that come together are looked at together
@@ -42,6 +43,7 @@ class Engine:
         self.carriers = Carriers(parts, self.steering)
         self.renewals = Renewals(parts, self.steering.library)
         self.relay = Relay(parts, self.steering.library)
+        self.telling = Telling(parts, self.steering.library)
         self.problems: dict[str, str] = {}
 
     def wake(self) -> None:
@@ -53,7 +55,8 @@ class Engine:
     async def run(self) -> None:
         """Run until cancelled; then streams end, and nodes go on by themselves."""
         await asyncio.to_thread(self._resume)
-        jobs = [asyncio.ensure_future(self._renew()), asyncio.ensure_future(self.renewals.run())]
+        works = (self._renew(), self.renewals.run(), self.telling.run())
+        jobs = [asyncio.ensure_future(work) for work in works]
         try:
             while True:
                 self._awake.clear()

@@ -39,6 +39,7 @@ class Pace:
     collect_s: float = limits.COLLECT_SECONDS
     collect_idle_s: float = limits.COLLECT_IDLE_SECONDS
     renew_s: float = 600.0
+    tell_s: float = 1.0  # between looks at what push nodes were not told yet
     certificates_s: float = 60.0  # between looks at listeners' certificates
     republish_s: float = 1.0  # first pause before a mirror is tried again; doubles to 60
 

@@ -61,8 +61,8 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
     from embrasure.net.server import Service, bind, build_server
     from embrasure.net.trustbundle import TrustHolder
     from embrasure.wire import node_pb2, node_pb2_grpc
+    from node import doorway as door_side
     from node import join_service
-    from node.doorway import Doorway
     from node.push import TABLE, NodeService
 
     material = Material(paths)
@@ -88,14 +88,14 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
         ),
     )
     joining = join_service.joining_service(paths, partial(to_apply, paths))
+    doorway = door_side.Doorway(partial(to_apply, paths), keys.pair, material.ca_roots())
     server = build_server(
-        [served, renewal.renewal_service(renewing), joining],
-        {**TABLE, **renewal.TABLE, **join_service.TABLE},
+        [served, renewal.renewal_service(renewing), joining, doorway.service()],
+        {**TABLE, **renewal.TABLE, **join_service.TABLE, **door_side.TABLE},
         holder,
         connections=limits.NODE_CONNECTIONS,
     )
     port = bind(server, config.listen, keys)
-    doorway = Doorway(partial(to_apply, paths), keys.pair, material.ca_roots())
     door = await doorway.open(config)
     await server.start()
     await asyncio.to_thread(await_apply, paths, stop)

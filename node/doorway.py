@@ -1,4 +1,7 @@
-"""The network side of a push node's metadata door: bytes in, apply's answer out."""
+"""The network side of a push node's metadata door: bytes in, apply's answer out.
+
+It has a port of its own, for repairs past every denial, and stands on the push listener as well.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,20 @@ from collections.abc import Callable, Mapping
 from cryptography import x509
 
 from embrasure.errors import Failed
+from embrasure.net.authorize import Table
 from embrasure.net.credentials import Pair
-from embrasure.net.door import DoorKeys, Outcome, door_server
-from embrasure.net.server import bind
+from embrasure.net.door import DoorKeys, DoorService, Outcome, door_server
+from embrasure.net.server import Service, bind
 from embrasure.trust.listing import GivenSource
+from embrasure.wire import door_pb2, door_pb2_grpc
 from node.answering import Deaf, converse
 from node.config import NodeConfig
 from node.ipc import Channel
 from node.messages import FromApply, TrustAsk, TrustNote
 
 Connect = Callable[[], Channel[FromApply]]
+# On the push listener: a gateway that is believed brings them where it brings orders.
+TABLE: Table = {"/embrasure.v1.Door/Put": frozenset({"gateway"})}
 
 
 class Doorway:
@@ -33,6 +40,11 @@ class Doorway:
         port = bind(self._server, config.door, self.keys)
         await self._server.start()
         return port
+
+    def service(self) -> Service:
+        """Return the same door for the push listener, behind that listener's own checks."""
+        descriptor = door_pb2.DESCRIPTOR.services_by_name["Door"]
+        return Service(descriptor, door_pb2_grpc.add_DoorServicer_to_server, DoorService(self.take))
 
     async def close(self) -> None:
         """Nothing is taken any more."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from embrasure import limits
 from embrasure.errors import Unavailable
@@ -24,7 +25,7 @@ class Caller:
 
     domain: str
     roots_pem: bytes
-    key_pem: bytes
+    key_pem: bytes | ec.EllipticCurvePrivateKey
     chain_pem: bytes
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ import pytest
 from embrasure.net.certificates import load_certificates
 from tests.simulate.installer import free_port
 from tests.simulate.office import ENV, Office, Running, verb
-from tests.simulate.officenode import bring, node_of, ports
+from tests.simulate.officenode import node_of, ports
 from tests.simulate.running import until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
@@ -20,7 +20,7 @@ def report(mine: Office) -> tuple[Path, list[dict[str, str]]]:
     """What the gateway says of who holds what, and the file that a person carries."""
     found = mine.verb("fleet", "trust", "--env", ENV, person="anna")
     assert found.code == 0, found.told
-    file = mine.folder / "report.json"
+    file = mine.folder / f"report-{len(list(mine.folder.glob('report-*')))}.json"
     file.write_text(json.dumps(found.body))
     return file, found.body["holders"]
 
@@ -48,20 +48,17 @@ def test_a_gateway_issuer_is_rotated_and_the_node_answers_all_the_way(tmp_path: 
             stick = mine.gateway_folder / "repository"
             assert verb("node", "apply", stick, "--root", paths.prefix).code == 0
             first = issuer_of(gateway)
-            _, (row,) = report(mine)
+            before, (row,) = report(mine)
             assert (row["kind"], row["name"], len(row["tls"])) == ("push", node, 64)
-            # 1. The next issuer is in force, and the node does not know it yet.
+            # 1. The next issuer is in force; what was told before that is too old to go on by.
             mine.pki("pki", "issuer", "create", "gateway", mine.trust, "--kdf", "moderate",
                      *signs(mine))  # fmt: skip
             assert mine.verb("trust", "submit", mine.trust, person="anna").code == 0
-            file, (stale,) = report(mine)
-            assert stale["tls"] == row["tls"]
             early = verb("pki", "issuer", "activate", "gateway", mine.trust,
-                              "--report", file, "--passphrase-file", mine.passphrase)  # fmt: skip
+                         "--report", before, "--passphrase-file", mine.passphrase)  # fmt: skip
             assert (early.code, early.error["reason"]) == (3, "E_NOT_READY")
             assert node in early.told
-            # 2. The node gets the files, and says so within a moment.
-            assert "fleet-prod" in bring(mine, node, paths).taken
+            # 2. The gateway has brought the node the files by itself, and the node says so.
             until(lambda: report(mine)[1][0]["tls"] != row["tls"], what="the new bundle")
             file, (fresh,) = report(mine)
             done = mine.pki("pki", "issuer", "activate", "gateway", mine.trust, "--report", file)
@@ -75,7 +72,7 @@ def test_a_gateway_issuer_is_rotated_and_the_node_answers_all_the_way(tmp_path: 
             assert row["tls"] == fresh["tls"]
             # 4. The old one goes, and the node still answers.
             mine.pki("pki", "issuer", "retire", "gateway", mine.trust, "--force", *signs(mine))
-            assert "fleet-prod" in bring(mine, node, paths).taken
+            assert mine.verb("trust", "submit", mine.trust, person="anna").code == 0
             until(lambda: report(mine)[1][0]["tls"] not in ("", fresh["tls"]), what="the last")
             shown = verb("pki", "issuer", "status", mine.trust, "--report", file)
             states = {one["authority"]: one["state"] for one in shown.body["authorities"]}

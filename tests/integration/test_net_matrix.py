@@ -25,6 +25,7 @@ from gateway.service_table import ADMIN_TABLE
 from mirror.collect import COLLECT_TABLE
 from mirror.receive import INGEST_TABLE
 from node import join_service
+from node.doorway import TABLE as NODE_DOOR_TABLE
 from node.push import TABLE as NODE_TABLE
 from tests.ablation import Ablation
 from tests.simulate.authority import CLIENT, Authority, Leaf
@@ -32,7 +33,7 @@ from tests.simulate.listener import trust_from
 
 AUTHORITY = Authority()
 LISTENERS: Mapping[str, Mapping[str, frozenset[Role]]] = {
-    "node, push": {**NODE_TABLE, **renewal.TABLE, **join_service.TABLE},
+    "node, push": {**NODE_TABLE, **renewal.TABLE, **join_service.TABLE, **NODE_DOOR_TABLE},
     "mirror, ingest": {**INGEST_TABLE, **renewal.TABLE},
     "letterbox, collect": {**INGEST_TABLE, **COLLECT_TABLE, **renewal.TABLE},
     "gateway, admin": ADMIN_TABLE,
