@@ -16,7 +16,7 @@ import pytest
 from embrasure.errors import EmbrasureError, Unavailable
 from embrasure.trust.cache import DocumentCache
 from embrasure.trust.client import TrustClient
-from embrasure.trust.generation import COMPLETE, CURRENT, Generations
+from embrasure.trust.generation import COMPLETE, CURRENT, Generations, newest_file
 from tests.simulate.repository import SimRepository
 
 ROLES = ("fleet-dev", "gates-dev")
@@ -229,6 +229,21 @@ def test_the_document_cache_forgets_what_was_unused_for_longest(tmp_path: Path) 
     cache.put(b"y" * 95)
     assert len(list(cache.folder.iterdir())) == 1
     assert cache.get("0" * 64, length=10) is None
+
+
+def test_the_newest_file_of_a_role_is_the_current_one_else_the_last_complete(
+    tmp_path: Path,
+) -> None:
+    assert newest_file(tmp_path, "snapshot", limit=10) == b""
+    generations = Generations(tmp_path)
+    assert newest_file(tmp_path, "snapshot", limit=10) == b""
+    generations.commit(fill(generations, snapshot=b"1"), complete=True)
+    assert newest_file(tmp_path, "snapshot", limit=10) == b"1"
+    second = fill(generations, root=b"2")
+    (second / "snapshot.json").unlink()  # as a newer root drops it
+    generations.commit(second, complete=False)
+    assert newest_file(tmp_path, "snapshot", limit=10) == b"1"
+    assert newest_file(tmp_path, "targets", limit=10) == b""
 
 
 def test_what_was_put_is_kept_though_it_is_larger_than_all_that_may_be(tmp_path: Path) -> None:
