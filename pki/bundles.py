@@ -73,8 +73,8 @@ def check_ready(
         f"{one.stem}-ca",
         expected="everybody who must believe it to hold the new files",
         got=lines,
-        hint="embrasure trust submit brings it to push nodes that are up, embrasure trust deliver to "
-        "a door; then embrasure fleet trust --json > FILE, and --report FILE; "
+        hint="embrasure trust submit brings it to push nodes that are up, trust deliver to a door; "
+        "then embrasure fleet trust --json > FILE, and --report FILE; "
         f"--force after {after // 86400} days",
         reason="not-ready",
     )
