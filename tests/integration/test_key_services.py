@@ -129,7 +129,7 @@ def test_a_key_of_vault_is_one_version_of_it(
 def test_azures_uri_has_one_form() -> None:
     from pki.services import _AZURE
 
-    assert _AZURE.fullmatch("//fleet.vault.azure.net/keys/root/0123abcd")
+    assert _AZURE.fullmatch("//fleet.vault.azure.net/keys/alice/0123abcd")
     for uri in ("//evil.example/keys/root", "//fleet.vault.azure.net.evil/keys/x", "fleet/root"):
         assert _AZURE.fullmatch(uri) is None
     assert services.explained(ValueError("x"), "hv:a/1").reason == "key-service"
