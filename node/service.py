@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from logging import getLogger
+from queue import SimpleQueue
 
 from embrasure.errors import EmbrasureError, Misuse
 from node import logs
@@ -36,10 +37,22 @@ def end_with(parent: int) -> bool:
 
 
 def stopping() -> threading.Event:
-    """Return an event that SIGTERM and SIGINT set."""
+    """Return an event that SIGTERM and SIGINT set, from a thread of its own.
+
+    A handler runs in the main thread, which may be inside `stop.wait` and hold the event's lock: a
+    handler that sets the event itself would then wait for itself for ever. A SimpleQueue may be
+    written in a handler.
+    """
     stop = threading.Event()
+    told: SimpleQueue[int] = SimpleQueue()
+
+    def pass_on() -> None:
+        told.get()
+        stop.set()
+
+    threading.Thread(target=pass_on, name="signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: told.put(number))
     return stop
 
 
