@@ -9,7 +9,7 @@ from embrasure.command import Common, common
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave everything running and say how to look in.")
-@click.option("--fast", is_flag=True, help="3 push nodes and 1 pull node, shorter soak.")
+@click.option("--fast", is_flag=True, help="3 push nodes and 1 pull node.")
 @common
 def demo(common: Common, *, keep: bool, fast: bool) -> int:
     """Run the whole product on this machine as real processes, and check its claims.

@@ -17,7 +17,7 @@ from demo.story import Story
 from embrasure.errors import EmbrasureError
 
 FULL = Pace(soak_s=1, push=5, pull=2)
-FAST = Pace(soak_s=1, push=3, pull=1, canary_soak_s=1)
+FAST = Pace(soak_s=1, push=3, pull=1)
 
 
 def play(*, as_json: bool, keep: bool, fast: bool) -> int:

@@ -23,7 +23,7 @@ class Pace:
     soak_s: int
     push: int
     pull: int
-    canary_soak_s: int = 2
+    canary_soak_s: int = 1
 
 
 @dataclass(frozen=True, slots=True)
