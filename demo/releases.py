@@ -18,12 +18,11 @@ SHOP = Path(__file__).resolve().parent / "shop"
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast the demo goes: soak of a later wave and of the canary in seconds, nodes."""
+    """How fast a roll-out goes: seconds of soak of every wave, numbers of nodes."""
 
     soak_s: int
     push: int
     pull: int
-    canary_soak_s: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def plan_file(fleet: Fleet, version: str, pace: Pace) -> Path:
     path.write_text(
         f'app = "{fleet.app}"\nenv = "{ENV}"\ntitle = "{fleet.app} {version}"\n'
         f'canary = ["{fleet.nodes[0].id}"]\nsoak_s = {pace.soak_s}\ndeadline_s = 120\n'
-        f"canary_soak_s = {pace.canary_soak_s}\nmax_parallel = 10\nmax_attempts = 1\n"
+        f"canary_soak_s = {pace.soak_s}\nmax_parallel = 10\nmax_attempts = 1\n"
         '[[waves]]\nname = "half"\npercent = 50\n[[waves]]\nname = "all"\npercent = 100\n'
     )
     return path

@@ -99,7 +99,7 @@ class RealApplication:
             self._judge(watcher)
         except Failed:
             for service in self.fleet.processes.services:
-                print(f"--- {service.name}\n{service.tail(30)}", file=sys.stderr)
+                print(f"--- {service.name}\n{service.tail(8)}", file=sys.stderr)
             raise
         finally:
             self.fleet.processes.stop_all()

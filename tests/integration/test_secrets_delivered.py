@@ -89,7 +89,7 @@ def deploy(fleet: Fleet, version: str, lowest: int, *sealed: Path) -> int:
 def roll(fleet: Fleet, bundle: Path, *sealed: Path) -> int:
     """Return how the roll-out of a bundle ended."""
     version = bundle.name
-    plan = releases.plan_file(fleet, version, Pace(soak_s=1, push=1, pull=1, canary_soak_s=1))
+    plan = releases.plan_file(fleet, version, Pace(soak_s=1, push=1, pull=1))
     words = [word for file in sealed for word in ("--secret", str(file))]
     done = fleet.processes.must(
         "release", "propose", bundle, "--plan", plan, "--json", *words, *fleet.passphrase,
