@@ -75,8 +75,9 @@ def adopt(
     if layout.TARGETS in roles and not force:
         check_orphans(repository, newer[layout.metadata_file(layout.TARGETS, roles["targets"])])
     # 5.
-    repository.stage_trust({**documents, **newer}, roles)
-    repository.publish()
+    with repository.change():
+        repository.stage_trust({**documents, **newer}, roles)
+        repository.publish()
     found = dict(roles)
     if roots > before:
         found[layout.ROOT] = roots

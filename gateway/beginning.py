@@ -125,8 +125,7 @@ def publish_pending(parts: EngineParts, keeper: Gatekeeper, stored: Stored) -> N
     if rollout.state != "pending":
         return
     approved = parts.proposals.approved(rollout.env, rollout.app, rollout.plan)
-    parts.repository.stage_role(approved.role, approved.documents)
-    keeper.publish(stored)
+    keeper.publish(stored, approved=approved)
     with parts.database.write() as connection:
         running = rollout.to("running", wave_since=parts.unix())
         rows.save(connection, running, (), at=write_time(parts.clock()), gseq=stored.gseq)

@@ -26,6 +26,7 @@ from gateway.gates import (
 )
 from gateway.library import Library
 from gateway.parts import EngineParts
+from gateway.proposals import Approved
 from gateway.rollout import Facts, GateState, Publish, Rollout
 from gateway.rows import Stored
 
@@ -104,8 +105,13 @@ class Gatekeeper:
             found = found or f"{verdict.kind}: {verdict.reason}"
         return found
 
-    def publish(self, stored: Stored, wanted: Publish | None = None) -> None:
-        """The gate numbered `stored.gseq` is signed, published and known to the feed."""
+    def publish(
+        self, stored: Stored, wanted: Publish | None = None, *, approved: Approved | None = None
+    ) -> None:
+        """The gate numbered `stored.gseq` is signed, published and known to the feed.
+
+        approved: the role and documents of a plan that is not published yet
+        """
         parts, rollout = self._parts, stored.rollout
         wanted = wanted or gate_of(rollout)
         gate = self.draft(stored, wanted, gseq=stored.gseq)
@@ -114,15 +120,20 @@ class Gatekeeper:
             ground = self._library.ground(rollout.env, rollout.app)
             check_gate(stored.plan, rollout.plan, gate, ground)
         raw = write(gate)
-        with parts.journal.act(
-            "gate",
-            f"{rollout.plan}:{stored.gseq}",
-            stop=wanted.state in ("paused", "halted"),
-            state=wanted.state,
-            open_wave=wanted.open_wave,
-            attempt=wanted.attempt,
-            sha256=sha256_hex(raw),
+        with (
+            parts.journal.act(
+                "gate",
+                f"{rollout.plan}:{stored.gseq}",
+                stop=wanted.state in ("paused", "halted"),
+                state=wanted.state,
+                open_wave=wanted.open_wave,
+                attempt=wanted.attempt,
+                sha256=sha256_hex(raw),
+            ),
+            parts.repository.change(),
         ):
+            if approved is not None:
+                parts.repository.stage_role(approved.role, approved.documents)
             parts.repository.set_gate(rollout.env, rollout.app, raw)
             parts.repository.publish()
         self._library.contents()

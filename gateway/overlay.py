@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from embrasure import limits
 from embrasure.errors import NotFound, Refused
 from embrasure.trust import layout
+from embrasure.trust.client import TrustClient
 from embrasure.trust.source import Source
+from embrasure.trust.view import View
 
 
 class Overlay:
@@ -35,3 +37,13 @@ def fetch_all(source: Source, path: str, *, limit: int) -> bytes | None:
         return b"".join(source.fetch(path, offset=0, limit=limit))
     except NotFound:
         return None
+
+
+def check_listed(client: TrustClient, view: View, role: str, path: str, source: Overlay) -> None:
+    """Return only when the listed document can be fetched as it is listed; raises Refused."""
+    try:
+        client.target(view, role, path, source, limit=limits.MANIFEST_BYTES)
+    except NotFound:
+        raise Refused(
+            path, expected=f"the document that {role} lists", got="none", reason="missing"
+        ) from None

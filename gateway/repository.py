@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from embrasure.trust.view import View
 from gateway import metadata as form
 from gateway.audit import Journal
 from gateway.keyring import OnlineKeys, check_environment
-from gateway.overlay import Overlay
+from gateway.overlay import Overlay, check_listed
 from gateway.repository_folder import LAST, RepositoryFolder
 from gateway.staged import Staged, check_numbers, role_of
 
@@ -124,6 +125,15 @@ class Repository:
                 # No timestamp yet, an expired one, or a publication that a crash cut short.
                 self._publish(snapshot=True)
             self.renew()
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """What is staged inside is this caller's: nobody else publishes, or drops, it meanwhile."""
+        with self._lock:
+            try:
+                yield
+            finally:
+                self._staged = Staged()
 
     def stage_role(self, role: bytes, documents: Mapping[str, bytes]) -> None:
         """The next publication lists this signed approval role.
@@ -305,7 +315,7 @@ class Repository:
                     why = self.problems.get(role, "no delegation")
                     raise Refused(role, expected="to verify", got=why, reason="orphan")
                 for path in found.targets:
-                    _check_document(client, view, role, path, source)
+                    check_listed(client, view, role, path, source)
 
     def _delegated(self, files: Mapping[str, bytes], roles: Mapping[str, int]) -> Targets:
         """The targets file, staged or published."""
@@ -337,13 +347,3 @@ class Repository:
     def _refresh(self) -> View:
         roles = self._loadable({}, self.disk.listed())
         return self.client.refresh(self.source(), roles=roles, tolerate_expired=True)
-
-
-def _check_document(client: TrustClient, view: View, role: str, path: str, source: Overlay) -> None:
-    """Return only when the listed document can be fetched as it is listed; raises Refused."""
-    try:
-        client.target(view, role, path, source, limit=limits.MANIFEST_BYTES)
-    except NotFound:
-        raise Refused(
-            path, expected=f"the document that {role} lists", got="none", reason="missing"
-        ) from None

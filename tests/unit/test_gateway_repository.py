@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -116,6 +117,35 @@ def test_a_role_and_its_gate_become_visible_together(
     )
     again = repository.publish()
     assert again.roles["snapshot"].version == view.roles["snapshot"].version
+
+
+@pytest.mark.misuse
+def test_a_publication_that_fails_takes_nobody_elses_gate_away(
+    repository: Repository, sim: SimRepository, ablation: Ablation
+) -> None:
+    role, documents, _ = shop_release(sim)
+    unsigned = sign_metadata(Metadata[Targets].from_bytes(role).signed, [])
+
+    def meddle() -> None:
+        with repository.change(), contextlib.suppress(Refused):
+            repository.stage_role(unsigned, documents)
+            repository.publish()
+
+    def stop(gate: bytes, *, patience: float) -> bytes:
+        meddler = threading.Thread(target=meddle)
+        with repository.change():
+            repository.set_gate("dev", "shop", gate)
+            meddler.start()
+            meddler.join(patience)
+            repository.publish()
+        meddler.join()
+        return repository.document("gates-dev", "gates/dev/shop.json", limit=99)
+
+    assert stop(b"halted", patience=0.2) == b"halted"
+
+    with ablation("one change at a time") as attack:
+        attack.without("gateway.repository.Repository.change", lambda _: contextlib.nullcontext())
+        attack.succeeded(stop(b"halted again", patience=20) == b"halted")
 
 
 def test_gates_of_other_apps_stay(repository: Repository) -> None:
