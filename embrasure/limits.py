@@ -147,6 +147,7 @@ POLL_JITTER_SECONDS = 5
 # Node
 TRANSITIONS = 32  # state changes of one transaction
 JOURNAL_BYTES = 64 * KIB  # one state record
+REARM_SECONDS = 30  # least of a time-out after a boot: the machine has just begun
 STARTS = 3  # starts of an uncommitted release before it counts as a crash loop
 KEEP_RELEASES = 3
 FREE_PERCENT = 3  # of the file system kept free

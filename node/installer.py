@@ -18,11 +18,12 @@ from embrasure.trust.receipt import Kind as ReceiptKind
 from embrasure.trust.receipt import Outcome, Ran, Reason
 from embrasure.trust.source import Source
 from node.config import load_app
+from node.deadline import boot_id
 from node.ground import Ground, Report, release_of
 from node.install import STEPS
 from node.judge import Judge, Judgement
 from node.orders import ALARMS, Last
-from node.receipts import Event, boot_id
+from node.receipts import Event
 from node.recovery import linked, settle
 from node.releases import APPROVAL, MANIFEST, PLAN
 from node.rollback import LONGEST_WAIT_SECONDS, degraded

@@ -33,6 +33,7 @@ from embrasure.trust.receipt import (
     sign_receipt,
 )
 from node import believed
+from node.deadline import boot_id
 from node.identity import Identity
 from node.output import cleaned
 from node.paths import Paths
@@ -43,7 +44,6 @@ PAD_BYTES = limits.KIB  # lengths of bodies come in these steps, so that they te
 _BODY_BYTES = 3 * limits.KIB - 1  # before padding: with both seals below limits.POST_BYTES
 _NAME = re.compile(r"([0-9]{16})-([0-9a-f]{16})-([a-z0-9-]{1,48})\.json")
 _ENTRY_BYTES = 8 * limits.KIB
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +88,6 @@ class Posted:
     signed: bytes
     body: bytes
     collect_key: str
-
-
-def boot_id() -> str:
-    """Return the id of this boot, 32 hex digits; zeros where the kernel has none."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
-    except OSError:
-        return "0" * 32
 
 
 def seal_body(event: Event, *, tls: str = "") -> bytes:

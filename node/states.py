@@ -15,6 +15,7 @@ from msgspec import Meta
 from embrasure import limits
 from embrasure.errors import Failed
 from embrasure.trust.documents import AppName, Count, Digest, Document, Positive
+from node.deadline import Hex16
 
 
 class State(StrEnum):
@@ -89,7 +90,6 @@ Word = Literal[
 BURNS_A_TRY = frozenset({"probe", "crash-loop", "hook"})
 Ending = Literal["", "committed", "rolled_back", "interrupted", "rejected", "degraded"]
 ReleaseName = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,15}-[0-9a-f]{16}$")]
-Hex16 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 
 
 class Release(Document, frozen=True, kw_only=True):

@@ -1,0 +1,76 @@
+"""Time that is left, kept across crashes and boots.
+
+Within one boot CLOCK_BOOTTIME counts, which no one sets and which runs on while a machine sleeps.
+It begins anew at every boot, so after one the time that was left when the record was last stored
+counts again: at least 30 s, for a booting machine is slow, and never more than in the beginning.
+A wall clock has no say, whatever it shows.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from embrasure import limits
+from embrasure.trust.documents import Count, Document, Positive
+
+Hex16 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Deadline(Document, frozen=True, kw_only=True):
+    """A time-out as a record holds it, in milliseconds.
+
+    span_ms: what it was armed with. until_ms: its end on CLOCK_BOOTTIME, in the boot `boot`.
+    left_ms: what was left of it when the record was stored.
+    """
+
+    boot: Hex16
+    span_ms: Positive
+    left_ms: Count
+    until_ms: Count
+
+
+def boot_id() -> str:
+    """Return the id of this boot, 32 hex digits; zeros where the kernel has none."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
+    except OSError:
+        return "0" * 32
+
+
+def uptime_ms() -> int:
+    """Return CLOCK_BOOTTIME: milliseconds since the machine started, asleep or not."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def armed(seconds: float) -> Deadline:
+    """Return a deadline that ends so many seconds from now."""
+    span = max(1, int(seconds * 1000))
+    return Deadline(boot=boot_id(), span_ms=span, left_ms=span, until_ms=uptime_ms() + span)
+
+
+def left_s(deadline: Deadline) -> float:
+    """Return the seconds that are left, 0 when it is over."""
+    return _left_ms(deadline) / 1000
+
+
+def _left_ms(deadline: Deadline) -> int:
+    if deadline.boot == boot_id():
+        # Never more than it began with, whatever became of the clock (a moved container).
+        return max(0, min(deadline.span_ms, deadline.until_ms - uptime_ms()))
+    return min(deadline.span_ms, max(deadline.left_ms, limits.REARM_SECONDS * 1000))
+
+
+def kept(deadline: Deadline) -> Deadline:
+    """Return the same deadline as it is stored now, with what is left; armed again after a boot."""
+    left = _left_ms(deadline)
+    if deadline.boot == boot_id():
+        return msgspec.structs.replace(deadline, left_ms=left)
+    return Deadline(
+        boot=boot_id(), span_ms=deadline.span_ms, left_ms=left, until_ms=uptime_ms() + left
+    )
