@@ -6,8 +6,9 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 
 from embrasure import limits
 from embrasure.errors import Denied, EmbrasureError, Failed, NotFound, Refused
@@ -37,13 +38,30 @@ def explained(problem: OSError, thing: str) -> EmbrasureError:
     return Failed(thing, expected="a disk that answers", got=text, reason="io")
 
 
-@contextlib.contextmanager
-def explaining(thing: str) -> Iterator[None]:
-    """What the system refuses inside becomes one of our errors."""
-    try:
-        yield
-    except OSError as problem:
-        raise explained(problem, thing) from problem
+class explaining:  # noqa: N801  # used as a word of a `with` statement
+    """What the system refuses inside becomes one of our errors.
+
+    thing: what it is about, or where; name: below it. Put together only when there is an error:
+    a release has thousands of files, and each goes through here many times.
+    """
+
+    __slots__ = ("_name", "_thing")
+
+    def __init__(self, thing: str, name: str = "") -> None:
+        self._thing, self._name = thing, name
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(problem, OSError):
+            where = f"{self._thing}/{self._name}" if self._name else self._thing
+            raise explained(problem, where) from problem
 
 
 def check_name(name: str) -> str:

@@ -15,10 +15,11 @@ def shown(text: object, limit: int = MAX_SHOWN) -> str:
     is longer than `limit` characters is cut, and the cut is shown.
     """
     raw = text if isinstance(text, str) else str(text)
-    cut = raw[:limit]
-    safe = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut
-    )
+    safe = cut = raw[:limit]
+    if not cut.isprintable():
+        safe = "".join(
+            c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut
+        )
     return safe if len(raw) <= limit else f"{safe}... ({len(raw)} characters)"
 
 

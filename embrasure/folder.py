@@ -38,12 +38,17 @@ _HELD_DEPTH = 64  # descriptors held while a tree is removed
 class Folder:
     """A held folder. Names are single parts; `child` and `read` also take `a/b` below it."""
 
-    __slots__ = ("fd", "path")
+    __slots__ = ("_text", "fd")
 
-    def __init__(self, fd: int, path: Path) -> None:
+    def __init__(self, fd: int, path: Path | str) -> None:
         """Take over the descriptor; `path` is for sentences only."""
         self.fd = fd
-        self.path = path
+        self._text = str(path)
+
+    @property
+    def path(self) -> Path:
+        """Where the folder was when it was opened; for sentences only."""
+        return Path(self._text)
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, mode: int = 0o700) -> Folder:
@@ -81,7 +86,7 @@ class Folder:
             self.close()
 
     def _where(self, name: str) -> str:
-        return str(self.path / name)
+        return f"{self._text}/{name}"
 
     def check_mine(self) -> None:
         """Return only when we own the folder and nobody else can write to it; raises Denied."""
@@ -100,14 +105,14 @@ class Folder:
         """Return the folder below this one; raises Refused when a link is on the way."""
         for part in path.split("/"):
             check_name(part)
-        with explaining(self._where(path)):
-            return Folder(kernel.open_inside(self.fd, path, _DIRECTORY), self.path / path)
+        with explaining(self._text, path):
+            return Folder(kernel.open_inside(self.fd, path, _DIRECTORY), self._where(path))
 
     def open_file(self, path: str) -> int:
         """Return a descriptor of the regular file below this folder, open for reading."""
         for part in path.split("/"):
             check_name(part)
-        with explaining(self._where(path)):
+        with explaining(self._text, path):
             fd = kernel.open_inside(self.fd, path, _READ)
         try:
             _check_regular(fd, self._where(path))
@@ -128,7 +133,7 @@ class Folder:
         """Yield the bytes of a regular file, at most `limits.BUFFER_BYTES` at a time."""
         fd = self.open_file(path)
         try:
-            with explaining(self._where(path)):
+            with explaining(self._text, path):
                 while piece := os.read(fd, limits.BUFFER_BYTES):
                     yield piece
         finally:
@@ -136,7 +141,7 @@ class Folder:
 
     def stat(self, name: str) -> os.stat_result:
         """Return what `name` itself is (a link is not followed); raises NotFound."""
-        with explaining(self._where(name)):
+        with explaining(self._text, name):
             return os.stat(check_name(name), dir_fd=self.fd, follow_symlinks=False)
 
     def has(self, name: str) -> bool:
@@ -149,7 +154,7 @@ class Folder:
 
     def list(self) -> list[str]:
         """Return the names in this folder, sorted."""
-        with explaining(str(self.path)):
+        with explaining(self._text):
             return sorted(os.listdir(self.fd))  # noqa: PTH208  # pathlib takes no descriptor
 
     def readlink(self, name: str) -> str:
@@ -173,7 +178,7 @@ class Folder:
         limit: bytes; one more is refused. Nothing is synced: call `syncfs` once for many files.
         A file that could not be finished is removed.
         """
-        with explaining(self._where(name)):
+        with explaining(self._text, name):
             fd = kernel.open_inside(self.fd, check_name(name), _NEW, 0o600)
             try:
                 digest = fill(fd, chunks, limit=limit, thing=self._where(name))
@@ -187,7 +192,7 @@ class Folder:
 
     def append(self, name: str, data: bytes, *, mode: int = 0o600) -> int:
         """Return the size of the file after `data` is behind its end; nothing is synced."""
-        with explaining(self._where(name)):
+        with explaining(self._text, name):
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
             fd = kernel.open_inside(self.fd, check_name(name), flags, mode)
             try:
@@ -229,7 +234,7 @@ class Folder:
 
     def mkdir(self, name: str, *, mode: int = 0o700) -> Folder:
         """Return the new folder `name`; raises Refused (`exists`)."""
-        with explaining(self._where(name)):
+        with explaining(self._text, name):
             os.mkdir(check_name(name), mode, dir_fd=self.fd)
         made = self.child(name)
         made.chmod(mode)  # whatever the umask says
@@ -244,17 +249,17 @@ class Folder:
 
     def chmod(self, mode: int) -> None:
         """This folder has the mode."""
-        with explaining(str(self.path)):
+        with explaining(self._text):
             os.fchmod(self.fd, mode)
 
     def symlink(self, target: str, name: str) -> None:
         """`name` is a new link to `target`; raises Refused (`exists`)."""
-        with explaining(self._where(name)):
+        with explaining(self._text, name):
             os.symlink(target, check_name(name), dir_fd=self.fd)
 
     def link(self, name: str, to: Folder, new: str) -> None:
         """The file `name` is also called `new` in folder `to`; raises Refused (`exists`)."""
-        with explaining(to._where(new)):
+        with explaining(to._text, new):
             os.link(
                 check_name(name),
                 check_name(new),
@@ -267,7 +272,7 @@ class Folder:
         """`name` is `new` in folder `to`, in one step; raises Refused (`exists`)."""
         check_name(name)
         check_name(new)
-        with explaining(to._where(new)):
+        with explaining(to._text, new):
             if replace:
                 os.rename(name, new, src_dir_fd=self.fd, dst_dir_fd=to.fd)
             else:
@@ -275,20 +280,19 @@ class Folder:
 
     def unlink(self, name: str, *, missing_ok: bool = False) -> None:
         """No file or link is called `name` here; raises NotFound."""
-        try:
-            os.unlink(check_name(name), dir_fd=self.fd)
-        except FileNotFoundError as problem:
-            if not missing_ok:
-                raise explained(problem, self._where(name)) from problem
-        except OSError as problem:
-            raise explained(problem, self._where(name)) from problem
+        with explaining(self._text, name):
+            try:
+                os.unlink(check_name(name), dir_fd=self.fd)
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
 
     def remove_tree(self, name: str) -> None:
         """Nothing is called `name` here; raises NotFound, Damaged for another file system in it."""
         if not stat.S_ISDIR(self.stat(name).st_mode):
             self.unlink(name)
             return
-        with explaining(self._where(name)):
+        with explaining(self._text, name):
             _empty(self, name)
             os.rmdir(name, dir_fd=self.fd)
 
@@ -296,21 +300,21 @@ class Folder:
 
     def fsync(self) -> None:
         """The names in this folder are on disk; an error is never retried."""
-        with explaining(str(self.path)):
+        with explaining(self._text):
             os.fsync(self.fd)
 
     def fsync_file(self, name: str) -> None:
         """The bytes of the file `name` are on disk."""
         fd = self.open_file(name)
         try:
-            with explaining(self._where(name)):
+            with explaining(self._text, name):
                 os.fsync(fd)
         finally:
             os.close(fd)
 
     def syncfs(self) -> None:
         """All that was written to this file system is on disk; an error is never retried."""
-        with explaining(str(self.path)):
+        with explaining(self._text):
             kernel.syncfs(self.fd)
 
 
