@@ -71,6 +71,7 @@ def test_a_failing_canary_halts_and_nobody_else_is_dialled(tmp_path: Path) -> No
             async with host.running() as engine:
                 name = await engine.start("dev", "shop", host.approved("2.0"), by="anna")
                 await until(lambda: state_of(engine, name) == "halted")
+                await until(lambda: gate_of(host).state == "halted")
                 await asyncio.sleep(0.3)
                 canary, *others = fleet.push()
                 assert node_states(engine, name)[canary.node.id] == "rolled_back"
@@ -337,7 +338,10 @@ def test_a_node_enrolled_after_the_end_takes_the_release_and_changes_no_verdict(
                 host.adopt_trust()
                 async with serving(fleet.authority, late) as port:
                     host.address("node", late.node.id, port)
-                    await until(lambda: node_states(engine, name).get(late.node.id) == "healthy")
+                    await until(
+                        lambda: node_states(engine, name).get(late.node.id) == "healthy",
+                        tell=lambda: (engine.problems, engine.status(name), late.orders),
+                    )
                 assert late.installs == {plan: 1}
                 found: Any = engine.status(name)
                 assert (found["exit"], found["counts"]) == (0, {"healthy": 3})

@@ -188,9 +188,14 @@ class SimEngine:
         return draft.release.plan_digest
 
 
-async def until(look: Callable[[], bool], *, seconds: float = 40.0) -> None:
-    """Return once `look` is true; fails the test when it does not become so."""
+async def until(
+    look: Callable[[], bool], *, seconds: float = 25.0, tell: Callable[[], object] = lambda: ""
+) -> None:
+    """Return once `look` is true; fails the test when it does not become so, with what `tell` says.
+
+    seconds: two of them fit into the time-out of one test
+    """
     end = time.monotonic() + seconds
     while not look():
-        assert time.monotonic() < end, "it did not happen in time"
+        assert time.monotonic() < end, f"it did not happen in time: {tell()}"
         await asyncio.sleep(0.02)
