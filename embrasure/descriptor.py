@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
-from embrasure import limits
+from embrasure import fsops, limits
 from embrasure.errors import Denied, EmbrasureError, Failed, NotFound, Refused
 
 
@@ -77,7 +77,7 @@ def write_all(fd: int, data: bytes) -> None:
     """Every byte of `data` is written; a short write is continued."""
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(fd, rest) :]
+        rest = rest[fsops.write(fd, rest) :]
 
 
 def read_bounded(fd: int, *, limit: int, thing: str) -> bytes:
@@ -110,10 +110,11 @@ def make_folders(path: Path, mode: int) -> None:
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):
-        with explaining(str(folder)), contextlib.suppress(FileExistsError):
-            folder.mkdir(mode)
-        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        with explaining(str(folder)):
+            parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                with contextlib.suppress(FileExistsError):
+                    fsops.mkdir(parent, folder.name, mode)
+                fsops.fsync(parent)
+            finally:
+                os.close(parent)

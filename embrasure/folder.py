@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from embrasure import kernel, limits
+from embrasure import fsops, kernel, limits
 from embrasure.descriptor import (
     check_name,
     explained,
@@ -26,13 +26,13 @@ from embrasure.descriptor import (
     read_bounded,
     write_all,
 )
-from embrasure.errors import Damaged, Denied, NotFound, Refused
+from embrasure.errors import Denied, NotFound, Refused
+from embrasure.removal import empty
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO must not block the open
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_NEW = os.O_WRONLY | os.O_EXCL
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNFINISHED = re.compile(r"\.[0-9a-f]{32}\.new")  # what a crash leaves before its rename
-_HELD_DEPTH = 64  # descriptors held while a tree is removed
 
 
 class Folder:
@@ -179,10 +179,10 @@ class Folder:
         A file that could not be finished is removed.
         """
         with explaining(self._text, name):
-            fd = kernel.open_inside(self.fd, check_name(name), _NEW, 0o600)
+            fd = fsops.create(self.fd, check_name(name), _NEW, 0o600)
             try:
                 digest = fill(fd, chunks, limit=limit, thing=self._where(name))
-                os.fchmod(fd, mode)
+                fsops.chmod(fd, mode)
             except BaseException:
                 os.close(fd)
                 self.unlink(name, missing_ok=True)
@@ -193,8 +193,8 @@ class Folder:
     def append(self, name: str, data: bytes, *, mode: int = 0o600) -> int:
         """Return the size of the file after `data` is behind its end; nothing is synced."""
         with explaining(self._text, name):
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
-            fd = kernel.open_inside(self.fd, check_name(name), flags, mode)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
+            fd = fsops.create(self.fd, check_name(name), flags, mode)
             try:
                 _check_regular(fd, self._where(name))
                 write_all(fd, data)
@@ -235,7 +235,7 @@ class Folder:
     def mkdir(self, name: str, *, mode: int = 0o700) -> Folder:
         """Return the new folder `name`; raises Refused (`exists`)."""
         with explaining(self._text, name):
-            os.mkdir(check_name(name), mode, dir_fd=self.fd)
+            fsops.mkdir(self.fd, check_name(name), mode)
         made = self.child(name)
         made.chmod(mode)  # whatever the umask says
         return made
@@ -247,42 +247,45 @@ class Folder:
             self.fsync()
         return self.child(name)
 
+    def chmod_file(self, name: str, mode: int) -> None:
+        """The regular file `name` has the mode."""
+        fd = self.open_file(name)
+        try:
+            with explaining(self._text, name):
+                fsops.chmod(fd, mode)
+        finally:
+            os.close(fd)
+
     def chmod(self, mode: int) -> None:
         """This folder has the mode."""
         with explaining(self._text):
-            os.fchmod(self.fd, mode)
+            fsops.chmod(self.fd, mode)
+
+    def mark_used(self, name: str) -> None:
+        """`name` was used just now, as far as its times say."""
+        with explaining(self._text, name):
+            fsops.touch(self.fd, check_name(name))
 
     def symlink(self, target: str, name: str) -> None:
         """`name` is a new link to `target`; raises Refused (`exists`)."""
         with explaining(self._text, name):
-            os.symlink(target, check_name(name), dir_fd=self.fd)
+            fsops.symlink(target, self.fd, check_name(name))
 
     def link(self, name: str, to: Folder, new: str) -> None:
         """The file `name` is also called `new` in folder `to`; raises Refused (`exists`)."""
         with explaining(to._text, new):
-            os.link(
-                check_name(name),
-                check_name(new),
-                src_dir_fd=self.fd,
-                dst_dir_fd=to.fd,
-                follow_symlinks=False,
-            )
+            fsops.link(self.fd, check_name(name), to.fd, check_name(new))
 
     def rename(self, name: str, to: Folder, new: str, *, replace: bool = False) -> None:
         """`name` is `new` in folder `to`, in one step; raises Refused (`exists`)."""
-        check_name(name)
-        check_name(new)
         with explaining(to._text, new):
-            if replace:
-                os.rename(name, new, src_dir_fd=self.fd, dst_dir_fd=to.fd)
-            else:
-                kernel.rename_new(self.fd, name, to.fd, new)
+            fsops.rename(self.fd, check_name(name), to.fd, check_name(new), replaces=replace)
 
     def unlink(self, name: str, *, missing_ok: bool = False) -> None:
         """No file or link is called `name` here; raises NotFound."""
         with explaining(self._text, name):
             try:
-                os.unlink(check_name(name), dir_fd=self.fd)
+                fsops.unlink(self.fd, check_name(name))
             except FileNotFoundError:
                 if not missing_ok:
                     raise
@@ -293,58 +296,31 @@ class Folder:
             self.unlink(name)
             return
         with explaining(self._text, name):
-            _empty(self, name)
-            os.rmdir(name, dir_fd=self.fd)
+            empty(self, name)
+            fsops.rmdir(self.fd, name)
 
     # Make durable
 
     def fsync(self) -> None:
         """The names in this folder are on disk; an error is never retried."""
         with explaining(self._text):
-            os.fsync(self.fd)
+            fsops.fsync(self.fd)
 
     def fsync_file(self, name: str) -> None:
         """The bytes of the file `name` are on disk."""
         fd = self.open_file(name)
         try:
             with explaining(self._text, name):
-                os.fsync(fd)
+                fsops.fsync(fd)
         finally:
             os.close(fd)
 
     def syncfs(self) -> None:
         """All that was written to this file system is on disk; an error is never retried."""
         with explaining(self._text):
-            kernel.syncfs(self.fd)
+            fsops.syncfs(self.fd)
 
 
 def _check_regular(fd: int, thing: str) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise Refused(thing, expected="a regular file", got="another kind", reason="bad-type")
-
-
-def _empty(folder: Folder, name: str, top: Folder | None = None, depth: int = 1) -> None:
-    """The folder `name` holds nothing; what lies too deep is first moved up to the top."""
-    device = os.fstat(folder.fd).st_dev
-    with folder.child(name) as inner:
-        if os.fstat(inner.fd).st_dev != device:
-            raise Damaged(
-                str(inner.path), expected="one file system", got="a mount", reason="bad-path"
-            )
-        inner.chmod(0o700)  # ours may be 0555, where nothing can be unlinked
-        while names := inner.list():
-            for part in names:
-                _remove(inner, part, top if top is not None else inner, depth)
-
-
-def _remove(folder: Folder, name: str, top: Folder, depth: int) -> None:
-    if not stat.S_ISDIR(folder.stat(name).st_mode):
-        folder.unlink(name)
-    elif depth < _HELD_DEPTH:
-        _empty(folder, name, top, depth + 1)
-        os.rmdir(name, dir_fd=folder.fd)
-    else:
-        # A tree of any depth is removed with this many descriptors, and without deep recursion.
-        with folder.child(name) as deep:
-            deep.chmod(0o700)
-        folder.rename(name, top, secrets.token_hex(16))

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from embrasure import limits
+from embrasure import fsops, limits
 from embrasure.descriptor import explaining, read_bounded
 from embrasure.errors import Denied, Refused, Unavailable
 from embrasure.folder import Folder as Folder
@@ -109,8 +109,8 @@ def lock(path: Path, *, seconds: float) -> Iterator[None]:
     The kernel lets go of it when the process ends, however it ends. Threads of one process
     shut each other out as well. The file itself stays.
     """
-    with explaining(str(path)):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with Folder.open(path.parent.resolve()) as folder, explaining(str(path)):
+        fd = fsops.create(folder.fd, path.name, os.O_RDWR, 0o600)
     try:
         until = time.monotonic() + seconds
         while not _locked(fd):

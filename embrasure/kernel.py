@@ -7,6 +7,7 @@ import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 _INSIDE = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
@@ -32,6 +33,13 @@ def _checked(result: int, name: str) -> int:
         return result
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number), name)
+
+
+def _finished(call: Callable[[], int], name: str) -> int:
+    """Return what the call returns; one that a signal broke off is made again, as Python's are."""
+    while (result := call()) < 0 and ctypes.get_errno() == errno.EINTR:
+        continue
+    return _checked(result, name)
 
 
 def open_inside(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
@@ -86,31 +94,29 @@ def walk_inside(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
 
 
 def rename_new(from_fd: int, name: str, to_fd: int, new: str) -> None:
-    """`name` is called `new`, which did not exist; raises FileExistsError when it does."""
-    try:
-        _renameat2(from_fd, name, to_fd, new)
-    except OSError as problem:
-        # NFS and some others have no exclusive rename; for files a second name does the same.
-        if problem.errno not in (errno.EINVAL, errno.ENOSYS):
-            raise
-        os.link(name, new, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
-        os.unlink(name, dir_fd=from_fd)
+    """`name` is called `new`, which did not exist; raises FileExistsError when it does.
+
+    Raises OSError (EINVAL, ENOSYS) where the file system or the kernel cannot promise that.
+    """
+    _renameat2(from_fd, name, to_fd, new)
 
 
 def _renameat2(from_fd: int, name: str, to_fd: int, new: str) -> None:
-    result = _libc.renameat2(
-        ctypes.c_int(from_fd),
-        ctypes.c_char_p(os.fsencode(name)),
-        ctypes.c_int(to_fd),
-        ctypes.c_char_p(os.fsencode(new)),
-        ctypes.c_uint(_RENAME_NOREPLACE),
+    _finished(
+        lambda: _libc.renameat2(
+            ctypes.c_int(from_fd),
+            ctypes.c_char_p(os.fsencode(name)),
+            ctypes.c_int(to_fd),
+            ctypes.c_char_p(os.fsencode(new)),
+            ctypes.c_uint(_RENAME_NOREPLACE),
+        ),
+        new,
     )
-    _checked(result, new)
 
 
 def syncfs(fd: int) -> None:
     """Everything written to the file system of `fd` is on disk; an error is never retried."""
-    _checked(_libc.syncfs(ctypes.c_int(fd)), "syncfs")
+    _finished(lambda: _libc.syncfs(ctypes.c_int(fd)), "syncfs")
 
 
 def reserve(fd: int, length: int) -> None:
@@ -123,8 +129,8 @@ def reserve(fd: int, length: int) -> None:
     # glibc has the 64-bit name on every platform; musl's plain one is 64-bit.
     fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
     try:
-        _checked(
-            fallocate(
+        _finished(
+            lambda: fallocate(
                 ctypes.c_int(fd),
                 ctypes.c_int(_FALLOC_FL_KEEP_SIZE),
                 ctypes.c_int64(0),
@@ -133,7 +139,7 @@ def reserve(fd: int, length: int) -> None:
             "fallocate",
         )
     except OSError as problem:
-        if problem.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINTR):
+        if problem.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
             raise
 
 

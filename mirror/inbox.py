@@ -160,11 +160,7 @@ class Inbox:
             held.child(folder) as inner,
             make_folders(self.public, folder) as outer,
         ):
-            fd = inner.open_file(name)
-            try:
-                os.fchmod(fd, 0o444)
-            finally:
-                os.close(fd)
+            inner.chmod_file(name, 0o444)
             inner.rename(name, outer, name)
         with self._mutex:
             self._whole.discard(path)

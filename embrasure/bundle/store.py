@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from embrasure import kernel, limits
+from embrasure import fsops, limits
 from embrasure.descriptor import explained, explaining, write_all
 from embrasure.errors import Damaged, EmbrasureError, Failed, NotFound, Refused, Unavailable
 from embrasure.fs import Folder, free
@@ -173,12 +173,7 @@ class BlobStore:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def _name(self, digest: str, folder: Folder) -> None:
-        fd = self._partials.open_file(digest)
-        try:
-            with explaining(f"blob {digest}"):
-                os.fchmod(fd, _BLOB_MODE)
-        finally:
-            os.close(fd)
+        self._partials.chmod_file(digest, _BLOB_MODE)
         self._partials.rename(digest, folder, digest, replace=True)
         del self._pending[digest]
 
@@ -196,7 +191,7 @@ class BlobStore:
 
     def _open_partial(self, digest: str) -> int:
         with explaining(f"blob {digest}"):
-            return kernel.open_inside(self._partials.fd, digest, os.O_RDWR | os.O_CREAT, 0o600)
+            return fsops.create(self._partials.fd, digest, os.O_RDWR, 0o600)
 
     def _is_partial(self, fd: int, digest: str) -> bool:
         """Return whether the name still stands for what the descriptor holds."""
@@ -306,14 +301,14 @@ class BlobWriter:
     def _rehash(self) -> None:
         with explaining(f"blob {self.digest}"):
             if os.fstat(self._fd).st_size > self.length:
-                os.ftruncate(self._fd, 0)
+                fsops.truncate(self._fd, 0)
             while piece := os.read(self._fd, limits.BUFFER_BYTES):
                 self._hashed.update(piece)
                 self.offset += len(piece)
 
     def _reserve(self) -> None:
         try:
-            kernel.reserve(self._fd, self.length)
+            fsops.allocate(self._fd, self.length)
         except OSError as problem:
             error = explained(problem, f"blob {self.digest}")
             if error.reason != "no-space":

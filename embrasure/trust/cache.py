@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 
 from embrasure import limits
@@ -38,8 +37,9 @@ class DocumentCache:
         except EmbrasureError:
             raw = b""
         if hashlib.sha256(raw).hexdigest() == sha256:
-            with contextlib.suppress(FileNotFoundError):  # trimmed by another process just now
-                os.utime(path)
+            # Trimmed by another process just now, or a disk that takes nothing: only its age.
+            with contextlib.suppress(EmbrasureError), Folder.open(self.folder) as held:
+                held.mark_used(sha256)
             return raw
         self._drop(sha256)
         return None

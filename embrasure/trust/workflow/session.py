@@ -175,6 +175,9 @@ class Workflow:
         except (*OUTSIDE, OSError) as error:
             self.generations.discard(generation)
             raise explained(error, "trust anchor") from error
+        except EmbrasureError:
+            self.generations.discard(generation)  # the disk took no file
+            raise
         try:
             updater.refresh()
             return _Run(updater, load(updater))

@@ -22,6 +22,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from embrasure import descriptor, limits
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.fs import Folder
 from embrasure.trust.keymaterial import material
 from embrasure.trust.workflow.versions import Keys, plain
 
@@ -93,6 +94,30 @@ class ClockedUpdater(Updater):
         # Always the anchor: with `bootstrap=None` the cached root would be the trust anchor.
         super().__init__(str(folder), url, fetcher=fetcher, config=config, bootstrap=anchor)
         self._trusted_set.reference_time = at
+
+    # What it stores goes through the one port to the disk; the generation is synced as a whole.
+
+    def _persist_file(self, filename: str, data: bytes) -> None:
+        path = Path(filename)
+        fresh = f".{path.name}.new"
+        with Folder.open(path.parent) as folder:
+            folder.unlink(fresh, missing_ok=True)
+            try:
+                folder.write(fresh, [data], mode=0o600)
+                folder.rename(fresh, folder, path.name, replace=True)
+            except EmbrasureError:
+                folder.unlink(fresh, missing_ok=True)
+                raise
+
+    def _persist_root(self, version: int, data: bytes) -> None:
+        # Its folder is there: a generation begins with it.
+        self._persist_file(str(Path(self._dir, "root_history", f"{version}.root.json")), data)
+
+    def _update_root_symlink(self) -> None:
+        name = f"{Root.type}.json"
+        with Folder.open(Path(self._dir)) as folder:
+            folder.unlink(name, missing_ok=True)
+            folder.symlink(f"root_history/{self._trusted_set.root.version}.{name}", name)
 
     def _load_timestamp(self) -> None:
         # The root is final here, and nothing that it delegates has been looked at.
