@@ -260,7 +260,9 @@ def run(code: str) -> subprocess.Popen[bytes]:
 
 def test_an_interrupt_is_130_without_a_word() -> None:
     code = (
-        "import click, time\n"
+        "import click, signal, time\n"
+        # A suite that was started in the background hands on that SIGINT is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait():\n    print('ready', flush=True)\n    time.sleep(20)\n"
         "cli.root.add_command(click.Command('wait', callback=wait))\n"
         "cli.root.get_command = lambda ctx, name: cli.root.commands[name]\n"
