@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from embrasure import limits
 from embrasure.errors import Refused
+from embrasure.net.door import read_files
 from embrasure.net.identity import check_name
 from embrasure.trust import layout
 from embrasure.wire import admin_pb2 as wire
@@ -63,16 +64,22 @@ class FleetActs:
         )
         return wire.JoinReply(body=proof, gateway=chain)
 
-    async def JoinAnswer(self, request: wire.JoinRequest, context: Context) -> wire.Json:
-        """Bring the security team's answer to the node."""
-        person = await self._asker("JoinAnswer", request.env, request.node, context)
-        if len(request.body) > limits.ANSWER_BYTES:
-            raise Refused("answer", expected="40 KiB", got=len(request.body), reason="limit")
-        await self._note(person, request.node, "answer")
+    async def JoinAnswer(
+        self, requests: AsyncIterator[wire.JoinPart], context: Context
+    ) -> wire.Json:
+        """Bring the node the security team's answer, and the trust files that vouch for it."""
+        first = await anext(requests, None)
+        if first is None or first.path:
+            raise Refused("answer", expected="the answer first", got="else", reason="bad-schema")
+        person = await self._asker("JoinAnswer", first.env, first.node, context)
+        if len(first.body) > limits.ANSWER_BYTES:
+            raise Refused("answer", expected="40 KiB", got=len(first.body), reason="limit")
+        files = await read_files(requests)
+        await self._note(person, first.node, "answer")
         await self._parts.rollouts.relay.answer(
-            request.env, request.node, request.leaf, request.body
+            first.env, first.node, first.leaf, first.body, files
         )
-        return answer("embrasure.fleet.join/1", {"env": request.env, "node": request.node})
+        return answer("embrasure.fleet.join/1", {"env": first.env, "node": first.node})
 
     async def _asker(self, method: str, env: str, node: str, context: Context) -> str:
         layout.check_env(env)

@@ -38,7 +38,8 @@ def pki_join(
     """Enrol a node that was given a join token: check its MAC and its keys here, then its entry.
 
     Run where the token was minted. Run it again, within 24 hours, once all signatures are there:
-    then the node gets its answer. It is dialled where `fleet address` says.
+    then the node gets its answer, with the trust files by which it verifies that. It is dialled
+    where `fleet address` says.
 
     \b
     Examples:
@@ -48,6 +49,7 @@ def pki_join(
     from embrasure.clock import now
     from embrasure.fs import read_file
     from embrasure.limits import ENROLMENT_BYTES
+    from embrasure.trust.carry import carried, for_node
     from gateway.client import AdminClient
     from gateway.join_steps import meet, send_answer
     from pki import acting, enrolment
@@ -72,8 +74,9 @@ def pki_join(
                 trust, [met.checked], None, keys=sign, source=source, authority=authority,
                 clock=now,
             )  # fmt: skip
+            files = for_node(carried(trust.path), env=env, node=node) if answers else {}
         for file in answers.values():
-            send_answer(client, met, read_file(Path(file), limit=ENROLMENT_BYTES))
+            send_answer(client, met, read_file(Path(file), limit=ENROLMENT_BYTES), files)
     body = {**found, "node": node, "answered": bool(answers)}
     told = (
         "the node has its answer" if answers else "no answer yet: run this again when it is signed"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from embrasure.clock import Clock
@@ -46,7 +48,8 @@ def meet(client: AdminClient, trust: TrustFolder, env: str, node: str, *, clock:
     return Met(env, node, checked, said.leaf)
 
 
-def send_answer(client: AdminClient, met: Met, answer: bytes) -> None:
-    """The node has its answer; it is carried by hand as well as by this way."""
-    request = wire.JoinRequest(env=met.env, node=met.node, leaf=met.leaf, body=answer)
-    client.call("JoinAnswer", request)
+def send_answer(client: AdminClient, met: Met, answer: bytes, files: Mapping[str, bytes]) -> None:
+    """The node has taken its answer. files: the trust files by which it verifies it."""
+    head = wire.JoinPart(env=met.env, node=met.node, leaf=met.leaf, body=answer)
+    rest = (wire.JoinPart(path=path, body=raw) for path, raw in files.items())
+    client.upload("JoinAnswer", itertools.chain([head], rest))

@@ -7,7 +7,7 @@ this gateway never saw.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -71,11 +71,19 @@ class Relay:
             raise Refused(f"node {node}", expected="a proof", got="more", reason="limit")
         return found.proof, chain
 
-    async def answer(self, env: str, node: str, leaf: bytes, answer: bytes) -> None:
-        """The node has the security team's answer."""
+    async def answer(
+        self, env: str, node: str, leaf: bytes, answer: bytes, files: Mapping[str, bytes]
+    ) -> None:
+        """The node has taken the security team's answer, by the trust files that vouch for it."""
         address = await asyncio.to_thread(self._address, env, node)
+
+        async def parts() -> AsyncIterator[joining_pb2.AnswerPart]:
+            yield joining_pb2.AnswerPart(body=answer)
+            for path, raw in files.items():
+                yield joining_pb2.AnswerPart(path=path, body=raw)
+
         async with self._dialled(env, node, address, leaf) as (stub, _):
-            await stub.Answer(joining_pb2.AnswerAsk(answer=answer), timeout=CALL_SECONDS)
+            await stub.Answer(parts(), timeout=2 * limits.DOOR_SECONDS)
 
     def _address(self, env: str, node: str) -> str:
         row = tables.addresses.c

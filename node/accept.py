@@ -25,6 +25,7 @@ from embrasure.trust.order import Order, check_order, parse_order
 from embrasure.trust.source import Source
 from node import credentials, hold
 from node.config import NodeConfig, app_names
+from node.enrolment import may_have_answer
 from node.ground import FloorKeeper, Ground, Report, Silent
 from node.identity import Identity
 from node.installer import Answer as Answer
@@ -113,6 +114,9 @@ class Acceptor:
         Raises Refused for an order that does not hold, Unavailable for a broken source.
         """
         with self._working():
+            if not may_have_answer(self._ground.paths):
+                # Nothing is looked at that a thief of the gateway brings before the first floors.
+                return Answer("hold", "not_enrolled", "")
             order, keyid, payload = self._verified(envelope, source)
             app = order.app
             if self._orders.is_last(app, payload):
@@ -164,6 +168,13 @@ class Acceptor:
         Raises Refused, Denied, Unavailable.
         """
         return self._judge.trusting.take(source)
+
+    def enrol(self, answer: bytes, source: Source) -> None:
+        """This node is enrolled by an answer for which the trust files of `source` vouch.
+
+        Raises Refused, NotFound, Unavailable; the node then waits for another answer.
+        """
+        self._judge.enrol(answer, source)
 
     def _look(self, app: str, source: Source, report: Report) -> Answer:
         judgement = self._judged(app, source)  # denials count, whatever the owner holds

@@ -64,7 +64,7 @@ def run(paths: Paths, stop: threading.Event) -> None:
     """Installs are taken until `stop` is set; what was committed runs from the start on."""
     with opened(paths) as acceptor, closing(Listener(paths.run, SOCKET)) as listener:
         records = NodeRecords(paths)
-        joiner = Joiner(paths, clock=clock.now)
+        joiner = Joiner(paths, clock.now, acceptor.enrol)
         desk = Desk(acceptor, records, allowed=frozenset({os.geteuid()}), joiner=joiner)
         held = threading.Event()
 

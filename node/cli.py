@@ -144,23 +144,35 @@ def node_init(
 @click.command()
 @node_options
 @click.argument("answer", type=FILE)
+@click.option(
+    "--trust", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder with the fleet's trust files: who signed the answer is checked by them, now.",
+)  # fmt: skip
 @common
-def node_enrol(common: Common, prefix: Path, answer: Path) -> None:
+def node_enrol(common: Common, prefix: Path, answer: Path, trust: Path | None) -> None:
     """Take the security team's answer to this node's statement.
+
+    With --trust the answer is verified from this node's anchor before it is kept; without, at the
+    first refresh.
 
     \b
     Examples:
       embrasure node enrol --root /srv/n1 enrolled.json
+      embrasure node enrol --root /srv/n1 enrolled.json --trust /media/stick
     """
+    from node.first_trust import verify_carried
     from node.paths import Paths
     from node.setup import enrol
 
-    found = enrol(Paths(prefix.resolve()), answer)
+    paths = Paths(prefix.resolve())
+    if trust is not None:
+        verify_carried(paths, answer, trust)
+    found = enrol(paths, answer)
     body = {"node": found.node, "env": found.env, "epoch": found.epoch, "domain": found.tls.domain}
-    common.emit(
-        "embrasure.node.enrol/1", body, f"node {found.node} of {found.env} is enrolled, once its "
-        "first refresh has checked who signed that",
-    )  # fmt: skip
+    text = f"node {found.node} of {found.env} is enrolled"
+    if trust is None:
+        text += ", once its first refresh has checked who signed that"
+    common.emit("embrasure.node.enrol/1", {**body, "verified": trust is not None}, text)
 
 
 @click.command(epilog=EXITS)

@@ -94,8 +94,8 @@ class Joiner(Protocol):
         """Return the signed answer to a challenge."""
         ...
 
-    def take(self, answer: bytes) -> None:
-        """Put the security team's answer where the owner would."""
+    def take(self, answer: bytes, source: Source) -> None:
+        """Take the security team's answer, if the trust files of `source` vouch for it."""
         ...
 
 
@@ -170,7 +170,7 @@ class Desk:
                 proof = self._joiner.prove(unpack(ask.challenge), gateway=ask.gateway)
                 channel.send(ProvedNote(proof=pack(proof)))
             case EnrolAsk() if self._joiner:
-                self._joiner.take(unpack(ask.answer))
+                self._joiner.take(unpack(ask.answer), IpcSource(channel))
             case _:
                 raise Failed("ipc", expected="a question", got=type(ask).__name__)
 

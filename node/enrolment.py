@@ -5,12 +5,12 @@ Without it a fresh node could be shown an older repository as the newest there i
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, timedelta
 
 import msgspec
 
 from embrasure import limits
-from embrasure.clock import read_time
+from embrasure.clock import Clock, read_time
 from embrasure.errors import NotFound, Refused
 from embrasure.fs import Folder, read_file
 from embrasure.net.certificates import load_der, pem_of
@@ -30,8 +30,19 @@ def is_enrolled(paths: Paths) -> bool:
     return paths.taken.exists()
 
 
+def may_have_answer(paths: Paths) -> bool:
+    """Return whether this node took an answer, or its owner put one there."""
+    return is_enrolled(paths) or paths.enrolled.exists()
+
+
 def accept_enrolment(
-    paths: Paths, identity: Identity, client: TrustClient, view: View, floors: FloorKeeper
+    paths: Paths,
+    identity: Identity,
+    client: TrustClient,
+    view: View,
+    floors: FloorKeeper,
+    *,
+    clock: Clock,
 ) -> bool:
     """Return whether this node is enrolled; its floors, chain and TLS bundle are then taken.
 
@@ -49,15 +60,31 @@ def accept_enrolment(
     payload, _ = dsse.unseal("enrolled", raw, keys, limit=limits.ENROLMENT_BYTES)
     answer = parse_enrolled(payload)
     check_answer(answer, identity, view)
+    take_enrolment(paths, raw, answer, client, floors, clock=clock)
+    return True
+
+
+def take_enrolment(
+    paths: Paths,
+    raw: bytes,
+    answer: Enrolled,
+    client: TrustClient,
+    floors: FloorKeeper,
+    *,
+    clock: Clock,
+) -> None:
+    """This node is enrolled by `answer`, which is verified; `raw` is its envelope.
+
+    Raises Refused (`pem`) before anything of it counts.
+    """
     chain = b"".join(pem_of(load_der(der, what="enrolment answer")) for der in answer.chain)
-    _take_floors(answer, client, floors)
+    _take_floors(answer, client, floors, clock=clock)
     with Folder.open(paths.keys) as keys_folder:
         keys_folder.replace(paths.tls_chain.name, chain)
     with Folder.open(paths.state) as state:
         state.replace(paths.tls_bundle.name, write(answer.tls))
         # Last: until this is there, everything above is done again.
         state.replace(paths.taken.name, raw)
-    return True
 
 
 def check_answer(answer: Enrolled, identity: Identity, view: View) -> None:
@@ -68,7 +95,7 @@ def check_answer(answer: Enrolled, identity: Identity, view: View) -> None:
             "enrolment answer", expected=f"one for {identity.node}", got=answer.node,
             reason="identity",
         )  # fmt: skip
-    for role, least in _versions(answer).items():
+    for role, least in versions_of(answer).items():
         found = view.role(role)
         if found is None or found.version < least:
             raise Refused(
@@ -80,7 +107,8 @@ def check_answer(answer: Enrolled, identity: Identity, view: View) -> None:
             )
 
 
-def _versions(answer: Enrolled) -> dict[str, int]:
+def versions_of(answer: Enrolled) -> dict[str, int]:
+    """Return role -> version below which the answer lets this node believe nothing."""
     floors = answer.floors
     return {
         layout.ROOT: floors.root,
@@ -90,9 +118,13 @@ def _versions(answer: Enrolled) -> dict[str, int]:
     }
 
 
-def _take_floors(answer: Enrolled, client: TrustClient, floors: FloorKeeper) -> None:
-    at = int(read_time(answer.floors.time).astimezone(UTC).timestamp())
-    client.raise_floors(versions=_versions(answer), time=at)
+def _take_floors(
+    answer: Enrolled, client: TrustClient, floors: FloorKeeper, *, clock: Clock
+) -> None:
+    # One key that is stolen, or a clock that once jumped, must not make everything expired here.
+    cap = clock() + timedelta(seconds=limits.SKEW_SECONDS)
+    at = int(min(read_time(answer.floors.time).astimezone(UTC), cap).timestamp())
+    client.raise_floors(versions=versions_of(answer), time=at)
 
     def raised(before: Floors) -> Floors:
         after = msgspec.structs.replace(before, time=max(before.time, at))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from embrasure import limits
-from embrasure.errors import Denied, Failed, Refused
+from embrasure.errors import Denied, Failed, Refused, Unavailable
+from embrasure.net.door import Quota, read_files
 from embrasure.net.identity import Role
 from embrasure.net.server import Service
+from embrasure.net.source import source_of
+from embrasure.trust.listing import GivenSource
+from embrasure.trust.source import Source
 from embrasure.wire import joining_pb2, joining_pb2_grpc
 from node.answering import Deaf, Heard, NoSource, converse
 from node.ipc import Channel
@@ -35,7 +39,7 @@ class JoiningService:
     """Reads what is public here, and asks apply for the rest."""
 
     def __init__(self, paths: Paths, connect: Connect) -> None:
-        self._paths, self._connect = paths, connect
+        self._paths, self._connect, self._quota = paths, connect, Quota()
 
     async def Statement(
         self, request: joining_pb2.StatementAsk, context: Context
@@ -57,13 +61,18 @@ class JoiningService:
         return joining_pb2.ProveReply(proof=unpack(heard.proof))
 
     async def Answer(
-        self, request: joining_pb2.AnswerAsk, context: Context
+        self, requests: AsyncIterator[joining_pb2.AnswerPart], context: Context
     ) -> joining_pb2.AnswerReply:
-        """Take the security team's answer."""
-        if len(request.answer) > limits.ANSWER_BYTES:
-            raise Refused("enrolment answer", expected=f"{limits.ANSWER_BYTES} bytes", got="more",
-                          reason="limit")  # fmt: skip
-        await asyncio.to_thread(self._ask, EnrolAsk(answer=pack(request.answer)))
+        """Take the security team's answer, if the trust files beside it vouch for it."""
+        with self._quota.entered(source_of(context.peer())):
+            try:
+                async with asyncio.timeout(limits.DOOR_SECONDS):
+                    answer, files = await read_answer(requests)
+            except TimeoutError:
+                raise Unavailable("enrolment answer", expected="all of it in time", got="less",
+                                  reason="slow") from None  # fmt: skip
+            ask = EnrolAsk(answer=pack(answer))
+            await asyncio.to_thread(self._ask, ask, GivenSource(files))
         return joining_pb2.AnswerReply(node="taken")
 
     def _statement(self) -> joining_pb2.StatementReply:
@@ -74,9 +83,23 @@ class JoiningService:
                          reason="no-token")  # fmt: skip
         return joining_pb2.StatementReply(statement=read_statement(self._paths), mac=mac)
 
-    def _ask(self, ask: ProveAsk | EnrolAsk) -> Heard:
+    def _ask(self, ask: ProveAsk | EnrolAsk, source: Source | None = None) -> Heard:
         with self._connect() as channel:
-            return converse(channel, ask, NoSource(), Deaf())
+            return converse(channel, ask, source or NoSource(), Deaf())
+
+
+async def read_answer(
+    requests: AsyncIterator[joining_pb2.AnswerPart],
+) -> tuple[bytes, dict[str, bytes]]:
+    """Return the answer and the trust files that came with it; raises Refused (`limit`, ...)."""
+    first = await anext(requests, None)
+    if first is None or first.path:
+        raise Refused("enrolment answer", expected="the answer first", got="else",
+                      reason="bad-schema")  # fmt: skip
+    if len(first.body) > limits.ANSWER_BYTES:
+        raise Refused("enrolment answer", expected=f"{limits.ANSWER_BYTES} bytes", got="more",
+                      reason="limit")  # fmt: skip
+    return first.body, await read_files(requests)
 
 
 def certificate_of(context: Context) -> str:

@@ -1,21 +1,22 @@
 """A node that joins by a token: it shows its statement, proves its keys, takes the answer.
 
-Fetch relays; the receipt key and the sealing key stay in apply, which answers here. Nothing of it
-is trust: who signed the answer is checked by the first refresh, as if a person had carried it.
+Fetch relays; the receipt key and the sealing key stay in apply, which answers here. An answer is
+verified from the anchor alone before any of it is written: whoever has the gateway may bring one.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 
 from embrasure import limits
 from embrasure.clock import Clock, write_time
-from embrasure.errors import Refused
-from embrasure.fs import replace_file
+from embrasure.errors import Refused, Unavailable
 from embrasure.trust import dsse
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.documents import write
@@ -26,19 +27,25 @@ from embrasure.trust.joining import (
     challenge_info,
     parse_challenge,
 )
+from embrasure.trust.source import Source
 from node.identity import Identity, load_identity, load_seal_key
 from node.join_files import check_not_enrolled, read_statement
-from node.material import read_enrolled
 from node.paths import Paths
-from node.setup import check_mine
+
+Enrol = Callable[[bytes, Source], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Joiner:
-    """Answers in apply, for a node that is not enrolled yet."""
+    """Answers in apply, for a node that is not enrolled yet.
+
+    enrol: verifies an answer by the trust files of a source, and takes it
+    """
 
     paths: Paths
     clock: Clock
+    enrol: Enrol
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def prove(self, challenge: bytes, *, gateway: str) -> bytes:
         """Return the envelope that proves both keys; raises Denied (`enrolled`), Refused.
@@ -65,14 +72,23 @@ class Joiner:
         )
         return dsse.seal("joining", write(proof), identity.signer())
 
-    def take(self, answer: bytes) -> None:
-        """The answer lies where the owner would put it; raises Denied (`enrolled`), Refused."""
+    def take(self, answer: bytes, source: Source) -> None:
+        """This node is enrolled; raises Denied (`enrolled`), Refused, Unavailable.
+
+        After a refusal it joins as before: the next answer is looked at like the first.
+        """
         check_not_enrolled(self.paths)
         if len(answer) > limits.ANSWER_BYTES:
             raise Refused("enrolment answer", expected=f"{limits.ANSWER_BYTES} bytes",
                           got=len(answer), reason="limit")  # fmt: skip
-        check_mine(read_enrolled(answer), load_identity(self.paths))
-        replace_file(self.paths.config, self.paths.enrolled.name, answer, mode=0o644)
+        if not self.turn.acquire(blocking=False):
+            raise Unavailable("node", expected="one answer at a time", got="another",
+                              reason="busy")  # fmt: skip
+        try:
+            check_not_enrolled(self.paths)
+            self.enrol(answer, source)
+        finally:
+            self.turn.release()
 
     def _open(self, asked: Challenge) -> str:
         info = challenge_info(root=asked.root, env=asked.env, node=asked.node, epoch=asked.epoch,

@@ -14,7 +14,7 @@ from securesystemslib.signer import Key
 from embrasure import limits
 from embrasure.clock import Clock, read_time
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
-from embrasure.fs import read_file
+from embrasure.fs import read_file, replace_file
 from embrasure.secret.sealed import parse_sealed
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
@@ -25,9 +25,10 @@ from embrasure.trust.source import Source
 from embrasure.trust.view import View
 from embrasure.trust.workflow.verified import delegations
 from node import believed, hold
-from node.enrolment import accept_enrolment, is_enrolled
+from node.enrolment import accept_enrolment, is_enrolled, take_enrolment
+from node.first_trust import verified_answer
 from node.ground import FloorKeeper
-from node.identity import Identity
+from node.identity import Identity, load_seal_key
 from node.paths import Paths
 from node.receipts import ISOLATION
 from node.releases import secret_document
@@ -99,6 +100,24 @@ class Judge:
                 self._trusting = Trusting(self._paths, self._identity, self._client, self._floors)
             return self._trusting
 
+    def enrol(self, raw: bytes, source: Source) -> None:
+        """This node is enrolled by the answer `raw`, for which the trust files of `source` vouch.
+
+        Before that nothing is written. Raises what `verified_answer` raises.
+        """
+        identity = self._identity
+        answer = verified_answer(
+            raw, source, anchor=self._client.anchor, identity=identity,
+            seal=load_seal_key(self._paths).public(epoch=identity.epoch), at=self._clock(),
+        )  # fmt: skip
+        replace_file(self._paths.config, self._paths.enrolled.name, raw, mode=0o644)
+        take_enrolment(self._paths, raw, answer, self._client, self._floors, clock=self._clock)
+        try:
+            # What they deny counts from now on, not from the first refresh.
+            self.trusting.take(source)
+        except EmbrasureError as problem:
+            LOG.warning("enrolled; trust files: %s [%s]", problem, problem.word)
+
     def refresh(self, source: Source, app: str) -> View:
         """Return the verified roles that one app's decision needs; raises Refused, Unavailable."""
         return self._refreshed(source, roles_for(self._identity.env, app))
@@ -139,7 +158,9 @@ class Judge:
     def judge(self, app: str, view: View, source: Source) -> Judgement:
         """Return what to do with `app`; every floor that this raises is on disk."""
         identity = self._identity
-        if not accept_enrolment(self._paths, identity, self._client, view, self._floors):
+        if not accept_enrolment(
+            self._paths, identity, self._client, view, self._floors, clock=self._clock
+        ):
             return Judgement(Verdict("hold", "not_enrolled"))
         docs = load(self._client, view, source, env=identity.env, app=app, node=identity.node)
         newer = self.trusting.newer_revocations(docs.revocations_version)

@@ -74,7 +74,7 @@ class ProveAsk(Message, frozen=True, kw_only=True, tag="prove"):
 
 
 class EnrolAsk(Message, frozen=True, kw_only=True, tag="enrol"):
-    """Fetch: the gateway relays the security team's answer to this node's statement."""
+    """Fetch: the gateway relays the answer to this node's statement, and trust files to want."""
 
     answer: Base64
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 from cryptography import x509
@@ -198,7 +198,14 @@ class DoorService:
         )
 
 
-async def read_files(requests: AsyncIterator[wire.DoorFile]) -> dict[str, bytes]:
+class TrustFile(Protocol):
+    """One whole file under its repository path."""
+
+    path: str
+    body: bytes
+
+
+async def read_files(requests: AsyncIterator[TrustFile]) -> dict[str, bytes]:
     """Return the delivery, which has trust files only; raises Refused (`limit`, `not-trust`)."""
     files: dict[str, bytes] = {}
     left = limits.DOOR_BYTES

@@ -12,9 +12,11 @@ from embrasure.errors import NotFound, Refused
 from embrasure.fs import Folder
 from embrasure.trust import layout
 from embrasure.trust.canonical import check_depth
+from embrasure.trust.directory import shard_of
 from embrasure.trust.fetcher import fetch_whole
-from embrasure.trust.listing import TrustFolderSource, read_listing, write_listing
+from embrasure.trust.listing import TrustFolderSource, named, read_listing, write_listing
 from embrasure.trust.offline import is_offline
+from embrasure.trust.policy import parse_policy
 from embrasure.trust.workflow.updater import OUTSIDE
 
 
@@ -42,6 +44,26 @@ def carried(folder: Path) -> dict[str, bytes]:
     if not files:
         raise NotFound(str(folder), expected="trust files below metadata/", got="none")
     return files
+
+
+def for_node(files: Mapping[str, bytes], *, env: str, node: str) -> dict[str, bytes]:
+    """Return those of `files` that tell one node who it is: the roles and documents of its
+    environment, of the directory its own shard. Raises Refused for a policy that cannot be read.
+    """
+    inside, shard = f"targets/fleet/{env}/", ""
+    for path, raw in files.items():
+        if path.startswith(inside) and path.endswith(".policy.json"):
+            shard = shard_of(node, parse_policy(raw).shards)
+
+    def wanted(path: str) -> bool:
+        found = named(path)
+        if found is not None:
+            return is_offline(found[0], env)
+        if path.startswith("targets/revoked/"):
+            return path.endswith(f".{env}.json")
+        return path.startswith(inside) and ("/dir/" not in path or path.endswith(f".{shard}.json"))
+
+    return {path: raw for path, raw in files.items() if wanted(path)}
 
 
 def documents_of(raw: bytes, role: str) -> list[str]:

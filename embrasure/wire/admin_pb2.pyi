@@ -228,6 +228,20 @@ class JoinRequest(_message.Message):
     body: bytes
     def __init__(self, env: _Optional[str] = ..., node: _Optional[str] = ..., leaf: _Optional[bytes] = ..., body: _Optional[bytes] = ...) -> None: ...
 
+class JoinPart(_message.Message):
+    __slots__ = ("env", "node", "leaf", "path", "body")
+    ENV_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    LEAF_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    env: str
+    node: str
+    leaf: bytes
+    path: str
+    body: bytes
+    def __init__(self, env: _Optional[str] = ..., node: _Optional[str] = ..., leaf: _Optional[bytes] = ..., path: _Optional[str] = ..., body: _Optional[bytes] = ...) -> None: ...
+
 class JoinReply(_message.Message):
     __slots__ = ("body", "mac", "leaf", "gateway")
     BODY_FIELD_NUMBER: _ClassVar[int]

@@ -184,9 +184,9 @@ class AdminStub(object):
                 request_serializer=embrasure_dot_wire_dot_admin__pb2.JoinRequest.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_admin__pb2.JoinReply.FromString,
                 _registered_method=True)
-        self.JoinAnswer = channel.unary_unary(
+        self.JoinAnswer = channel.stream_unary(
                 '/embrasure.v1.Admin/JoinAnswer',
-                request_serializer=embrasure_dot_wire_dot_admin__pb2.JoinRequest.SerializeToString,
+                request_serializer=embrasure_dot_wire_dot_admin__pb2.JoinPart.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_admin__pb2.Json.FromString,
                 _registered_method=True)
 
@@ -387,7 +387,7 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def JoinAnswer(self, request, context):
+    def JoinAnswer(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -546,9 +546,9 @@ def add_AdminServicer_to_server(servicer, server):
                     request_deserializer=embrasure_dot_wire_dot_admin__pb2.JoinRequest.FromString,
                     response_serializer=embrasure_dot_wire_dot_admin__pb2.JoinReply.SerializeToString,
             ),
-            'JoinAnswer': grpc.unary_unary_rpc_method_handler(
+            'JoinAnswer': grpc.stream_unary_rpc_method_handler(
                     servicer.JoinAnswer,
-                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.JoinRequest.FromString,
+                    request_deserializer=embrasure_dot_wire_dot_admin__pb2.JoinPart.FromString,
                     response_serializer=embrasure_dot_wire_dot_admin__pb2.Json.SerializeToString,
             ),
     }
@@ -1373,7 +1373,7 @@ class Admin(object):
             _registered_method=True)
 
     @staticmethod
-    def JoinAnswer(request,
+    def JoinAnswer(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -1383,11 +1383,11 @@ class Admin(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_unary(
+            request_iterator,
             target,
             '/embrasure.v1.Admin/JoinAnswer',
-            embrasure_dot_wire_dot_admin__pb2.JoinRequest.SerializeToString,
+            embrasure_dot_wire_dot_admin__pb2.JoinPart.SerializeToString,
             embrasure_dot_wire_dot_admin__pb2.Json.FromString,
             options,
             channel_credentials,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65mbrasure/wire/joining.proto\x12\x0c\x65mbrasure.v1\"\x0e\n\x0cStatementAsk\"0\n\x0eStatementReply\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x0b\n\x03mac\x18\x02 \x01(\t\"\x1d\n\x08ProveAsk\x12\x11\n\tchallenge\x18\x01 \x01(\x0c\"\x1b\n\nProveReply\x12\r\n\x05proof\x18\x01 \x01(\x0c\"\x1b\n\tAnswerAsk\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"\x1b\n\x0b\x41nswerReply\x12\x0c\n\x04node\x18\x01 \x01(\t2\xc9\x01\n\x07Joining\x12\x45\n\tStatement\x12\x1a.embrasure.v1.StatementAsk\x1a\x1c.embrasure.v1.StatementReply\x12\x39\n\x05Prove\x12\x16.embrasure.v1.ProveAsk\x1a\x18.embrasure.v1.ProveReply\x12<\n\x06\x41nswer\x12\x17.embrasure.v1.AnswerAsk\x1a\x19.embrasure.v1.AnswerReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65mbrasure/wire/joining.proto\x12\x0c\x65mbrasure.v1\"\x0e\n\x0cStatementAsk\"0\n\x0eStatementReply\x12\x11\n\tstatement\x18\x01 \x01(\x0c\x12\x0b\n\x03mac\x18\x02 \x01(\t\"\x1d\n\x08ProveAsk\x12\x11\n\tchallenge\x18\x01 \x01(\x0c\"\x1b\n\nProveReply\x12\r\n\x05proof\x18\x01 \x01(\x0c\"(\n\nAnswerPart\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\x1b\n\x0b\x41nswerReply\x12\x0c\n\x04node\x18\x01 \x01(\t2\xcc\x01\n\x07Joining\x12\x45\n\tStatement\x12\x1a.embrasure.v1.StatementAsk\x1a\x1c.embrasure.v1.StatementReply\x12\x39\n\x05Prove\x12\x16.embrasure.v1.ProveAsk\x1a\x18.embrasure.v1.ProveReply\x12?\n\x06\x41nswer\x12\x18.embrasure.v1.AnswerPart\x1a\x19.embrasure.v1.AnswerReply(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,10 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROVEASK']._serialized_end=141
   _globals['_PROVEREPLY']._serialized_start=143
   _globals['_PROVEREPLY']._serialized_end=170
-  _globals['_ANSWERASK']._serialized_start=172
-  _globals['_ANSWERASK']._serialized_end=199
-  _globals['_ANSWERREPLY']._serialized_start=201
-  _globals['_ANSWERREPLY']._serialized_end=228
-  _globals['_JOINING']._serialized_start=231
-  _globals['_JOINING']._serialized_end=432
+  _globals['_ANSWERPART']._serialized_start=172
+  _globals['_ANSWERPART']._serialized_end=212
+  _globals['_ANSWERREPLY']._serialized_start=214
+  _globals['_ANSWERREPLY']._serialized_end=241
+  _globals['_JOINING']._serialized_start=244
+  _globals['_JOINING']._serialized_end=448
 # @@protoc_insertion_point(module_scope)

@@ -28,11 +28,13 @@ class ProveReply(_message.Message):
     proof: bytes
     def __init__(self, proof: _Optional[bytes] = ...) -> None: ...
 
-class AnswerAsk(_message.Message):
-    __slots__ = ("answer",)
-    ANSWER_FIELD_NUMBER: _ClassVar[int]
-    answer: bytes
-    def __init__(self, answer: _Optional[bytes] = ...) -> None: ...
+class AnswerPart(_message.Message):
+    __slots__ = ("path", "body")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    body: bytes
+    def __init__(self, path: _Optional[str] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class AnswerReply(_message.Message):
     __slots__ = ("node",)

@@ -44,9 +44,9 @@ class JoiningStub(object):
                 request_serializer=embrasure_dot_wire_dot_joining__pb2.ProveAsk.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_joining__pb2.ProveReply.FromString,
                 _registered_method=True)
-        self.Answer = channel.unary_unary(
+        self.Answer = channel.stream_unary(
                 '/embrasure.v1.Joining/Answer',
-                request_serializer=embrasure_dot_wire_dot_joining__pb2.AnswerAsk.SerializeToString,
+                request_serializer=embrasure_dot_wire_dot_joining__pb2.AnswerPart.SerializeToString,
                 response_deserializer=embrasure_dot_wire_dot_joining__pb2.AnswerReply.FromString,
                 _registered_method=True)
 
@@ -68,8 +68,9 @@ class JoiningServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Answer(self, request, context):
-        """The security team's answer to the statement: first floors, trust bundle, certificate.
+    def Answer(self, request_iterator, context):
+        """The security team's answer to the statement (first floors, trust bundle, certificate), and the
+        trust files by which the node verifies it from its anchor.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,9 +89,9 @@ def add_JoiningServicer_to_server(servicer, server):
                     request_deserializer=embrasure_dot_wire_dot_joining__pb2.ProveAsk.FromString,
                     response_serializer=embrasure_dot_wire_dot_joining__pb2.ProveReply.SerializeToString,
             ),
-            'Answer': grpc.unary_unary_rpc_method_handler(
+            'Answer': grpc.stream_unary_rpc_method_handler(
                     servicer.Answer,
-                    request_deserializer=embrasure_dot_wire_dot_joining__pb2.AnswerAsk.FromString,
+                    request_deserializer=embrasure_dot_wire_dot_joining__pb2.AnswerPart.FromString,
                     response_serializer=embrasure_dot_wire_dot_joining__pb2.AnswerReply.SerializeToString,
             ),
     }
@@ -159,7 +160,7 @@ class Joining(object):
             _registered_method=True)
 
     @staticmethod
-    def Answer(request,
+    def Answer(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -169,11 +170,11 @@ class Joining(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
+        return grpc.experimental.stream_unary(
+            request_iterator,
             target,
             '/embrasure.v1.Joining/Answer',
-            embrasure_dot_wire_dot_joining__pb2.AnswerAsk.SerializeToString,
+            embrasure_dot_wire_dot_joining__pb2.AnswerPart.SerializeToString,
             embrasure_dot_wire_dot_joining__pb2.AnswerReply.FromString,
             options,
             channel_credentials,

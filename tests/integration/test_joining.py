@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from embrasure.clock import now
 from embrasure.errors import Denied, Refused
-from embrasure.net.certificates import load_certificates, pem_of
+from embrasure.net.certificates import load_certificates, load_der, pem_of
+from embrasure.trust.carry import carried
 from embrasure.wire import admin_pb2 as wire
 from gateway.client import AdminClient
 from gateway.join_steps import Met, meet
 from node.identity import load_identity
+from node.material import Material, read_enrolled
 from node.paths import Paths
 from pki import enrol, joining, signers
 from pki.folder import TrustFolder
@@ -25,6 +29,7 @@ from tests.integration.test_renewal import serial_at
 from tests.simulate.ceremony import NewNode
 from tests.simulate.fleet import RealNode, listed
 from tests.simulate.joining import JoiningNode
+from tests.simulate.jointhief import JoinThief, unguarded
 from tests.simulate.office import ENV, PASSPHRASE, Office, verb
 from tests.simulate.office import Running as Gateway
 from tests.simulate.running import running, until
@@ -240,6 +245,35 @@ def test_a_gateway_that_keeps_an_old_proof_is_found_out(scene: Scene, ablation: 
         attack.succeeded(met(scene, replay).node == scene.node.id)
 
 
+@pytest.mark.misuse
+def test_a_thief_of_the_gateway_who_answers_first_gains_nothing(
+    scene: Scene, ablation: Ablation, tmp_path: Path
+) -> None:
+    key, chain = scene.gateway.held.certificates.client()
+    thief, paths = JoinThief(key, chain, "office.test"), scene.node.paths
+    false, ours = thief.false_answer(paths), carried(scene.office.trust)
+    boot = serial_at(scene.node.port)
+    # By his word alone, and beside the fleet's own trust files.
+    assert thief.answers(paths, scene.node.port, false, {}) == "unproven"
+    assert thief.answers(paths, scene.node.port, false, ours) == "bad-signature"
+    assert not paths.enrolled.exists() and serial_at(scene.node.port) == boot
+    log = paths.prefix.with_suffix(".log").read_text()
+    assert "E_UNPROVEN" in log and "E_BAD_SIGNATURE" in log
+    # It joins as before; `test_from_a_token_to_a_node_of_the_fleet` takes it to its end.
+    assert met(scene, silent).node == scene.node.id
+    with ablation("the check of an answer before it is written") as attack:
+        copy = Paths(tmp_path / "copy")
+        shutil.copytree(paths.prefix, copy.prefix, ignore=shutil.ignore_patterns("*.sock"))
+        with unguarded(copy):
+            port = RealNode(copy, scene.node.listed).port
+            assert thief.answers(copy, port, false, {}) == ""
+            # Only a gateway of the thief's CA gets in now: somebody would have to go there.
+            issuer = thief.authority.issuers["gateway"].certificate
+            assert issuer in Material(copy).trust().issuers_of("gateway")
+            until(lambda: serial_at(port) != boot, what="the thief's certificate")
+            attack.succeeded(thief.answers(copy, port, false, {}))
+
+
 def test_an_operator_without_the_right_relays_nothing(scene: Scene) -> None:
     with scene.client() as client:
         request = wire.NodeRequest(env="other", node=scene.node.id)
@@ -288,6 +322,8 @@ def test_from_a_token_to_a_node_of_the_fleet(scene: Scene) -> None:
         issuer=scene.trust.issuer("node", source()),
     )  # fmt: skip
     node.paths.enrolled.write_bytes(old)
+    aged = [load_der(text, what="chain") for text in read_enrolled(old).chain]
+    node.paths.tls_chain.write_bytes(b"".join(map(pem_of, aged)))
     until(lambda: serial_at(node.port) == first, what="the boot certificate")
     back = scene.verb("fleet", "recover", node.id, "--env", ENV)
     assert back.code == 0, back.told

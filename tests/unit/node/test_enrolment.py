@@ -65,7 +65,7 @@ def test_a_node_without_an_answer_installs_nothing(bench: SimInstaller, ablation
     bench.publish("1.0")
     assert bench.poll() == "hold not_enrolled"
     with ablation("the answer of the security team") as attack:
-        attack.without("node.judge.accept_enrolment", lambda *a: True)
+        attack.without("node.judge.accept_enrolment", lambda *a, **_: True)
         attack.succeeded(bench.poll() == "committed")
     bench.publish("2.0")
     assert bench.poll() == "hold not_enrolled"
@@ -124,7 +124,7 @@ def test_a_fresh_node_is_not_fooled_by_an_older_repository(
     # Without the answer's floors the thief's old view would install.
     with ablation("the floors in the answer") as attack:
         attack.without("node.enrolment.check_answer")
-        attack.without("node.enrolment._versions", lambda answer: {})
+        attack.without("node.enrolment.versions_of", lambda answer: {})
         attack.succeeded(bench.poll(old) == "committed")
 
 

@@ -16,6 +16,7 @@ from embrasure.secret.keys import OpeningKey, seal_to
 from embrasure.trust import dsse
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.documents import write
+from embrasure.trust.floors import FloorStore
 from embrasure.trust.joining import (
     Challenge,
     challenge_info,
@@ -24,9 +25,12 @@ from embrasure.trust.joining import (
     new_token,
     parse_proof,
 )
+from embrasure.trust.listing import GivenSource
+from node.ground import FloorKeeper
 from node.identity import load_identity, load_seal_key
 from node.join_files import read_mac, read_statement
-from node.joining import Joiner
+from node.joining import Enrol, Joiner
+from node.judge import Judge
 from node.paths import Paths
 from node.setup import Wish, make_node
 from node.tokens import read_token
@@ -52,6 +56,12 @@ def make(tmp_path: Path, token: str = "", **changed: object) -> Paths:
     paths = Paths(tmp_path / "node")
     make_node(paths, Wish(**{**asked, **changed}))  # type: ignore[arg-type]  # members by name
     return paths
+
+
+def enrolling(paths: Paths) -> Enrol:
+    """Return what takes answers of this node."""
+    floors = FloorKeeper(FloorStore(paths.floors))
+    return Judge(paths, load_identity(paths), floors, clock=now).enrol
 
 
 def challenge(paths: Paths, *, to: OpeningKey | None = None, **changed: object) -> bytes:
@@ -139,7 +149,7 @@ def test_a_token_of_another_form_makes_no_node(tmp_path: Path) -> None:
 def test_the_proof_says_what_the_node_knows_itself(tmp_path: Path) -> None:
     paths = make(tmp_path, new_token())
     identity = load_identity(paths)
-    raw = Joiner(paths, now).prove(challenge(paths), gateway=GATEWAY)
+    raw = Joiner(paths, now, enrolling(paths)).prove(challenge(paths), gateway=GATEWAY)
     keys = {identity.receipt_id: identity.signer().public_key}
     payload, _ = dsse.unseal("joining", raw, keys, limit=8192)
     proof = parse_proof(payload)
@@ -155,7 +165,7 @@ def test_a_challenge_for_another_node_is_not_answered(
     changed: dict[str, Any], tmp_path: Path, ablation: Ablation
 ) -> None:
     paths = make(tmp_path, new_token())
-    joiner = Joiner(paths, now)
+    joiner = Joiner(paths, now, enrolling(paths))
     with pytest.raises(Refused) as told:
         joiner.prove(challenge(paths, **changed), gateway=GATEWAY)
     assert told.value.reason == "not-mine"
@@ -181,19 +191,22 @@ def test_a_challenge_that_was_sealed_to_others_is_not_answered(
     other = OpeningKey.generate()
     asked = challenge(paths, to=other)
     with pytest.raises(Refused) as told:
-        Joiner(paths, now).prove(asked, gateway=GATEWAY)
+        Joiner(paths, now, enrolling(paths)).prove(asked, gateway=GATEWAY)
     assert told.value.reason == "no-open"
     with ablation("the node's own sealing key") as attack:
         attack.without("node.joining.load_seal_key", lambda _: other)
-        attack.succeeded(Joiner(paths, now).prove(asked, gateway=GATEWAY))
+        attack.succeeded(Joiner(paths, now, enrolling(paths)).prove(asked, gateway=GATEWAY))
 
 
 @pytest.mark.misuse
 def test_an_enrolled_node_answers_no_more(tmp_path: Path, ablation: Ablation) -> None:
     paths = make(tmp_path, new_token())
     paths.taken.write_text("{}")
-    joiner = Joiner(paths, now)
-    for ask in (lambda: joiner.prove(challenge(paths), gateway=GATEWAY), lambda: joiner.take(b"")):
+    joiner = Joiner(paths, now, enrolling(paths))
+    for ask in (
+        lambda: joiner.prove(challenge(paths), gateway=GATEWAY),
+        lambda: joiner.take(b"", GivenSource({})),
+    ):
         with pytest.raises(Denied) as told:
             ask()
         assert told.value.reason == "enrolled"
@@ -206,5 +219,5 @@ def test_an_answer_of_any_bytes_is_refused_and_not_kept(tmp_path: Path) -> None:
     paths = make(tmp_path, new_token())
     for raw in (b"", b"{}", b"x" * 50_000):
         with pytest.raises(EmbrasureError):
-            Joiner(paths, now).take(raw)
+            Joiner(paths, now, enrolling(paths)).take(raw, GivenSource({}))
     assert not paths.enrolled.exists()
