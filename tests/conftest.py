@@ -27,6 +27,12 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("shared")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Sweeps take a sample by default; these ask for more."""
+    parser.addoption("--power-points", default="200", help="power cuts that the sweep takes")
+    parser.addoption("--power-fs", default="ext4", help="their file system: ext4, xfs, btrfs")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config

@@ -58,10 +58,12 @@ class Faults:
         after: bool = False,
         lasting: bool = False,
         last_act: Callable[[], object] = lambda: None,
+        each: Callable[[int], object] = lambda number: None,
     ) -> None:
         """after: the kill comes when the operation is done. short_at: a write that takes half of
         its bytes, or the first one after it. lasting: every later operation fails as well.
-        last_act: done just before the kill, in the process that is killed.
+        last_act: done just before the kill, in the process that is killed. each: done before
+        every operation, with its number.
         """
         self.count = 0
         self.trace: list[tuple[str, str]] = []
@@ -72,6 +74,7 @@ class Faults:
         self._after = after
         self._lasting = lasting
         self._last_act = last_act
+        self._each = each
         self._thread: int | None = None
         self._stack = contextlib.ExitStack()
 
@@ -91,6 +94,10 @@ class Faults:
         """Counting starts, for this thread."""
         self._thread = threading.get_ident()
 
+    def disarm(self) -> None:
+        """Counting ends."""
+        self._thread = None
+
     def kill(self) -> None:
         """This process ends here."""
         self._thread = None
@@ -103,6 +110,7 @@ class Faults:
             return None
         self.count += 1
         self.trace.append((op.call, place(op)))
+        self._each(self.count)
         if self.count == self._fail_at or (self._lasting and self.count > self._fail_at > 0):
             raise OSError(self._error, os.strerror(self._error))
         if self.count == self._kill_at and not self._after:
