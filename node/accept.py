@@ -26,7 +26,7 @@ from embrasure.trust.source import Source
 from node import credentials, hold
 from node.config import NodeConfig, app_names
 from node.enrolment import may_have_answer
-from node.ground import FloorKeeper, Ground, Report, Silent
+from node.ground import Apps, FloorKeeper, Ground, Report, Silent
 from node.identity import Identity
 from node.installer import Answer as Answer
 from node.installer import Installer
@@ -37,7 +37,6 @@ from node.paths import Paths
 from node.receipts import Receipts
 from node.recovery import settle
 from node.secrets import Secrets
-from node.supervisor import Supervisor
 
 _NO_NONCE = "0" * 32
 
@@ -50,7 +49,7 @@ class Acceptor:
         paths: Paths,
         config: NodeConfig,
         identity: Identity,
-        supervisor: Supervisor,
+        supervisor: Apps,
         *,
         clock: Clock,
     ) -> None:

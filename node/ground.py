@@ -15,7 +15,7 @@ from node.paths import Paths
 from node.receipts import Receipts
 from node.secrets import Secrets
 from node.states import Release, release_name
-from node.supervisor import Supervisor
+from node.supervisor import Instance, Unit
 
 
 class Report(Protocol):
@@ -27,6 +27,38 @@ class Report(Protocol):
 
     def progress(self, state: str, done: int, total: int) -> None:
         """The install stands at `state`, `done` of `total` bytes."""
+        ...
+
+
+class Apps(Protocol):
+    """Who starts, watches and stops the apps of a node: its supervisor."""
+
+    def start(self, unit: Unit) -> Instance:
+        """Return the new instance; raises Failed (`start`). Nothing of the app runs before."""
+        ...
+
+    def keep(self, app: str) -> None:
+        """From now on the app is started again when it ends."""
+        ...
+
+    def running(self, app: str) -> Instance | None:
+        """Return the instance that lives now."""
+        ...
+
+    def members(self, instance: Instance) -> frozenset[int]:
+        """Return the living processes of the instance."""
+        ...
+
+    def tail(self, app: str, length: int) -> bytes:
+        """Return the last `length` bytes that the app printed."""
+        ...
+
+    def stop(self, app: str) -> None:
+        """No process of the app lives, and no secret of it lies open; raises Failed (`start`)."""
+        ...
+
+    def stop_all(self) -> None:
+        """No process of any app lives."""
         ...
 
 
@@ -71,7 +103,7 @@ class Ground:
     """The tools of one node. halt: set when the node is being stopped."""
 
     paths: Paths
-    supervisor: Supervisor
+    supervisor: Apps
     journal: Journal
     blobs: BlobStore
     receipts: Receipts
