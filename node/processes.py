@@ -81,7 +81,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
 def table() -> dict[int, Process]:
     """Return every process now, by pid."""
     found = {}
-    for name in os.listdir(_PROC):  # noqa: PTH208  # read several times at each stop: plain text
+    for name in os.listdir(_PROC):  # noqa: PTH208  # read several times at each stop
         if name.isdigit() and (process := _read(int(name))) is not None:
             found[process.pid] = process
     return found
@@ -89,21 +89,12 @@ def table() -> dict[int, Process]:
 
 def _read(pid: int) -> Process | None:
     try:
-        text = _first_bytes(f"{_PROC}/{pid}/stat")
+        text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     # The name in parentheses may hold spaces and parentheses itself.
     fields = text[text.rindex(b")") + 2 :].split()
     return Process(pid, int(fields[1]), int(fields[3]), fields[0] in (b"Z", b"X"))
-
-
-def _first_bytes(path: str) -> bytes:
-    """Return what one read gives; raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 4096)
-    finally:
-        os.close(fd)
 
 
 def has_token(pid: int, token: str) -> bool:
