@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from embrasure.errors import Denied
-from embrasure.trust.decide import is_within_policy
+from embrasure.trust.within import is_within_policy
 from gateway.grounds import Grounds
 from gateway.releases import Release
 

@@ -14,12 +14,12 @@ import msgspec
 from embrasure import limits
 from embrasure.clock import write_time
 from embrasure.errors import Denied, Misuse, Refused
-from embrasure.trust.decide import is_within_policy
 from embrasure.trust.directory import Entry
 from embrasure.trust.documents import Content, write
 from embrasure.trust.plan import NamedNode, Plan, Wave, parse_plan
 from embrasure.trust.policy import AppPolicy, Policy
 from embrasure.trust.waves import matches, need_of, witnesses
+from embrasure.trust.within import is_within_policy
 from gateway.planfile import DEADLINE_S, PlanFile, WaveRequest, check_supported, seconds
 from gateway.preview import Preview, members_of, preview
 

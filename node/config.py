@@ -11,6 +11,7 @@ from embrasure.config import read_toml
 from embrasure.errors import Denied, Misuse
 from embrasure.trust.documents import AppName, EnvName, NodeId
 from node.paths import Paths
+from node.windows import Windows
 
 Address = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}$")]
 ServerName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -30,7 +31,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`node.toml`. door: where a push node takes trust files (the metadata door); poll_s: longest
-    time between two looks at the mirror.
+    time between two looks at the mirror; windows: when apps may be changed that say nothing else.
     """
 
     id: NodeId
@@ -42,13 +43,17 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     mirrors: tuple[Server, ...] = ()
     letterbox: Server | None = None
     poll_s: Annotated[int, Meta(ge=1, le=86400)] = 60
+    windows: Windows = ()
 
 
 class AppConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`apps.d/<app>.toml`: numbers for the ports that a manifest names, interpreters it may use."""
+    """`apps.d/<app>.toml`: numbers for the ports that a manifest names, interpreters it may use;
+    windows: when it may be changed, in place of those of node.toml.
+    """
 
     ports: dict[PortName, Port] = msgspec.field(default_factory=dict)
     interpreters: dict[Interpreter, FullPath] = msgspec.field(default_factory=dict)
+    windows: Windows = ()
 
 
 def load_config(paths: Paths) -> NodeConfig:
@@ -66,6 +71,11 @@ def load_app(paths: Paths, app: str) -> AppConfig:
             reason="not-declared",
         )
     return read_toml(paths.app_toml(app), AppConfig, document=f"configuration of {app}")
+
+
+def windows_of(paths: Paths, app: str) -> Windows:
+    """Return when `app` may be changed here; empty for always. Raises Misuse, Denied."""
+    return load_app(paths, app).windows or load_config(paths).windows
 
 
 def app_names(paths: Paths) -> tuple[str, ...]:

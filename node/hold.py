@@ -86,6 +86,15 @@ def held(paths: Paths, app: str, at: datetime) -> str:
     return next((one.told() for one in live), "")
 
 
+def ends(paths: Paths, app: str, at: datetime) -> int:
+    """Return when the hold of `app` ends (Unix seconds), 0 when nobody can say."""
+    try:
+        found = load(paths)
+    except EmbrasureError:
+        return 0
+    return max((one.end for one in found if one.app == app and at.timestamp() < one.end), default=0)
+
+
 def put(paths: Paths, app: str, *, seconds: float, reason: str) -> Hold:
     """Return the hold that is in force from now on, in place of an earlier one; raises Misuse."""
     at = moment(paths)

@@ -22,23 +22,13 @@ from node.config import app_names
 from node.probe import Died
 from node.releases import blobs_of, collect, is_whole
 from node.states import Release, State
-from node.transaction import Offer, To, Transaction
-
-_TRY_LATER = 75  # EX_TEMPFAIL: the app itself says "not now"
-
-
-def _offer(tx: Transaction) -> Offer:
-    if tx.offer is None:
-        # After a crash the sources are gone; recovery never resumes before PREPARING.
-        raise Failed(
-            f"install of {tx.app}", expected="an offer", got="a record alone", reason="internal"
-        )
-    return tx.offer
+from node.transaction import To, Transaction, offer_of
+from node.waiting import waiting
 
 
 def offered(tx: Transaction) -> To:
     """The owner of this node lets the release run here, and its secrets open here."""
-    offer = _offer(tx)
+    offer = offer_of(tx)
     units.check_allowed(offer.manifest, tx.config)
     tx.ground.secrets.check(offer.manifest, offer.documents)
     return To(State.RESERVED)
@@ -46,7 +36,7 @@ def offered(tx: Transaction) -> To:
 
 def reserved(tx: Transaction) -> To:
     """There is room for all of it; old releases are collected first when there is not."""
-    offer = _offer(tx)
+    offer = offer_of(tx)
     Folder.open(tx.ground.paths.releases(tx.app), create=True).close()
     try:
         check_space(tx, offer.manifest)
@@ -84,7 +74,7 @@ def check_space(tx: Transaction, manifest: Manifest) -> None:
 
 def fetching(tx: Transaction) -> To:
     """Every blob is here, hashed on the way, and durable."""
-    offer, blobs = _offer(tx), tx.ground.blobs
+    offer, blobs = offer_of(tx), tx.ground.blobs
     wanted = offer.manifest.blobs()
     missing = {d: n for d, n in wanted.items() if not blobs.has(d, length=n)}
     total, done, shown = sum(missing.values()), 0, 0
@@ -109,7 +99,7 @@ def fetching(tx: Transaction) -> To:
 
 def verified(tx: Transaction) -> To:
     """The release is built beside the others, on disk and read back, without a name yet."""
-    offer, record = _offer(tx), tx.record
+    offer, record = offer_of(tx), tx.record
     with Folder.open(tx.ground.paths.releases(tx.app)) as releases:
         if not _is_there(tx, releases):
             try:
@@ -155,20 +145,6 @@ def staged(tx: Transaction) -> To:
         if not releases.has(tx.record.to.id):
             tree.name_release(releases, tx=tx.record.tx, release=tx.record.to.id)
     return To(State.WAITING)
-
-
-def waiting(tx: Transaction) -> To:
-    """It is still this node's turn, and the app itself has no objection."""
-    said = _offer(tx).again()
-    if said:
-        raise Failed(f"install of {tx.app}", expected="`install` once more", got=said,
-                     reason="turn")  # fmt: skip
-    ended = tx.hook(tx.installed(tx.record.to), "check")
-    if ended is not None and not ended.is_good:
-        is_later = ended.code == _TRY_LATER
-        raise Failed("hook check", expected="yes", got="not now" if is_later else "no",
-                     reason="turn" if is_later else "hook")  # fmt: skip
-    return To(State.PREPARING)
 
 
 def preparing(tx: Transaction) -> To:

@@ -6,8 +6,10 @@ import secrets
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from embrasure import limits
-from embrasure.errors import EmbrasureError, Refused
+from embrasure.errors import EmbrasureError, Failed, Refused
 from embrasure.fs import Folder
 from embrasure.trust.decide import Verdict
 from embrasure.trust.documents import write
@@ -29,6 +31,7 @@ from node.releases import APPROVAL, MANIFEST, PLAN
 from node.rollback import LONGEST_WAIT_SECONDS, degraded
 from node.states import RESTING, Record, Release, State, release_name
 from node.transaction import Offer, Transaction
+from node.windows import Pause
 
 Kind = Literal[
     "none", "wait", "hold", "refuse", "committed", "rolled_back", "interrupted", "rejected",
@@ -69,19 +72,38 @@ class Installer:
         Raises Unavailable (`stopping`), and what keeps the disk from being written.
         """
         verdict, docs = judgement.verdict, judgement.docs
+        if verdict.kind in ("none", "hold") and not verdict.stage:
+            self._unstage(app, report)
         if verdict.kind == "none":
             return Answer("none", verdict.reason, app, self.told(app, verdict.plan))
         if verdict.kind == "refuse" and docs is not None:
             return Answer("refuse", verdict.reason, app, self._alarm(docs, verdict, report))
-        if verdict.kind != "install":
+        if verdict.kind != "install" and not verdict.stage:
             return Answer(verdict.kind, verdict.reason, app)
         if docs is None:
             raise Refused("install", expected="documents", got="none", reason="internal")
+        record = self._ground.journal.read(app).record
+        if record is not None and is_staged(record, docs):
+            return self._install(self._resumed(docs, record, nonce, verdict), docs, source, report)
         record = self._settled(app, report)
         if self._is_too_early(record, docs):
             return Answer("wait", "later", app)
         fresh = self._record(docs, record, nonce=nonce, wave=verdict.wave)
         return self._install(fresh, docs, source, report)
+
+    def _resumed(self, docs: Docs, record: Record, nonce: str, verdict: Verdict) -> Record:
+        """Return the record of what waits here, as this order or look asks for it."""
+        return msgspec.structs.replace(
+            self._record(docs, record, nonce=nonce, wave=verdict.wave),
+            tx=record.tx,
+            state=record.state,
+            transitions=record.transitions,
+            reason=record.reason,
+            detail=record.detail,
+            retry_at=record.retry_at,
+            began=record.began,
+            since=record.since,
+        )
 
     def _alarm(
         self, docs: Docs, verdict: Verdict, report: Report
@@ -128,6 +150,12 @@ class Installer:
         if record is not None and record.state not in RESTING:
             record = settle(self._ground, app, report)
         return record
+
+    def _unstage(self, app: str, report: Report) -> None:
+        """What waited here for its moment is gone: denied, superseded or done, it never has one."""
+        record = self._ground.journal.read(app).record
+        if record is not None and record.state is State.WAITING:
+            settle(self._ground, app, report)
 
     def _is_too_early(self, record: Record | None, docs: Docs) -> bool:
         """Whether this very attempt was cut off here a moment ago, and waits for its next try."""
@@ -194,21 +222,29 @@ class Installer:
             raise Refused("install", expected="a manifest", got="none", reason="manifest")
         app = fresh.app
 
-        def again() -> str:
+        def again() -> Pause:
             verdict = self._judge.again(docs)
-            return "" if verdict.kind == "install" else f"{verdict.kind} {verdict.reason}"
+            if verdict.stage:
+                return self._judge.pause(docs, verdict)
+            if verdict.kind != "install":
+                raise Failed(f"install of {app}", expected="`install` once more",
+                             got=f"{verdict.kind} {verdict.reason}", reason="turn")  # fmt: skip
+            return Pause()
 
-        documents = {
-            MANIFEST: docs.manifest_raw,
-            PLAN: write(docs.plan),
-            APPROVAL: self._judge.approval(docs),
-            **self._judge.secrets(docs, source),
-        }
+        documents: dict[str, bytes] = {}
+        if fresh.state is not State.WAITING:
+            documents = {
+                MANIFEST: docs.manifest_raw,
+                PLAN: write(docs.plan),
+                APPROVAL: self._judge.approval(docs),
+                **self._judge.secrets(docs, source),
+            }
         offer = Offer(docs.manifest, documents, source, again)
         config = load_app(self._ground.paths, app)
         Folder.open(self._ground.paths.app(app), create=True).close()
         tx = Transaction(self._ground, fresh, config, report, STEPS, offer=offer)
-        self._ground.journal.write(fresh)
+        if self._ground.journal.read(app).record != fresh:
+            self._ground.journal.write(fresh)
         try:
             record = tx.run()
         except EmbrasureError as problem:
@@ -217,6 +253,8 @@ class Installer:
             # The disk did not take a state. Whatever is on it now, the app comes to rest.
             settle(self._ground, app, report)
             raise
+        if record.state is State.WAITING:
+            return Answer(tx.waits.kind, tx.waits.reason, app)
         if record.state is State.DEGRADED:
             degraded(tx)
         return self._ended(tx.record)
@@ -230,6 +268,11 @@ class Installer:
         told = tuple((posted.signed, posted.body) for posted in found)
         kind: Kind = record.ending or "rejected"
         return Answer(kind, "" if kind == "committed" else record.reason, record.app, told)
+
+
+def is_staged(record: Record, docs: Docs) -> bool:
+    """Return whether this very plan lies here, built, and waits for its moment."""
+    return record.state is State.WAITING and record.to.plan == docs.plan_digest
 
 
 def is_denied(app: str, release: Release, policy: Policy) -> bool:

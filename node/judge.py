@@ -24,7 +24,8 @@ from embrasure.trust.load import Docs, load, roles_for
 from embrasure.trust.source import Source
 from embrasure.trust.view import View
 from embrasure.trust.workflow.verified import delegations
-from node import believed, hold
+from node import believed, hold, windows
+from node.config import windows_of
 from node.enrolment import accept_enrolment, is_enrolled, take_enrolment
 from node.first_trust import verified_answer
 from node.ground import FloorKeeper
@@ -33,6 +34,7 @@ from node.paths import Paths
 from node.receipts import ISOLATION
 from node.releases import secret_document
 from node.trusting import Trusting, is_behind
+from node.windows import Pause
 
 LOG = getLogger(__name__)
 
@@ -41,7 +43,16 @@ _BEFORE_SEQUENCE = frozenset(
     {"clock_behind", "not_enrolled", "no_rules", "protocol", "no_plan", "withheld"}
 )
 # Verdicts that were reached with a gate that counts.
-_WITH_GATE = frozenset({"", "paused", "halted", "turn", "expired", "quarantine", "evidence"})
+_WITH_GATE = frozenset(
+    {"", "paused", "halted", "turn", "expired", "quarantine", "evidence", "window", "window_short",
+     "zone"}
+)  # fmt: skip
+
+_WAITS = {
+    "gate": "waits for the gate of this plan",
+    "paused": "the roll-out is paused",
+    "turn": "waits for its wave",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +185,8 @@ class Judge:
     def again(self, docs: Docs) -> Verdict:
         """Return the verdict on the same documents at this moment, with the floors as they are."""
         identity, floors = self._identity, self._floors.load()
-        now = self._clock()
-        time_floor = max(floors.time, self._client.workflow.floors().time)
-        at = max(now, datetime.fromtimestamp(time_floor, tz=UTC))
+        now, time_floor = self._clock(), self._time_floor()
+        at = self._moment()
         state = NodeState(
             node=identity.node,
             env=identity.env,
@@ -189,7 +199,35 @@ class Judge:
             union=floors.union,
             app=floors.app(docs.app),
         )
-        return decide(docs, state, now=now)
+        verdict = decide(docs, state, now=now)
+        if verdict.kind == "install" and (shut := self._window(docs, verdict.wave)).reason:
+            return replace(verdict, kind=shut.kind, reason=shut.reason, stage=True)
+        return verdict
+
+    def pause(self, docs: Docs, verdict: Verdict) -> Pause:
+        """Return why a staged install waits: what a person reads, and until when."""
+        if verdict.reason == "owner":
+            until = hold.ends(self._paths, docs.app, self._moment())
+            return Pause("owner", "its owner holds it", until, "hold")
+        found = self._window(docs, verdict.wave)
+        if verdict.reason == found.reason:
+            return found
+        return Pause(verdict.reason, _WAITS[verdict.reason])
+
+    def _window(self, docs: Docs, wave: int) -> Pause:
+        """Return whether the owner's windows have room for this install now."""
+        if docs.manifest is None or docs.plan is None:
+            raise Refused("window", expected="plan and manifest", got="less", reason="manifest")
+        need = windows.needed_seconds(docs.manifest, docs.plan.waves[wave].soak_s)
+        found = windows_of(self._paths, docs.app)
+        return windows.pause(found, self._moment(), need_s=need)
+
+    def _time_floor(self) -> int:
+        return max(self._floors.load().time, self._client.workflow.floors().time)
+
+    def _moment(self) -> datetime:
+        """Return the time now; a clock set back reopens no window and lengthens no hold."""
+        return max(self._clock(), datetime.fromtimestamp(self._time_floor(), tz=UTC))
 
     def approval(self, docs: Docs) -> bytes:
         """Return the role file that names the manifest, byte for byte as it was verified."""

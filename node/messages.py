@@ -151,7 +151,9 @@ class ProvedNote(Message, frozen=True, kw_only=True, tag="proved"):
 
 
 class AppState(Document, frozen=True, kw_only=True):
-    """One app of this node, as its disk has it. hold: until when its owner holds it, and why."""
+    """One app of this node, as its disk has it. hold: until when its owner holds it, and why;
+    until: Unix seconds at which what waits may go on, 0 when nobody knows.
+    """
 
     app: App
     state: Word
@@ -160,6 +162,7 @@ class AppState(Document, frozen=True, kw_only=True):
     manifest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
     detail: Sentence
     hold: HoldText
+    until: Count
 
 
 class StateNote(Message, frozen=True, kw_only=True, tag="state"):

@@ -7,6 +7,7 @@ or when the watch that runs then has ended.
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import threading
 import time
@@ -30,6 +31,9 @@ LOG = getLogger(__name__)
 _FIRST_WAIT_SECONDS = 0.5
 _UNWATCHED_SECONDS = 3600.0  # before a server without a watch is asked again whether it has one
 
+# A tx that ended so met a source that does not serve what was signed.
+_NOT_SERVED = frozenset({"fetch", "bad-hash"})
+
 Connect = Callable[[], Channel[FromApply]]
 
 
@@ -45,6 +49,12 @@ def pause(failures: int, *, longest: float) -> float:
     """
     most = min(longest, _FIRST_WAIT_SECONDS * 2 ** min(failures, 6))
     return random.uniform(0, most)  # noqa: S311  # no secret
+
+
+def next_moment(state: StateNote, now: float) -> float:
+    """Return in how many seconds the first app may leave WAITING; infinity when none says when."""
+    moments = (app.until - now for app in state.apps if app.until > now)
+    return max(1.0, min(moments, default=math.inf))
 
 
 class Puller:
@@ -112,19 +122,24 @@ class Puller:
 
     def _poll(self, source: MirrorSource) -> None:
         with self._connect() as channel:
-            for answer in converse(channel, PollAsk(), source, self._hearer).answers:
-                LOG.info("%s: %s %s", answer.app, answer.kind, answer.reason)
+            answers = converse(channel, PollAsk(), source, self._hearer).answers
+        for answer in answers:
+            LOG.info("%s: %s %s", answer.app, answer.kind, answer.reason)
+            if answer.kind == "rejected" and answer.reason in _NOT_SERVED:
+                # Too slow, cut off, or other bytes than were signed: the next one may be honest.
+                raise Unavailable(
+                    f"blobs of {answer.app}", expected="a source that serves them",
+                    got="another", untouched="what runs keeps running", reason=answer.reason,
+                )  # fmt: skip
 
     def _wait(self, mirror: Server, source: MirrorSource) -> None:
-        """Return when the mirror has news, or after `poll_s` and a little."""
-        until = (
-            time.monotonic()
-            + self._poll_s
-            + random.uniform(  # noqa: S311  # no secret
-                0, min(limits.POLL_JITTER_SECONDS, self._poll_s)
-            )
-        )
-        version = self._state().timestamp
+        """Return when the mirror has news, or after `poll_s` and a little; or when something that
+        is staged may go on.
+        """
+        state = self._state()
+        little = random.uniform(0, min(limits.POLL_JITTER_SECONDS, self._poll_s))  # noqa: S311  # no secret
+        until = time.monotonic() + little + min(self._poll_s, next_moment(state, time.time()))
+        version = state.timestamp
         while (left := until - time.monotonic()) > 0 and not self._stop.is_set():
             if time.monotonic() < self._unwatched.get(mirror.name, 0.0):
                 self._stop.wait(left)

@@ -24,7 +24,7 @@ from node.paths import Paths
 from node.posts import make_post
 from node.receipts import Outbox, Posted
 from node.recovery import linked_in
-from node.states import RESTING, Record, State
+from node.states import HARMLESS, RESTING, Record, State
 
 APPS = 64  # told of one node
 STAMP_BYTES = 4 * limits.KIB  # both files fit one message; one signature makes 500 bytes
@@ -104,11 +104,12 @@ class NodeRecords:
                 or (record.detail if record is not None else _damage(entry.damaged))
             ),
             hold=_told(self._paths, app, at),
+            until=record.retry_at if record is not None and record.state is State.WAITING else 0,
         )
 
     def _other(self, app: str, record: Record | None, committed: Committed | None) -> str:
         """Say so when another release is linked than the committed one, and no install is open."""
-        if committed is None or (record is not None and record.state not in RESTING):
+        if committed is None or (record is not None and record.state not in RESTING | HARMLESS):
             return ""
         release, name = release_of(committed), linked_in(self._paths, app)
         wanted = release.id if release is not None else name

@@ -84,7 +84,7 @@ _FINISHING = frozenset(
 
 Word = Literal[
     "", "probe", "crash-loop", "hook", "start", "no-space", "trust", "fetch", "power", "no-target",
-    "internal", "transitions", "turn", "bad-hash", "no-secret",
+    "internal", "transitions", "turn", "bad-hash", "no-secret", "check",
 ]  # fmt: skip
 # Only these say that the content itself is bad; they burn one of the node's tries.
 BURNS_A_TRY = frozenset({"probe", "crash-loop", "hook"})
@@ -113,7 +113,8 @@ class Record(Document, frozen=True, kw_only=True):
     back: the last committed release, None at a first install; back_denied: it must not run again
     if it is ever stopped. starts: how often `to` may still be
     started before it is committed. try_number: what `tries` becomes when this attempt fails.
-    ending, reason, detail: how it came out and why. since, final: numbers of the last receipt
+    ending, reason, detail: how it came out and why; while it waits, what for, and `retry_at` until
+    when. since, final: numbers of the last receipt
     before this transaction and of the last one about it. Times are Unix seconds.
     """
 

@@ -25,6 +25,7 @@ from node.receipts import Event
 from node.releases import Installed, load_release
 from node.states import BACK, HARMLESS, OPEN, RESTING, Record, Release, State, Word, advance
 from node.supervisor import Instance
+from node.windows import Pause
 
 REASONS: Mapping[str, Reason] = MappingProxyType(
     {
@@ -59,14 +60,14 @@ class To:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What is to be installed, verified. again: what the decision says just before the switch,
-    "" for go on.
+    """What is to be installed, verified. again: what the decision says just before the switch:
+    wait, or go on; raises Failed (`turn`) when it never will be.
     """
 
     manifest: Manifest
     documents: Mapping[str, bytes]
     source: Source
-    again: Callable[[], str]
+    again: Callable[[], Pause]
 
 
 class Transaction:
@@ -88,6 +89,8 @@ class Transaction:
         self.report = report
         self.offer = offer
         self.log = b""  # what the last command or app printed, for the receipt
+        self.waits = Pause()  # why it stays in WAITING
+        self.is_resumed = record.state is State.WAITING
         self._steps = steps
         self._again = 0
         self._loaded: dict[Release, Installed] = {}
@@ -98,7 +101,7 @@ class Transaction:
         return self.record.app
 
     def run(self) -> Record:
-        """Return the record at rest: idle or degraded.
+        """Return the record at rest: idle, degraded, or staged and waiting for its moment.
 
         Raises Unavailable (`stopping`) when the node is stopped meanwhile, and what went wrong
         after a commit; the record on disk then says where to go on.
@@ -110,6 +113,11 @@ class Transaction:
                 step = self._steps[self.record.state](self)
             except Exception as problem:
                 step = self._bad_end(problem)
+            if step.state is State.WAITING and self.record.state is State.WAITING:
+                # Not yet. Others may work meanwhile; a later look goes on from here.
+                if msgspec.structs.replace(self.record, **step.changes) != self.record:
+                    self.note(**step.changes)
+                return self.record
             self.enter(step)
         self.report.progress(self.record.state, 0, 0)
         return self.record
@@ -269,6 +277,16 @@ class Transaction:
             detail=record.detail,
             log=self.log or self.ground.supervisor.tail(record.app, limits.LOG_TAIL_BYTES),
         )
+
+
+def offer_of(tx: Transaction) -> Offer:
+    """Return what is to be installed; raises Failed when a crash has taken the sources away."""
+    if tx.offer is None:
+        # Recovery never resumes before PREPARING.
+        raise Failed(
+            f"install of {tx.app}", expected="an offer", got="a record alone", reason="internal"
+        )
+    return tx.offer
 
 
 def explain(problem: Exception, state: State) -> dict[str, object]:

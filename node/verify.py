@@ -17,7 +17,7 @@ from node.journal import Journal
 from node.paths import Paths
 from node.recovery import linked_in
 from node.releases import APPROVAL, Installed, drifts, load_release, secret_document
-from node.states import RESTING, Release
+from node.states import HARMLESS, RESTING, Release
 from node.tree import Drift
 
 EXIT_DRIFT = 40
@@ -63,9 +63,9 @@ def _one(paths: Paths, app: str, committed: Committed | None, *, deep: bool) -> 
 
 
 def _is_resting(paths: Paths, app: str) -> bool:
-    """During an install the link may be the new release's: that is no drift."""
+    """From PREPARING on the link may be the new release's: that is no drift."""
     record = Journal(paths).read(app).record
-    return record is None or record.state in RESTING
+    return record is None or record.state in RESTING | HARMLESS
 
 
 def _documents(installed: Installed, release: Release) -> list[Drift]:

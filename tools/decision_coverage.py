@@ -70,6 +70,7 @@ DECISIONS = (
     "embrasure/trust/trust_document.py",
     "embrasure/trust/view.py",
     "embrasure/trust/waves.py",
+    "embrasure/trust/within.py",
     "embrasure/trust/workflow/session.py",
     "embrasure/trust/workflow/updater.py",
     "embrasure/trust/workflow/verified.py",

@@ -8,7 +8,7 @@ refused when the documents are parsed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -27,6 +27,7 @@ from embrasure.trust.plan import Plan
 from embrasure.trust.policy import Policy, Revocations
 from embrasure.trust.view import Role
 from embrasure.trust.waves import wave_of
+from embrasure.trust.within import is_within_policy
 
 PROTOCOL = 1  # the `v` of the documents that this code speaks
 Word = Literal["install", "none", "wait", "hold", "refuse"]
@@ -36,6 +37,8 @@ Word = Literal["install", "none", "wait", "hold", "refuse"]
 class Verdict:
     """install: now. none: nothing to do. wait: clears by itself. hold: a person must act.
     refuse: attack or fault, raise an alarm; the state stays untouched.
+
+    stage: it waits for nothing but its moment, so its content may be fetched and built already.
     """
 
     kind: Word
@@ -43,6 +46,7 @@ class Verdict:
     plan: str = ""
     manifest: str = ""
     wave: int = 0
+    stage: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +86,15 @@ def decide(docs: Docs, state: NodeState, *, now: datetime) -> Verdict:
     found = _ground(docs, state, now)
     if isinstance(found, Verdict):
         return found
-    for step in _STEPS:
-        verdict = step(found)
-        if verdict is not None:
-            return verdict
-    wave = wave_of(found.plan, state.node, found.entry.labels)
-    return Verdict("install", "", docs.plan_digest, found.plan.manifest.sha256, wave or 0)
+    said = next((v for step in _STEPS if (v := step(found)) is not None), Verdict("install", ""))
+    # Only what was approved, is not denied and has not failed here is ever fetched ahead of time.
+    stage = (said.kind, said.reason) in _PATIENT and not state.app.tries.get(docs.plan_digest)
+    if said.kind != "install" and not stage:
+        return said
+    wave = wave_of(found.plan, state.node, found.entry.labels) or 0
+    return replace(
+        said, plan=docs.plan_digest, manifest=found.plan.manifest.sha256, wave=wave, stage=stage
+    )
 
 
 def _ground(docs: Docs, state: NodeState, clock: datetime) -> _Case | Verdict:
@@ -186,8 +193,6 @@ def _step_5_sequence(case: _Case) -> Verdict | None:
         return Verdict("refuse", "equivocation")
     if plan.seq < case.policy.min_seq.get(docs.app, 0):
         return Verdict("hold", "min_seq")
-    if case.state.held:
-        return Verdict("hold", "owner")
     if case.state.busy:
         return Verdict("wait", "busy")
     return None
@@ -230,25 +235,6 @@ def _step_9_approval(case: _Case) -> Verdict | None:
     return None if is_within_policy(case.plan, case.policy) else Verdict("hold", "policy")
 
 
-def is_within_policy(plan: Plan, policy: Policy) -> bool:
-    """Return whether `plan` respects what `policy` asks of its app; an app without rules does not.
-
-    No alarm in the node: policy may have been tightened since the approval.
-    """
-    rules = policy.rules_of(plan.app)
-    if rules is None or rules.group != plan.group:
-        return False
-    second = plan.waves[1].percent if len(plan.waves) > 1 else 0
-    created, approve_by = read_time(plan.created), read_time(plan.approve_by)
-    return (
-        len(plan.waves[0].nodes) >= rules.min_canary
-        and all(wave.soak_s >= rules.min_soak_s for wave in plan.waves)
-        and second <= rules.max_second_percent
-        and approve_by - created <= timedelta(seconds=rules.approval_expiry_s)
-        and read_time(plan.not_after) - approve_by <= timedelta(seconds=rules.execution_expiry_s)
-    )
-
-
 def _step_10_denied(case: _Case) -> Verdict | None:
     """Neither plan, manifest nor this node was denied."""
     if is_full(case.union):
@@ -274,6 +260,11 @@ def _step_11_manifest(case: _Case) -> Verdict | None:
     if docs.manifest is None:
         return Verdict("wait", "withheld")
     return None if docs.manifest.app == docs.app else Verdict("refuse", "manifest")
+
+
+def _step_12_owner(case: _Case) -> Verdict | None:
+    """This node's owner holds nothing back."""
+    return Verdict("hold", "owner") if case.state.held else None
 
 
 def _step_13_gate(case: _Case) -> Verdict | None:
@@ -336,12 +327,17 @@ def _step_16_turn(case: _Case) -> Verdict | None:
     return None
 
 
+# Reached only behind step 11: what was approved waits for its moment.
+_PATIENT = frozenset(
+    {("hold", "owner"), ("wait", "gate"), ("wait", "paused"), ("wait", "turn"), ("wait", "window")}
+)
 _STEPS: tuple[Callable[[_Case], Verdict | None], ...] = (
     _step_5_sequence,
     _step_6_done,
     _step_9_approval,
     _step_10_denied,
     _step_11_manifest,
+    _step_12_owner,
     _step_13_gate,
     _step_14_evidence,
     _step_15_state,

@@ -216,7 +216,7 @@ CASES: list[tuple[str, str, str, State]] = [
         lambda s: s.app(seen_seq=s.plan.seq, seen_plan="f" * 64),
     ),
     ("_step_5_sequence", "hold min_seq", "below the minimum", _policy(min_seq={"shop": 99})),
-    ("_step_5_sequence", "hold owner", "held by its owner", _state(held=True)),
+    ("_step_12_owner", "hold owner", "held by its owner", _state(held=True)),
     ("_step_5_sequence", "wait busy", "another install runs", _state(busy=True)),
     ("_step_6_done", "none done", "committed", _committed),
     ("_step_9_approval", "hold approval", "one signature too few", _role(signers=frozenset())),
@@ -281,6 +281,55 @@ def test_each_step_decides_and_without_it_the_same_input_installs(
     with ablation(step) as attack:
         attack.without("embrasure.trust.decide._STEPS", rest)
         attack.succeeded(scene.said() == "install")
+
+
+@pytest.mark.parametrize(
+    ("said", "change"),
+    [
+        ("hold owner", _state(held=True)),
+        ("wait gate", _docs(gate=None)),
+        ("wait paused", _gate(state="paused")),
+        ("wait turn", _gate(open_wave=0)),
+    ],
+)
+def test_what_waits_for_its_moment_alone_may_be_staged(
+    scene: Scene, said: str, change: State
+) -> None:
+    change(scene)
+    found = scene.verdict()
+    assert (f"{found.kind} {found.reason}", found.stage, found.wave) == (said, True, 1)
+    assert (found.plan, found.manifest) == (digest(scene.plan), scene.plan.manifest.sha256)
+    scene.app(tries={digest(scene.plan): 1})
+    assert not scene.verdict().stage, "what failed here once is not fetched ahead of time"
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize(
+    ("step", "change"),
+    [
+        ("_step_9_approval", _role(signers=frozenset())),
+        ("_step_10_denied", _denied("manifests", lambda s: s.plan.manifest.sha256)),
+        ("_step_11_manifest", _drop_manifest),
+    ],
+)
+def test_nothing_is_staged_that_was_not_approved(
+    scene: Scene, step: str, change: State, ablation: Ablation
+) -> None:
+    _gate(open_wave=0)(scene)
+    assert scene.verdict().stage  # the honest twin
+    change(scene)
+    assert not scene.verdict().stage
+    with ablation(step) as attack:
+        rest = tuple(found for found in module._STEPS if found.__name__ != step)
+        attack.without("embrasure.trust.decide._STEPS", rest)
+        attack.succeeded(scene.verdict().stage)
+
+
+def test_neither_a_halted_roll_out_nor_what_is_wrong_is_staged(scene: Scene) -> None:
+    assert not scene.verdict().stage
+    for change in (_gate(state="halted"), _gate(evidence=()), _docs(manifest=None)):
+        change(scene)
+        assert not scene.verdict().stage
 
 
 @pytest.mark.misuse

@@ -255,9 +255,12 @@ def test_a_check_that_says_not_now_changes_nothing_and_burns_nothing(
 ) -> None:
     pid = pid_of(running)
     with_hooks(running, "2.0", check='test -e "$EMBRASURE_SHARED/ready" || exit 75')
-    assert running.poll() == "rejected turn"
+    assert running.poll() == "wait check"
     assert pid_of(running) == pid
     (running.paths.shared(running.app) / "ready").touch()
+    assert running.poll() == "wait check"  # the app is asked again after a minute, not before
+    assert hooks_run(running) == ["check"]
+    running.clock.ahead = timedelta(seconds=61)
     assert running.poll() == "committed"
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from embrasure.errors import EmbrasureError, Misuse, Refused, Unavailable
@@ -21,9 +24,9 @@ from node.answering import Deaf
 from node.config import Server
 from node.ground import Report
 from node.installer import Answer
-from node.messages import PostNote, ReceiptNote, SeenNote, StateNote, pack
+from node.messages import AppState, PostNote, ReceiptNote, SeenNote, StateNote, pack
 from node.poster import Poster
-from node.pull import Puller, in_turn, pause
+from node.pull import Puller, in_turn, next_moment, pause
 from tests.simulate.authority import Authority
 from tests.simulate.badserver import bad_server
 from tests.simulate.listener import trust_from
@@ -44,6 +47,7 @@ class Looks:
 
     def __init__(self) -> None:
         self.looks = 0
+        self.answers = [Answer("none", "", "shop")]  # one a look, the last one again and again
 
     def order(self, envelope: bytes, source: Source, report: Report) -> Answer:
         return Answer("none", "", "shop")
@@ -51,7 +55,7 @@ class Looks:
     def poll(self, source: Source, report: Report) -> list[Answer]:
         list(source.fetch("metadata/timestamp.json", offset=0, limit=100))
         self.looks += 1
-        return [Answer("none", "", "shop")]
+        return [self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]]
 
 
 class Waiting:
@@ -123,9 +127,9 @@ def before(name: str) -> str:
     )
 
 
-def pull(bench: Bench, *mirrors: Server) -> threading.Thread:
+def pull(bench: Bench, *mirrors: Server, poll_s: int = 1) -> threading.Thread:
     puller = Puller(
-        bench.connect, lambda: TRUST, list, mirrors, poll_s=1, hearer=Deaf(), stop=bench.stop
+        bench.connect, lambda: TRUST, list, mirrors, poll_s=poll_s, hearer=Deaf(), stop=bench.stop
     )
     thread = threading.Thread(target=puller.run)
     thread.start()
@@ -165,6 +169,45 @@ def test_a_mirror_that_refuses_does_not_keep_the_node_from_the_next_one(bench: B
         until(lambda: bench.door.looks >= 1, what="a look")
         bench.stop.set()
         thread.join(10)
+
+
+def test_a_mirror_that_does_not_serve_the_blobs_is_dropped_for_the_next_one(
+    bench: Bench,
+) -> None:
+    bench.answers = TIMESTAMP
+    first = before("m1")
+    leaves = [AUTHORITY.leaf("mirror", name) for name in (first, "m1")]
+
+    # The first mirror's line is too slow for the release.
+    bench.door.answers.insert(0, Answer("rejected", "fetch", "shop"))
+    with (
+        bad_server(leaves[0], bench.folder, bench.answer) as slow,
+        bad_server(leaves[1], bench.folder, bench.answer) as quick,
+    ):
+        began = time.monotonic()
+        thread = pull(
+            bench, Server(name=first, address=f"127.0.0.1:{slow}"),
+            Server(name="m1", address=f"127.0.0.1:{quick}"), poll_s=60,
+        )  # fmt: skip
+        until(lambda: bench.door.looks >= 2, what="a look at the next mirror", seconds=30)
+        assert time.monotonic() - began < 30, "at once, not after the period"
+        bench.stop.set()
+        thread.join(60)
+
+
+def test_the_next_look_is_when_something_staged_may_go_on() -> None:
+    def state(*untils: int) -> StateNote:
+        apps = tuple(
+            AppState(app=f"a{n}", state="waiting", seq=1, gseq=1, manifest="", detail="", hold="",
+                     until=until)
+            for n, until in enumerate(untils)
+        )  # fmt: skip
+        return msgspec.structs.replace(Waiting([]).state(), apps=apps)
+
+    assert next_moment(state(), 1000) == math.inf
+    assert next_moment(state(0, 900), 1000) == math.inf  # unknown, or over: the period counts
+    assert next_moment(state(1600, 1030), 1000) == 30
+    assert next_moment(state(1001), 1000.9) == 1
 
 
 def test_a_pull_node_without_a_mirror_is_misuse(bench: Bench) -> None:

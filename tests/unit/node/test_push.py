@@ -84,7 +84,14 @@ class ShownRecords:
 
     def state(self) -> StateNote:
         app = AppState(
-            app="shop", state="idle", seq=3, gseq=2, manifest="ab" * 32, detail="", hold=""
+            app="shop",
+            state="idle",
+            seq=3,
+            gseq=2,
+            manifest="ab" * 32,
+            detail="",
+            hold="",
+            until=0,
         )
         return StateNote(
             node="n1",
