@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from embrasure import limits
 from embrasure.errors import Refused
-from embrasure.net.denials import NOTHING, TlsDenials, tls_denials
+from embrasure.net.denials import TlsDenials, tls_denials
 from embrasure.net.trustbundle import Trust, trust_of
 from embrasure.trust import layout
-from embrasure.trust.denied import denied_sets, merge
 from embrasure.trust.directory import parse_tls_bundle
-from embrasure.trust.floors import Union
-from embrasure.trust.policy import parse_policy, parse_revocations
 from gateway.repository import Repository
 
 
@@ -42,31 +39,11 @@ def operator_trust(repository: Repository, domain: str) -> Trust:
 
 
 def denied_everywhere(repository: Repository) -> TlsDenials:
-    """Return what policy and revocations of any environment deny on TLS; raises Refused."""
-    found = NOTHING
-    for env in environments(repository):
-        found = found.joined(_denied_in(repository, env))
-    return found
+    """Return what policy and revocations of any environment deny on TLS."""
+    return tls_denials(repository.denials.everywhere())
 
 
 def environments(repository: Repository) -> list[str]:
     """Return the environments that the verified repository has, sorted."""
     roles = repository.view().roles
     return sorted(role.removeprefix("fleet-") for role in roles if role.startswith("fleet-"))
-
-
-def _denied_in(repository: Repository, env: str) -> TlsDenials:
-    view, union, policy = repository.view(), Union(), None
-    fleet, path = layout.fleet_role(env), layout.policy_path(env)
-    if view.target(fleet, path) is not None:
-        policy = parse_policy(repository.document(fleet, path, limit=limits.POLICY_BYTES))
-    revoked, path = layout.REVOCATIONS, layout.revocations_path(env)
-    if view.target(revoked, path) is not None:
-        raw = repository.document(revoked, path, limit=limits.REVOCATIONS_BYTES)
-        union = merge(
-            union,
-            parse_revocations(raw),
-            version=view.roles[revoked].version,
-            reset_through=policy.denials_reset_through if policy else 0,
-        )
-    return tls_denials(denied_sets(policy, union))

@@ -19,8 +19,8 @@ from embrasure.clock import write_time
 from embrasure.errors import Refused
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
-from embrasure.trust.decide import NodeState, Verdict, decide, union_after
-from embrasure.trust.denied import DeniedSets, denied_sets
+from embrasure.trust.decide import NodeState, Verdict, decide
+from embrasure.trust.denied import DeniedSets
 from embrasure.trust.directory import Entry
 from embrasure.trust.documents import write
 from embrasure.trust.evidence import check_gate_evidence, counts_as_evidence
@@ -33,6 +33,7 @@ from embrasure.trust.source import Source
 from embrasure.trust.view import View
 from gateway import tables
 from gateway.database import Database
+from gateway.denials import Denials
 from gateway.grounds import load_entries
 from gateway.published import FolderTargets
 from gateway.rollout import Publish
@@ -40,11 +41,15 @@ from gateway.rollout import Publish
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The verified facts of one app at one view: what a gate is judged on."""
+    """The verified facts of one app at one view: what a gate is judged on.
+
+    union: every denial of revocations since the last reset, as nodes keep it
+    """
 
     docs: Docs
     denied: DeniedSets
     entries: Mapping[str, Entry]
+    union: Union
 
     @property
     def min_isolation(self) -> int:
@@ -52,7 +57,7 @@ class Ground:
         return self.docs.policy.min_isolation if self.docs.policy else 0
 
 
-def load_ground(view: View, source: Source, *, env: str, app: str) -> Ground:
+def load_ground(view: View, source: Source, denials: Denials, *, env: str, app: str) -> Ground:
     """Return the facts of one app; raises Refused when policy or revocations cannot be read."""
     targets = FolderTargets()
     docs = load(targets, view, source, env=env, app=app, node="")
@@ -63,10 +68,9 @@ def load_ground(view: View, source: Source, *, env: str, app: str) -> Ground:
         raise Refused(
             f"environment {env}", expected="policy and revocations", got="none", reason="no-env"
         )
-    union = union_after(Union(), docs, docs.policy, docs.revocations)
     entries = load_entries(_Readable(targets), view, source, docs.policy)
     found = {entry.id: entry for entry in entries}
-    return Ground(docs, denied_sets(docs.policy, union), found)
+    return Ground(docs, denials.of(env), found, denials.union(env))
 
 
 class _Readable(FolderTargets):
@@ -239,7 +243,7 @@ def would(ground: Ground, gate: Gate, node: str, *, signer: str, now: datetime) 
         busy=False,
         held=False,
         time_floor=0,
-        union=Union(),
+        union=ground.union,
         app=AppFloor(),
     )
     return decide(docs, state, now=now)

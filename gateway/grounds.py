@@ -144,8 +144,20 @@ def roles_for(env: str, app: str) -> tuple[str, ...]:
     return (layout.REVOCATIONS, layout.fleet_role(env), layout.app_role(env, app))
 
 
-def load_grounds(client: Verified, view: View, source: Source, *, env: str, app: str) -> Grounds:
-    """Return the facts about `<env>-<app>`; raises Denied when there is no such role, Refused."""
+def load_grounds(
+    client: Verified,
+    view: View,
+    source: Source,
+    *,
+    env: str,
+    app: str,
+    denied: DeniedSets | None = None,
+) -> Grounds:
+    """Return the facts about `<env>-<app>`; raises Denied when there is no such role, Refused.
+
+    denied: what the gateway has ever seen denied; without it (an operator's machine) policy and
+    the newest revocations count
+    """
     layout.check_env(env)
     layout.check_app(app)
     role = layout.app_role(env, app)
@@ -158,7 +170,7 @@ def load_grounds(client: Verified, view: View, source: Source, *, env: str, app:
         app=app,
         policy=policy,
         policy_digest=sha256_hex(raw),
-        denied=load_denied(client, view, source, policy),
+        denied=denied or load_denied(client, view, source, policy),
         keys=keys,
         threshold=threshold,
         targets=targets,
@@ -221,7 +233,7 @@ def _delegation(targets: Targets, role: str) -> tuple[dict[str, Key], int]:
 
 
 def load_denied(client: Documents, view: View, source: Source, policy: Policy) -> DeniedSets:
-    """Return what policy and published revocations of its environment deny; raises Refused."""
+    """Return what policy and newest revocations of its environment deny; raises Refused."""
     union = Union()
     found = view.role(layout.REVOCATIONS)
     path = layout.revocations_path(policy.env)

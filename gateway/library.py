@@ -45,7 +45,8 @@ class Library:
             view = self._repository.view()
             held = self._grounds.get((env, app))
             if held is None or held[0] != _version(view):
-                found = load_ground(view, self._repository.source(), env=env, app=app)
+                source, denials = self._repository.source(), self._repository.denials
+                found = load_ground(view, source, denials, env=env, app=app)
                 held = (_version(view), found)
                 self._grounds[(env, app)] = held
             return held[1]

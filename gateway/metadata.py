@@ -26,6 +26,7 @@ from embrasure import limits
 from embrasure.clock import write_time
 from embrasure.errors import EmbrasureError, Failed, Refused
 from embrasure.trust import layout
+from embrasure.trust.canonical import sha256_hex
 
 T = TypeVar("T", Root, Targets, Snapshot, Timestamp)
 _LIMITS = {
@@ -74,6 +75,17 @@ def sign(signed: T, signer: Signer, *, role: str) -> bytes:
             reason="signer",
         ) from None
     return metadata.to_bytes()
+
+
+def believed_gates(raw: bytes, role: str, targets: Targets, *, own: str) -> Targets | None:
+    """Return the gates file in `raw` if a key that counts now has signed it, or this gateway has
+    published it before its key was changed; else it is a thief's, and None.
+
+    own: SHA-256 of the signed bytes of the file that this gateway has published, empty for none
+    """
+    found = read_metadata(raw, Targets, role)
+    mine = sha256_hex(found.signed_bytes) == own
+    return found.signed if mine or has_threshold(raw, role, targets) else None
 
 
 def make_gates(
@@ -129,14 +141,21 @@ def newest(files: Mapping[str, bytes], role: str) -> int:
     )
 
 
+def is_signed(delegator: Root | Targets, role: str, metadata: Metadata[T]) -> bool:
+    """Return whether `metadata` carries the threshold of signatures that `role` needs."""
+    try:
+        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except (RepositoryError, ValueError):
+        return False
+    return True
+
+
 def has_threshold(raw: bytes, role: str, targets: Targets) -> bool:
     """Return whether this file of a delegated role carries its threshold of signatures."""
     try:
-        metadata = read_metadata(raw, Targets, role)
-        targets.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-    except (RepositoryError, EmbrasureError, ValueError):
+        return is_signed(targets, role, read_metadata(raw, Targets, role))
+    except EmbrasureError:
         return False
-    return True
 
 
 def problem_of(raw: bytes, role: str, targets: Targets, *, at: datetime) -> str:

@@ -14,6 +14,7 @@ import grpc
 from embrasure import limits
 from embrasure.errors import EmbrasureError
 from embrasure.net.status import error_of
+from embrasure.trust import layout
 from embrasure.trust.source import Source
 from embrasure.wire import mirror_pb2, mirror_pb2_grpc
 from gateway.published import TIMESTAMP_FILE, Contents
@@ -44,6 +45,12 @@ async def publish(
     timestamp = b"".join(source.fetch(TIMESTAMP_FILE, offset=0, limit=limits.TIMESTAMP_BYTES))
     try:
         lacking = await _lacking(stub, wanted)
+        news = [item for item in lacking if _is_top(item.path)]
+        if news:
+            # By new keys the other side may lack more than it thinks: what it shows under our
+            # names may be signed by keys that count no more.
+            await _put_all(stub, source, news)
+            lacking = await _lacking(stub, wanted)
         await _put_all(stub, source, lacking)
         reply = await stub.Publish(
             mirror_pb2.PublishRequest(timestamp=timestamp), timeout=PUBLISH_SECONDS
@@ -74,6 +81,11 @@ async def _lacking(
         # It may only ask for what it was asked about: the answer names no file of ours.
         found += [item for item in reply.lacking if item.path in asked]
     return found
+
+
+def _is_top(path: str) -> bool:
+    role = path.removesuffix(".json").partition(".")[2]
+    return path.startswith("metadata/") and role in (layout.ROOT, layout.TARGETS)
 
 
 async def _put_all(

@@ -7,7 +7,7 @@ import threading
 from embrasure.errors import Denied, EmbrasureError
 from embrasure.trust.policy import Policy
 from embrasure.trust.view import View
-from gateway.grounds import load_denied, load_policy
+from gateway.grounds import load_policy
 from gateway.repository import Repository
 from gateway.rights import Right, rights_of
 
@@ -18,7 +18,7 @@ class People:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._lock = threading.Lock()
-        self._held: tuple[View, dict[str, Policy], dict[str, frozenset[str]]] | None = None
+        self._held: tuple[View, dict[str, Policy]] | None = None
 
     def policies(self) -> dict[str, Policy]:
         """Return environment -> policy; one that cannot be read is left out, and so are its
@@ -28,30 +28,27 @@ class People:
 
     def denied_keys(self) -> frozenset[str]:
         """Return what any environment denies: a key that was stolen is stolen everywhere."""
-        return frozenset[str]().union(*self._now()[2].values())
+        return self._repository.denials.everywhere().keys
 
-    def _now(self) -> tuple[View, dict[str, Policy], dict[str, frozenset[str]]]:
+    def _now(self) -> tuple[View, dict[str, Policy]]:
         view = self._repository.view()
         with self._lock:
             if self._held is None or self._held[0] is not view:
-                self._held = (view, *self._load(view))
+                self._held = (view, self._load(view))
             return self._held
 
-    def _load(self, view: View) -> tuple[dict[str, Policy], dict[str, frozenset[str]]]:
+    def _load(self, view: View) -> dict[str, Policy]:
         found: dict[str, Policy] = {}
-        denied: dict[str, frozenset[str]] = {}
         repository = self._repository
         for role in view.roles:
             env = role.removeprefix("fleet-")
             if env != role:
                 try:
                     source = repository.source()
-                    policy, _ = load_policy(repository.client, view, source, env=env)
-                    denied[env] = load_denied(repository.client, view, source, policy).keys
-                    found[env] = policy
+                    found[env], _ = load_policy(repository.client, view, source, env=env)
                 except EmbrasureError:
                     continue
-        return found, denied
+        return found
 
     def environments(self, person: str) -> list[str]:
         """Return the environments whose policy lists `person`."""

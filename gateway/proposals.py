@@ -201,7 +201,10 @@ class Proposals:
             known = self._facts[1]
             if (env, app) not in known:
                 source = repository.source()
-                known[env, app] = load_grounds(repository.client, view, source, env=env, app=app)
+                known[env, app] = load_grounds(
+                    repository.client, view, source, env=env, app=app,
+                    denied=repository.denials.of(env),
+                )  # fmt: skip
             return known[env, app]
 
     def find(self, name: str) -> Row[Any]:

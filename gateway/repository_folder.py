@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tuf.api.metadata import Snapshot, Targets, Timestamp
+from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from embrasure import fs, limits
 from embrasure.errors import EmbrasureError, NotFound
@@ -34,12 +34,22 @@ class RepositoryFolder:
         return self.read(layout.metadata_file(role, version), limit=form.limit_of(role))
 
     def timestamp(self) -> Timestamp | None:
-        """Return the timestamp, None before the first publication."""
+        """Return the timestamp, None before the first publication.
+
+        One that the newest root here does not vouch for counts as none: the folder came from a
+        mirror, and its former publisher's keys were stolen.
+        """
         try:
             raw = self.read(LAST, limit=limits.TIMESTAMP_BYTES)
         except NotFound:
             return None
-        return form.read_metadata(raw, Timestamp, layout.TIMESTAMP).signed
+        found = form.read_metadata(raw, Timestamp, layout.TIMESTAMP)
+        version = self.root_version()
+        if version:
+            root = form.read_metadata(self.role_file(layout.ROOT, version), Root, layout.ROOT)
+            if not form.is_signed(root.signed, layout.TIMESTAMP, found):
+                return None
+        return found.signed
 
     def listed(self) -> dict[str, int]:
         """Return role -> version: what the current snapshot lists, or before the first one the

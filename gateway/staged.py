@@ -9,6 +9,7 @@ from tuf.api.metadata import Targets
 
 from embrasure.errors import Refused
 from embrasure.trust import layout
+from embrasure.trust.canonical import sha256_hex
 from gateway import metadata as form
 from gateway.repository_folder import RepositoryFolder
 
@@ -20,6 +21,15 @@ class Staged:
     files: dict[str, bytes] = field(default_factory=dict)
     roles: dict[str, int] = field(default_factory=dict)
     gates: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def add_role(self, raw: bytes, documents: Mapping[str, bytes]) -> None:
+        """A signed approval role, and what it lists, by target path; raises Refused."""
+        signed = form.read_metadata(raw, Targets, "approval role").signed
+        name = role_of(signed, documents)
+        self.roles[name] = signed.version
+        self.files[layout.metadata_file(name, signed.version)] = raw
+        for path, body in documents.items():
+            self.files[layout.target_file(path, sha256_hex(body))] = body
 
     def __bool__(self) -> bool:
         # A new root alone is no role of the snapshot, and still news.

@@ -31,6 +31,7 @@ from embrasure.trust.source import Source
 from embrasure.trust.view import Role
 from mirror.config import Config, Paths
 from mirror.inbox import make_folders, size_of
+from mirror.standing import Standing
 from mirror.verify import read_target
 
 LOG = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class Held:
     def __init__(self, paths: Paths, config: Config, client: TrustClient) -> None:
         env = "" if config.kind == "mirror" else config.env
         self.door = Door(client, env=env)
-        self._paths, self._config, self._client = paths, config, client
+        self.standing = Standing(self.door, paths.inbox, paths.public)
+        self._paths, self._config = paths, config
         self._turn = threading.Lock()
 
     def take(self, source: Source) -> Taken:
@@ -63,7 +65,7 @@ class Held:
             return
         held = self.door.newest()
         for path, raw in self._files(held):
-            put_public(self._paths.public, path, raw)
+            put_public(self._paths.public, path, raw, self.standing)
         roles = {role: held.version(role) for role in held.files}
         put_listing(self._paths.public, write_listing(roles))
 
@@ -106,12 +108,6 @@ class Held:
             except EmbrasureError:
                 return None
 
-    def stamp(self) -> tuple[object, ...]:
-        """Return a value that changes when any process has taken something."""
-        files = sorted(self.door.folder.glob("*.json"))
-        current = self._client.workflow.generations.linked("current")
-        return (current, *((file.name, file.stat().st_mtime_ns) for file in files))
-
 
 class Doorway:
     """The door's listener in a running service, and its eye on what came by a folder.
@@ -140,7 +136,7 @@ class Doorway:
         """What was taken since the last look holds, whoever took it; wrong files change nothing."""
         with self._obeying:
             try:
-                stamp = self._held.stamp()
+                stamp = self._held.door.stamp()
                 if stamp != self._stamp:
                     self._held.show()
                     documents, revoked = self._held.documents()
@@ -187,9 +183,9 @@ class Doorway:
                 opened(port)
 
 
-def put_public(public: Path, path: str, raw: bytes) -> None:
-    """`path` is shown; what was shown before under that name stays as it is."""
-    if size_of(public, path) is not None:
+def put_public(public: Path, path: str, raw: bytes, standing: Standing) -> None:
+    """`path` is shown; what was shown before under that name stays while it counts."""
+    if size_of(public, path) is not None and standing.counts(path):
         return
     folder, _, name = path.rpartition("/")
     with make_folders(public, folder) as inner:

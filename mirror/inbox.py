@@ -22,6 +22,7 @@ from embrasure.trust.canonical import sha256_hex
 PARTIAL = ".partial"
 TIMESTAMP = layout.metadata_file(layout.TIMESTAMP, 1)
 Accepts = Callable[[str], None]
+Counts = Callable[[str], bool]
 _TOP_BYTES = {
     "root": limits.ROOT_BYTES,
     "targets": limits.TARGETS_BYTES,
@@ -59,13 +60,21 @@ def accept_all(path: str) -> None:
 class Inbox:
     """Files on their way to `public`. One process; its threads may share it.
 
-    accepts: raises Refused for paths that this service does not take.
+    accepts: raises Refused for paths that this service does not take; counts: whether a file that
+    is shown keeps its name.
     """
 
-    def __init__(self, folder: Path, public: Path, *, accepts: Accepts = accept_all) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        public: Path,
+        *,
+        accepts: Accepts = accept_all,
+        counts: Counts = lambda _: True,
+    ) -> None:
         self.folder = folder
         self.public = public
-        self._accepts = accepts
+        self._accepts, self.counts = accepts, counts
         self._mutex = threading.Lock()
         self._busy: set[str] = set()
         # Whole and hashed by this process. A crash may leave a whole name and half the bytes.
@@ -76,9 +85,12 @@ class Inbox:
     def held(self, path: str) -> int | None:
         """Return how many bytes of `path` are here, None when all are; raises Refused."""
         self._accepts(path)
-        if size_of(self.public, path) is not None or self.is_whole(path):
+        if self._is_shown(path) or self.is_whole(path):
             return None
         return size_of(self.folder, f"{PARTIAL}/{_partial(path)}") or 0
+
+    def _is_shown(self, path: str) -> bool:
+        return size_of(self.public, path) is not None and self.counts(path)
 
     def is_whole(self, path: str) -> bool:
         """Return whether the inbox has all of `path`, hashed by this process; never half a file."""
@@ -148,8 +160,8 @@ class Inbox:
                 held.remove_tree("metadata")
 
     def move(self, path: str) -> None:
-        """`path` is public if the inbox had it; what is public already is never changed."""
-        if size_of(self.public, path) is not None:
+        """`path` is public if the inbox had it; what is public and counts is never changed."""
+        if self._is_shown(path):
             self.drop(path)
             return
         if size_of(self.folder, path) is None:
@@ -161,7 +173,8 @@ class Inbox:
             make_folders(self.public, folder) as outer,
         ):
             inner.chmod_file(name, 0o444)
-            inner.rename(name, outer, name)
+            # There only when it counts no more.
+            inner.rename(name, outer, name, replace=outer.has(name))
         with self._mutex:
             self._whole.discard(path)
 

@@ -76,6 +76,7 @@ async def letterbox(
     believed = Believed(paths, config, documents, revoked)
     learn(documents, revoked)
     held = Held(paths, config, publisher.client)
+    publisher.inbox.counts = held.standing.counts
     doorway = Doorway(held, config, learn=learn, roots=believed.ca_roots)
     sweeper = asyncio.create_task(sweep(slots))
     async with listening(

@@ -56,6 +56,7 @@ async def mirror(
         held_role(publisher.client, layout.REVOCATIONS),
     )
     held = Held(paths, config, publisher.client)
+    publisher.inbox.counts = held.standing.counts
     doorway = Doorway(
         held,
         config,

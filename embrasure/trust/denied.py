@@ -28,6 +28,17 @@ class DeniedSets:
     gateway_certs: frozenset[str] = frozenset()
     issuers: frozenset[str] = frozenset()
 
+    def joined(self, other: DeniedSets) -> DeniedSets:
+        """Return what either denies."""
+        return DeniedSets(
+            plans=self.plans | other.plans,
+            manifests=self.manifests | other.manifests,
+            keys=self.keys | other.keys,
+            nodes=self.nodes | other.nodes,
+            gateway_certs=self.gateway_certs | other.gateway_certs,
+            issuers=self.issuers | other.issuers,
+        )
+
 
 def after_reset(union: Union, *, reset_through: int, holders: Set[str] | None) -> Union:
     """Return what is still denied after the two resets that only offline roles can make.
@@ -86,7 +97,11 @@ NOTHING = Denied(plans=(), manifests=(), keys=(), nodes=(), gateway_certs=(), is
 
 def denied_sets(policy: Policy | None, union: Union) -> DeniedSets:
     """Return what policy and revocations deny together; without a policy, the union alone."""
-    lasting = NOTHING if policy is None else policy.denied
+    return sets_of(NOTHING if policy is None else policy.denied, union)
+
+
+def sets_of(lasting: Denied, union: Union) -> DeniedSets:
+    """Return what a policy's list and a union deny together."""
     return DeniedSets(
         plans=frozenset(lasting.plans) | frozenset(union.plans),
         manifests=frozenset(lasting.manifests) | frozenset(union.manifests),

@@ -27,6 +27,7 @@ from embrasure.trust.generation import COMPLETE, CURRENT, read_generation
 from embrasure.trust.listing import read_listing
 from embrasure.trust.offline import (
     Offline,
+    Stored,
     check_fresh,
     check_newer,
     is_offline,
@@ -68,9 +69,23 @@ class Door:
 
     # --- what is held -------------------------------------------------------------------------
 
-    def newest(self) -> Offline:
-        """Return the newest offline roles that this machine has verified, whoever brought them."""
-        return newest(self._client.anchor, self._stored, env=self._env)
+    def newest(self, also: Stored | None = None) -> Offline:
+        """Return the newest offline roles that this machine has verified, whoever brought them.
+
+        also: further files that are judged with them, and kept nowhere
+        """
+
+        def stored(role: str, version: int) -> Iterator[bytes]:
+            yield from self._stored(role, version)
+            yield from also(role, version) if also is not None else ()
+
+        return newest(self._client.anchor, stored, env=self._env)
+
+    def stamp(self) -> tuple[object, ...]:
+        """Return a value that changes when any process has taken or verified something."""
+        files = sorted(self.folder.glob("*.json"))
+        current = self._client.workflow.generations.linked(CURRENT)
+        return (current, *((file.name, file.stat().st_mtime_ns) for file in files))
 
     def _stored(self, role: str, version: int) -> Iterator[bytes]:
         generations = self._client.workflow.generations

@@ -97,6 +97,14 @@ class SimMetadata:
         self.roles.setdefault(role, Targets())
         self._dirty |= {layout.TARGETS, role}
 
+    def undelegate(self, role: str) -> None:
+        """`targets` no longer names `role` from the next publish, and nothing lists it."""
+        delegations = self._delegations()
+        del (delegations.roles or {})[role]
+        del self.roles[role]
+        self._dirty.add(layout.TARGETS)
+        self._dirty.discard(role)
+
     def _delegations(self) -> Delegations:
         if self.targets.delegations is None:
             self.targets.delegations = Delegations({}, {})

@@ -19,6 +19,7 @@ from embrasure.trust.plan import Plan
 from embrasure.trust.receipt import Kind, Outcome, Ran, read_record, sign_receipt
 from gateway import tables
 from gateway.database import Database
+from gateway.denials import Denials
 from gateway.gates import Ground, check_gate, evidence_of, load_ground, make_gate, would
 from gateway.rollout import Publish
 from tests.ablation import Ablation
@@ -80,9 +81,11 @@ def case(tmp_path: Path) -> Iterator[Case]:
     sim.add_app("shop")
     plan = sim.set_plan(sim.add_release("shop"), canary=nodes[:1], percents=(50, 100), soak_s=1)
     sim.publish()
-    view = TrustClient(tmp_path / "tuf", sim.anchor).refresh(sim.source(), roles=None)
+    client, source = TrustClient(tmp_path / "tuf", sim.anchor), sim.source()
+    view, denials = client.refresh(source, roles=None), Denials(tmp_path / "denied")
+    denials.take(client, view, source)
     database = Database(tmp_path / "state")
-    yield Case(sim, plan, load_ground(view, sim.source(), env="dev", app="shop"), database)
+    yield Case(sim, plan, load_ground(view, source, denials, env="dev", app="shop"), database)
     database.close()
 
 
@@ -170,6 +173,7 @@ def test_a_denied_key_no_longer_counts_and_the_stop_is_still_told(case: Case) ->
             frozenset(), frozenset(), frozenset({case.canary().receipt_id}), frozenset()
         ),
         case.ground.entries,
+        case.ground.union,
     )
     with pytest.raises(Denied):
         check_gate(case.plan, case.digest, gate, ground)

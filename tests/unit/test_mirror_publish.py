@@ -15,11 +15,13 @@ from embrasure.errors import Damaged, EmbrasureError, Failed, NotFound, Refused,
 from embrasure.fs import Space
 from embrasure.trust import layout
 from embrasure.trust.client import TrustClient
+from embrasure.trust.door import Door
 from embrasure.trust.folder import FolderSource
 from mirror.audit import verify_shown
-from mirror.inbox import TIMESTAMP, Inbox, Upload, bytes_allowed
+from mirror.inbox import TIMESTAMP, Inbox, Upload, accept_all, bytes_allowed
 from mirror.letterbox import accept_trust
 from mirror.publish import Publisher, Scope, held_documents
+from mirror.standing import Standing
 from mirror.verify import Checked, check_repository
 from tests.ablation import Ablation
 from tests.simulate.authority import Authority
@@ -50,8 +52,8 @@ class Box:
         self.anchor = repo.anchor
         (folder / "public").mkdir(parents=True, exist_ok=True)
         (folder / "tuf").mkdir(mode=0o700, exist_ok=True)
-        accepts = {} if scope is None else {"accepts": accept_trust("dev")}
-        self.inbox = Inbox(folder / "inbox", folder / "public", **accepts)
+        accepts = accept_all if scope is None else accept_trust("dev")
+        self.inbox = Inbox(folder / "inbox", folder / "public", accepts=accepts)
         self.publisher = Publisher(
             self.inbox,
             folder / "tuf",
@@ -60,6 +62,8 @@ class Box:
             clock=repo.clock,
             shown=self.shown.append,
         )
+        door = Door(self.publisher.client)
+        self.inbox.counts = Standing(door, folder / "inbox", folder / "public").counts
 
     def put(self, path: str, body: bytes, *, offset: int = 0) -> None:
         with self.inbox.upload(path, offset=offset) as upload:
