@@ -87,7 +87,7 @@ class Poster:
 
     def _client(self) -> LetterboxClient:
         box = self._letterbox
-        return LetterboxClient(box.address, name=box.name, trust=self._trust())
+        return LetterboxClient(box.address, name=box.name, trust=self._trust(), newest=self._trust)
 
     def _waiting(self) -> list[PostNote]:
         with self._connect() as channel:

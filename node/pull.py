@@ -11,8 +11,8 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from logging import getLogger
 
 from cryptography import x509
@@ -111,7 +111,9 @@ class Puller:
                 LOG.warning("mirror %s: %s [%s]", mirror.name, problem, problem.word)
 
     def _open(self, mirror: Server) -> MirrorSource:
-        return MirrorSource(mirror.address, name=mirror.name, trust=self._trust())
+        return MirrorSource(
+            mirror.address, name=mirror.name, trust=self._trust(), newest=self._trust
+        )
 
     def _state(self) -> StateNote:
         with self._connect() as channel:
@@ -121,7 +123,7 @@ class Puller:
         return state
 
     def _poll(self, source: MirrorSource) -> None:
-        with self._connect() as channel:
+        with self._bringing(), self._connect() as channel:
             answers = converse(channel, PollAsk(), source, self._hearer).answers
         for answer in answers:
             LOG.info("%s: %s %s", answer.app, answer.kind, answer.reason)
@@ -131,6 +133,25 @@ class Puller:
                     f"blobs of {answer.app}", expected="a source that serves them",
                     got="another", untouched="what runs keeps running", reason=answer.reason,
                 )  # fmt: skip
+
+    @contextmanager
+    def _bringing(self) -> Iterator[None]:
+        """While the block runs, trust files of every mirror are asked for each `poll_s` seconds.
+
+        A download can take hours, and the mirror that drips it may be the one that was denied.
+        """
+        done = threading.Event()
+
+        def bring() -> None:
+            while not done.wait(self._poll_s) and not self._stop.is_set():
+                for mirror in self._mirrors:
+                    self._bringer.bring_alone(mirror)
+
+        threading.Thread(target=bring, name="bringing", daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
 
     def _wait(self, mirror: Server, source: MirrorSource) -> None:
         """Return when the mirror has news, or after `poll_s` and a little; or when something that

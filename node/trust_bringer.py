@@ -55,6 +55,16 @@ class TrustBringer:
             LOG.info("trust files of mirror %s: %s [%s]", mirror.name, problem, problem.word)
             self.bring_all_the_same(mirror, problem)
 
+    def bring_alone(self, mirror: Server) -> None:
+        """As `bring`, over a connection of its own; nothing is raised."""
+        try:
+            with closing(
+                MirrorSource(mirror.address, name=mirror.name, trust=self._trust())
+            ) as source:
+                self.bring(mirror, source)
+        except EmbrasureError as problem:
+            self.bring_all_the_same(mirror, problem)
+
     def bring_all_the_same(self, mirror: Server, problem: EmbrasureError) -> None:
         """When `problem` is the mirror's certificate: as `bring`, by the CA roots alone."""
         if problem.reason not in _CERTIFICATE:

@@ -35,6 +35,7 @@ DECISIONS = (
     "embrasure/net/seen.py",
     "embrasure/net/server.py",
     "embrasure/net/source.py",
+    "embrasure/net/standing.py",
     "embrasure/net/status.py",
     "embrasure/net/trustbundle.py",
     "embrasure/trust/anchor.py",

@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ from embrasure.net.denials import key_digest
 from embrasure.net.identity import Identity, Role, dns_name
 from embrasure.net.pace import Deadline, Seconds
 from embrasure.net.profile import check_leaf
+from embrasure.net.standing import Standing
 from embrasure.net.trustbundle import Trust
 
 _ADDRESS = re.compile(r"(\[[0-9a-f:]+\]|[a-z0-9.-]+):([1-9][0-9]{0,4})")
@@ -87,7 +88,14 @@ def tls_context(server: Server) -> ssl.SSLContext:
 class HttpsClient:
     """At most two connections to one server, each to the demanded identity."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(
+        self,
+        server: Server,
+        newest: Callable[[], Trust] | None = None,
+        *,
+        recheck_s: float = limits.RECHECK_SECONDS,
+    ) -> None:
+        """newest: whom to believe now; open connections are then checked each `recheck_s`."""
         found = _ADDRESS.fullmatch(server.address)
         if found is None or int(found[2]) > 65535:
             raise Misuse("address", expected="HOST:PORT", got=server.address)
@@ -100,10 +108,12 @@ class HttpsClient:
             server_hostname=server.host,
             retries=False,
         )
-        self._pool.ConnectionCls = _connection_to(server)
+        self._standing = Standing(server, newest or (lambda: server.trust), every=recheck_s)
+        self._pool.ConnectionCls = _connection_to(server, self._standing if newest else None)
 
     def close(self) -> None:
         """Drop the connections."""
+        self._standing.close()
         self._pool.close()
 
     @contextmanager
@@ -119,10 +129,11 @@ class HttpsClient:
         """The answer to one request, its body unread; what stays unread closes the connection.
 
         seconds: longest wait for the head of the answer, and for each piece after it.
-        Raises Unavailable, Refused (`certificate`, `redirect`, `encoding`).
+        Raises Unavailable, Refused (`certificate`, `redirect`, `encoding`), and what the server was
+        refused with while it was open.
         """
         sent = {"Accept-Encoding": "identity", "User-Agent": "embrasure", **(headers or {})}
-        with _translated(self.server):
+        with _translated(self.server), self._standing.held():
             answer = self._pool.urlopen(
                 method,
                 f"/{path}",
@@ -168,14 +179,17 @@ def check_plain(answer: HTTPResponse) -> None:
         raise Refused("answer", expected="a stated length", got="pieces", reason="encoding")
 
 
-def _connection_to(server: Server) -> type[HTTPSConnection]:
+def _connection_to(server: Server, standing: Standing | None) -> type[HTTPSConnection]:
     """Return a connection class that checks whom it reached and never waits for ever."""
 
     class Checked(HTTPSConnection):
         def connect(self) -> None:
             super().connect()
             # 1. Before a byte is asked for.
-            server.check(self.sock.getpeercert(binary_form=True))  # type: ignore[union-attr]  # TLS by now
+            shown = self.sock.getpeercert(binary_form=True)  # type: ignore[union-attr]  # TLS by now
+            server.check(shown)
+            if standing is not None:
+                standing.opened(self.sock, shown)
 
         def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's own wart
             # 2. Each line of a head may come just before its time-out: the whole has one too.

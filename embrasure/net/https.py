@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cryptography import x509
 from urllib3.response import HTTPResponse
@@ -36,14 +36,19 @@ class MirrorSource:
         clock: Clock = now,
         steady: Seconds = time.monotonic,
         roots: Sequence[x509.Certificate] = (),
+        newest: Callable[[], Trust] | None = None,
+        recheck_s: float = limits.RECHECK_SECONDS,
     ) -> None:
-        """roots: for trust files alone, any mirror below these CA roots, denied or expired too."""
+        """roots: for trust files alone, any mirror below these CA roots, denied or expired too;
+        newest: whom to believe now, so that a mirror that is denied ends in mid-download;
+        recheck_s: between two looks at that.
+        """
         self.server = (
             DoorServer(address, "mirror", name, trust, clock, steady, roots)
             if roots
             else Server(address, "mirror", name, trust, clock, steady)
         )
-        self._client = HttpsClient(self.server)
+        self._client = HttpsClient(self.server, newest, recheck_s=recheck_s)
 
     def close(self) -> None:
         """Drop the connections."""
@@ -88,8 +93,17 @@ class MirrorSource:
 class LetterboxClient:
     """The one thing a pull node may do with a letterbox: post."""
 
-    def __init__(self, address: str, *, name: str, trust: Trust, clock: Clock = now) -> None:
-        self._client = HttpsClient(Server(address, "letterbox", name, trust, clock))
+    def __init__(
+        self,
+        address: str,
+        *,
+        name: str,
+        trust: Trust,
+        clock: Clock = now,
+        newest: Callable[[], Trust] | None = None,
+    ) -> None:
+        """newest: whom to believe now, also of a post under way."""
+        self._client = HttpsClient(Server(address, "letterbox", name, trust, clock), newest)
 
     def close(self) -> None:
         """Drop the connections."""

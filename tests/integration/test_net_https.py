@@ -9,20 +9,25 @@ import ssl
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from urllib3.connection import HTTPSConnection
 
 from embrasure import limits
 from embrasure.errors import Misuse, NotFound, Refused, Unavailable
 from embrasure.net import dial
+from embrasure.net.denials import TlsDenials, key_digest
 from embrasure.net.dial import tls_context as dial_context
 from embrasure.net.https import LetterboxClient, MirrorSource
+from embrasure.net.identity import IssuerName
 from embrasure.net.pace import Deadline, MinimumSpeed, Seconds
+from embrasure.net.trustbundle import Trust
 from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.badserver import Answer, bad_server, says
@@ -336,6 +341,87 @@ def test_a_dripping_mirror_is_dropped(
     ):
         attack.without(f"embrasure.net.pace.{pace}.add")
         attack.succeeded(len(fetch(source, path)) == 60)  # after eleven minutes
+
+
+def goes_on(count: int) -> Answer:
+    """Return an answer that lasts `count` times 0.03 s, and closes when it is done."""
+
+    def answer(connection: ssl.SSLSocket, head: bytes) -> None:
+        # Closed on our side from the head on: the body is still read.
+        text = f"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {count}\r\n\r\n"
+        connection.sendall(text.encode())
+        for _ in range(count):
+            connection.sendall(b"x")
+            time.sleep(0.03)
+
+    return answer
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("how", ["denied", "no longer in the bundle"])
+def test_a_download_ends_when_the_mirror_is_believed_no_more(
+    authority: Authority, tmp_path: Path, how: str, ablation: Ablation
+) -> None:
+    believed = trust_from(authority)
+    issuer = key_digest(authority.issuers["mirror"].certificate)
+    without: dict[IssuerName, tuple[x509.Certificate, ...]] = dict(believed.issuers)
+    del without["mirror"]
+    after = {
+        "denied": replace(believed, denied=TlsDenials(issuers=frozenset({issuer}))),
+        "no longer in the bundle": replace(believed, issuers=without),
+    }[how]
+
+    def read(newest: Callable[[], Trust] | None) -> bytes:
+        got = b""
+        with bad_server(authority.leaf("mirror", "m1"), tmp_path, goes_on(20)) as port:
+            source = MirrorSource(
+                f"127.0.0.1:{port}", name="m1", trust=believed, newest=newest, recheck_s=0.05
+            )
+            with contextlib.closing(source):
+                for piece in source.fetch(BLOB, offset=0, limit=100):
+                    got += piece
+                    known.extend([after] * (len(got) == 3))
+        return got
+
+    known = [believed]
+    with pytest.raises(Refused) as told:
+        read(lambda: known[-1])
+    assert told.value.reason == "certificate"
+    # Whom it cannot read to believe now, it believes as before.
+    assert len(read(unreadable)) == 20
+    with ablation("the look at open connections") as attack:
+        known = [believed]
+        attack.succeeded(len(read(None)) == 20 and known[-1] == after)
+
+
+def unreadable() -> Trust:
+    raise Refused("tls.json", expected="a bundle", got="else", reason="bad-schema")
+
+
+@pytest.mark.misuse
+def test_a_wait_ends_too_and_nothing_more_is_asked(
+    authority: Authority, tmp_path: Path, ablation: Ablation
+) -> None:
+    believed = trust_from(authority)
+    issuer = key_digest(authority.issuers["mirror"].certificate)
+    denied = replace(believed, denied=TlsDenials(issuers=frozenset({issuer})))
+
+    def late(connection: ssl.SSLSocket, head: bytes) -> None:
+        time.sleep(0.5)
+        says("200 OK\nContent-Length: 1", b"9")(connection, head)
+
+    with bad_server(authority.leaf("mirror", "m1"), tmp_path, late) as port:
+        where = f"127.0.0.1:{port}"
+        held = [
+            MirrorSource(where, name="m1", trust=believed, newest=newest, recheck_s=0.05)
+            for newest in (lambda: denied, None)
+        ]
+        with contextlib.closing(held[0]) as source:
+            for _ in range(2):
+                with pytest.raises(Refused):
+                    source.watch(1, seconds=20)
+        with contextlib.closing(held[1]) as source, ablation("the same look") as attack:
+            attack.succeeded(source.watch(1, seconds=20) == 9)
 
 
 @pytest.mark.misuse

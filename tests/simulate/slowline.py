@@ -12,11 +12,12 @@ PIECE = 16 * 1024
 class SlowLine:
     """Listens on `port` and passes everything on to `target`; toward it at most `rate` bytes/s.
 
-    Runs in a thread of its own. carried: bytes that reached the target so far.
+    Runs in a thread of its own. carried: bytes that went the slow way so far; back: the slow way is
+    the one from the target.
     """
 
-    def __init__(self, target: int, *, rate: float) -> None:
-        self.target, self.rate, self.carried = target, rate, 0
+    def __init__(self, target: int, *, rate: float, back: bool = False) -> None:
+        self.target, self.rate, self.carried, self._is_back = target, rate, 0, back
         self._ready, self._stop = threading.Event(), asyncio.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
         self._thread.start()
@@ -38,10 +39,13 @@ class SlowLine:
     async def _pass(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):
             far, out = await asyncio.open_connection("127.0.0.1", self.target)
-            await asyncio.gather(self._copy(near, out, slow=True), self._copy(far, back))
+            slow = self._is_back
+            await asyncio.gather(
+                self._copy(near, out, slow=not slow), self._copy(far, back, slow=slow)
+            )
 
     async def _copy(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, slow: bool = False
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, slow: bool
     ) -> None:
         try:
             while data := await source.read(PIECE):
