@@ -109,6 +109,8 @@ class NodeRecords:
 
     def _other(self, app: str, record: Record | None, committed: Committed | None) -> str:
         """Say so when another release is linked than the committed one, and no install is open."""
+        if record is not None and record.state is State.DEGRADED:
+            return ""  # why it is so comes first
         if committed is None or (record is not None and record.state not in RESTING | HARMLESS):
             return ""
         release, name = release_of(committed), linked_in(self._paths, app)

@@ -65,7 +65,8 @@ def recover(found: Found) -> Recovery:
         if record.to.id in found.whole:
             return Recovery(Act.FINISH, record.to.id)
         # Its disk was destroyed after the commit: that is never told as a success.
-        return Recovery(Act.STRANDED, _way_back(found, record.back))
+        back = record.back if record.migrated == "no" else None
+        return Recovery(Act.STRANDED, _way_back(found, back))
     if record.state in (State.ROLLED_BACK, State.CLEANING):
         return Recovery(Act.FINISH, _rest(found).link)
     if record.state is State.DEGRADED:
@@ -96,12 +97,17 @@ def _way_back(found: Found, back: Release | None) -> str | None:
 
 
 def _rest(found: Found) -> Recovery:
-    """No transaction: `current` is the last committed release that is whole."""
-    for name in (found.committed, found.previous):
+    """No transaction: `current` is the last committed release that is whole.
+
+    The one before it only when the data are still its own.
+    """
+    record = found.record
+    has_changed = record is not None and record.migrated != "no" and record.to.id == found.committed
+    for name in (found.committed, None if has_changed else found.previous):
         if name is not None and name in found.whole:
             return Recovery(Act.NOTHING, name)
     # Lost floors stop new installs, never what is linked and whole.
-    if found.current in found.whole:
+    if found.current in found.whole and not (has_changed and found.current == found.previous):
         return Recovery(Act.NOTHING, found.current)
     if found.committed is None and not found.damaged:
         return Recovery(Act.NOTHING)

@@ -66,8 +66,10 @@ def _keep_serving(ground: Ground, app: str, record: Record | None) -> None:
     """
     name = linked(ground, app)
     is_open = record is not None and record.state not in RESTING and record.ending != "committed"
+    if is_open and record is not None and record.migrated != "no":
+        return
     if is_open and record is not None and name == record.to.id:
-        name = record.back.id if record.back and record.migrated == "no" else None
+        name = record.back.id if record.back else None
     known = _known(ground, app, record)
     if name is None or name not in known:
         return

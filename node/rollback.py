@@ -15,6 +15,7 @@ from embrasure.fs import Folder
 from embrasure.trust.floors import AppFloor
 from embrasure.trust.receipt import Kind, Outcome, Ran
 from node import switch
+from node.migration import is_one_way
 from node.probe import Died
 from node.releases import Installed, is_whole
 from node.states import BURNS_A_TRY, Release, State
@@ -67,9 +68,19 @@ def _is_untouched(tx: Transaction, back: Release | None) -> bool:
 
 
 def _revert(tx: Transaction) -> None:
-    """What the new release's `migrate` has changed is undone; raises Failed (`hook`)."""
-    if tx.record.migrated != "no":
-        tx.must(tx.installed(tx.record.to), "revert")
+    """What the new release's `migrate` has changed is undone, and that is on disk.
+
+    Raises Failed (`hook`; `no-target` when it cannot be undone).
+    """
+    if tx.record.migrated == "no":
+        return
+    if is_one_way(tx):
+        raise Failed(
+            f"roll-back of {tx.app}", expected="data that the old release knows",
+            got="an irreversible migration that has begun", reason="no-target",
+        )  # fmt: skip
+    tx.must(tx.installed(tx.record.to), "revert")
+    tx.note(migrated="no")
 
 
 def check_target(tx: Transaction, back: Release) -> None:
@@ -138,11 +149,13 @@ def degraded(tx: Transaction) -> None:
     """A node that found no way back has said so, and runs what still can run.
 
     Nothing to go back to: what failed is stopped, or stays when its plan says `keep`. An old
-    release that does not pass its probes stays up: it is the best there is.
+    release that does not pass its probes stays up: it is the best there is. No release runs on
+    data that another one has changed, not at the next boot either.
     """
     record = tx.record
     is_failed = _linked(tx) == record.to.id
-    if is_failed and _on_no_target(tx, record.to) == "stop":
+    stays = is_failed and _on_no_target(tx, record.to) == "keep" and not is_one_way(tx)
+    if not stays and (is_failed or record.migrated != "no"):
         tx.ground.supervisor.stop(tx.app)
         with Folder.open(tx.ground.paths.app(tx.app)) as folder:
             switch.remove(folder)

@@ -15,6 +15,7 @@ from embrasure.bundle.manifest import Entry, ExecProbe, Manifest
 from embrasure.errors import MAX_SHOWN, shown
 from embrasure.trust.canonical import canonical, sha256_hex
 
+_ONE_WAY = "yes: once its hook migrate has begun, a failure stops the app and nothing goes back"
 SHOWN_FILES = 100  # in `render`; the counts are always whole
 
 
@@ -127,7 +128,7 @@ def _fields(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield f"requires {require.app}", f"seq {require.min_seq} or later"
     for secret in manifest.secrets:
         yield f"secret {secret.name}", f"version {secret.min_version} or later, {secret.mode}"
-    yield "irreversible", "yes" if manifest.irreversible else "no"
+    yield "irreversible", _ONE_WAY if manifest.irreversible else "no"
     yield "origin", _line(msgspec.to_builtins(manifest.origin))
 
 

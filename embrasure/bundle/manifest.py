@@ -151,13 +151,35 @@ def parse_manifest(raw: bytes) -> Manifest:
     check_tree(manifest.files)
     check_commands(manifest)
     check_secrets(manifest.secrets)
+    check_migration(manifest)
     check_unused(
         "manifest",
         confirm=manifest.confirm != "probes",
         requires=manifest.requires,
-        irreversible=manifest.irreversible,
     )
     return manifest
+
+
+def check_migration(manifest: Manifest) -> None:
+    """Return only when it is said what becomes of data that `migrate` has changed.
+
+    The hook `revert` undoes it, or it is `irreversible`, which approvers see; raises Refused
+    (`migration`).
+    """
+    points = {hook.point for hook in manifest.hooks}
+    ways = ("revert" in points) + manifest.irreversible
+    if "migrate" in points and ways != 1:
+        raise Refused(
+            "manifest", expected="a hook `revert` beside `migrate`, or `irreversible = true`",
+            got="both" if ways else "neither", reason="migration",
+            hint="without one of them a failed release would leave the old one with changed data",
+        )  # fmt: skip
+    if manifest.irreversible and "migrate" not in points:
+        raise Refused(
+            "manifest", expected="a hook `migrate`, after which nothing leads back",
+            got="`irreversible` alone", reason="migration",
+            hint="what the app itself migrates when it starts, nobody can see begin",
+        )  # fmt: skip
 
 
 OWNER_ONLY = "0400"

@@ -100,7 +100,7 @@ version = "1.0"
 argv = ["code/bin/migrate"]
 ports = ["web"]
 [[hooks]]
-point = "migrate"
+point = "prepare"
 argv = ["code/bin/migrate"]
 [[probes]]
 kind = "http"
@@ -116,7 +116,7 @@ passes = 1
         HttpProbe(port="web", path="/", status=200, passes=3, **times),
         TcpProbe(port="web", passes=1, **times),
     )
-    assert found.hooks == (Hook(point="migrate", argv=("code/bin/migrate",), timeout_s=300),)
+    assert found.hooks == (Hook(point="prepare", argv=("code/bin/migrate",), timeout_s=300),)
     assert found.confirm == "probes" and not found.irreversible
 
 
@@ -260,7 +260,8 @@ def test_too_many_files_are_refused(app: Path, monkeypatch: pytest.MonkeyPatch) 
         (('port = "web"', 'port = "db"'), Refused),
         (('kind = "http"', 'kind = "icmp"'), Misuse),
         (("[run]", 'confirm = "mirror"\n[run]'), NotSupported),
-        (("[run]", "irreversible = true\n[run]"), NotSupported),
+        (("[run]", "irreversible = true\n[run]"), Refused),
+        (("[[probes]]", '[[hooks]]\npoint = "migrate"\nargv = ["sh"]\n[[probes]]'), Refused),
         (("[run]", 'requires = [{app = "db"}]\n[run]'), NotSupported),
         (("[run]", 'secrets = [{name = "key", mode = "0444"}]\n[run]'), Refused),
         (('version = "1.0"', 'version = "1 0"'), Misuse),

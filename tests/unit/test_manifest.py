@@ -58,6 +58,10 @@ def test_each_tree_comes_out_as_its_vector_says(vector: Vector) -> None:
     assert outcome(files=vector["files"]) == vector["outcome"]
 
 
+MIGRATE = {"point": "migrate", "argv": ["python3"], "timeout_s": 1}
+REVERT = {"point": "revert", "argv": ["python3"], "timeout_s": 1}
+
+
 @pytest.mark.misuse
 def test_without_the_tree_rule_every_bad_tree_of_good_form_passes(
     ablation: Ablation,
@@ -78,7 +82,11 @@ def test_without_the_tree_rule_every_bad_tree_of_good_form_passes(
         ({"secrets": [{"name": "x", "min_version": 1, "mode": "0400"}] * 2}, "duplicate"),
         ({"secrets": [{"name": "../x", "min_version": 1, "mode": "0400"}]}, "bad-schema"),
         ({"confirm": "mirror"}, "not-supported"),
-        ({"irreversible": True}, "not-supported"),
+        ({"irreversible": True}, "migration"),
+        ({"hooks": [MIGRATE]}, "migration"),
+        ({"hooks": [MIGRATE, REVERT], "irreversible": True}, "migration"),
+        ({"hooks": [MIGRATE, REVERT]}, "ok"),
+        ({"hooks": [MIGRATE], "irreversible": True}, "ok"),
         ({"probes": []}, "bad-schema"),
         ({"run": {"argv": ["/bin/sh", "-c", "id"], "env": {}, "ports": ["web"]}}, "not-declared"),
         ({"run": {"argv": ["code/main"], "env": {}, "ports": ["web"]}}, "not-declared"),
@@ -101,12 +109,12 @@ def test_what_no_rule_covers_is_refused_never_ignored(
 def test_a_field_without_a_rule_would_be_ignored_without_its_check(
     ablation: Ablation,
 ) -> None:
-    raw = canonical(manifest(irreversible=True))
+    raw = canonical(manifest(requires=[{"app": "db", "min_seq": 1}]))
     with pytest.raises(NotSupported):
         parse_manifest(raw)
     with ablation("the refusal of fields without a rule") as attack:
         attack.without("embrasure.bundle.manifest.check_unused")
-        attack.succeeded(parse_manifest(raw).irreversible)
+        attack.succeeded(parse_manifest(raw).requires)
 
 
 @given(st.text(max_size=40))

@@ -172,7 +172,7 @@ def test_a_new_release_has_the_new_secret_and_the_old_one_is_gone(
 
 
 def test_hooks_of_the_release_see_its_secrets(bench: SimInstaller, vault: Vault) -> None:
-    hook = Hook(point="migrate", argv=("python3", "code/hook.py"), timeout_s=20)
+    hook = Hook(point="prepare", argv=("python3", "code/hook.py"), timeout_s=20)
     publish(bench, vault, "1.0", PLAIN, hooks=(hook,))
     assert bench.poll() == "committed"
     publish(bench, vault, "2.0", b"another beginning", number=2, hooks=(hook,))
