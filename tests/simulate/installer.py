@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from securesystemslib.signer import Signer
@@ -70,6 +71,11 @@ def quick_http(*, start_s: int = 1) -> HttpProbe:
         port="web", path="/health", status=200, interval_ms=20, timeout_ms=1000, start_s=start_s,
         passes=2,
     )  # fmt: skip
+
+
+def patient(bench: SimInstaller, version: str, **how: Any) -> SimRelease:
+    """Return a good release whose probes wait as long as a busy machine needs to start it."""
+    return bench.make(version, probes=[quick_http(start_s=20)], **how)
 
 
 def free_port() -> int:

@@ -20,7 +20,7 @@ from embrasure.trust.floors import Floors, FloorStore
 from node.paths import Paths
 from tests.simulate.disk import copy_image, make_image, mounted
 from tests.simulate.faults import Faults
-from tests.simulate.installer import SimInstaller, Told, free_port
+from tests.simulate.installer import SimInstaller, Told, free_port, patient
 from tests.simulate.promises import (
     check_end,
     check_floors,
@@ -115,7 +115,12 @@ class Rig:
         self, bench: SimInstaller, version: str, mode: str, more: dict[str, bytes],
         approved: set[str],
     ) -> None:  # fmt: skip
-        plan = bench.publish(version, release=bench.make(version, mode, files=more))
+        made = (
+            bench.make(version, mode, files=more)
+            if mode == "bad"
+            else patient(bench, version, files=more)
+        )
+        plan = bench.publish(version, release=made)
         approved.add(plan.manifest.sha256)
 
     @contextmanager
