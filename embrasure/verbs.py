@@ -122,6 +122,10 @@ NODE = _verbs(
             "unhold": "End a hold.",
             "maintenance": "Take no order for a while.",
         },
+        "node.cli_pin": {
+            "pin": "Keep a release of an app, however old it gets.",
+            "unpin": "Let a pinned release go when its time comes.",
+        },
         "node.cli_join": {
             "token": "Answer for a new join token.",
             "image": "Check that a machine image holds public data only.",

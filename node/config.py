@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from embrasure import limits
 from embrasure.config import read_toml
 from embrasure.errors import Denied, Misuse
 from embrasure.trust.documents import AppName, EnvName, NodeId
@@ -48,12 +49,14 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class AppConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`apps.d/<app>.toml`: numbers for the ports that a manifest names, interpreters it may use;
-    windows: when it may be changed, in place of those of node.toml.
+    windows: when it may be changed, in place of those of node.toml; keep: how many of its releases
+    stay here, what runs and the way back among them.
     """
 
     ports: dict[PortName, Port] = msgspec.field(default_factory=dict)
     interpreters: dict[Interpreter, FullPath] = msgspec.field(default_factory=dict)
     windows: Windows = ()
+    keep: Annotated[int, Meta(ge=limits.KEEP_LEAST, le=limits.KEEP_MOST)] = limits.KEEP_RELEASES
 
 
 def load_config(paths: Paths) -> NodeConfig:

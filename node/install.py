@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -12,15 +13,14 @@ import msgspec
 from embrasure import limits
 from embrasure.bundle.manifest import Manifest
 from embrasure.errors import EmbrasureError, Failed
-from embrasure.fs import Folder, free
+from embrasure.fs import Folder
 from embrasure.trust import layout
 from embrasure.trust.fetcher import paced
 from embrasure.trust.floors import AppFloor, Committed
 from embrasure.trust.receipt import Kind, Outcome, Ran
-from node import credentials, rollback, switch, tree, units
-from node.config import app_names
+from node import collection, credentials, rollback, space, switch, tree, units
 from node.probe import Died
-from node.releases import blobs_of, collect, is_whole
+from node.releases import is_whole
 from node.states import Release, State
 from node.transaction import To, Transaction, offer_of
 from node.waiting import waiting
@@ -37,46 +37,26 @@ def offered(tx: Transaction) -> To:
 def reserved(tx: Transaction) -> To:
     """There is room for all of it; old releases are collected first when there is not."""
     offer = offer_of(tx)
-    Folder.open(tx.ground.paths.releases(tx.app), create=True).close()
-    try:
-        check_space(tx, offer.manifest)
-    except Failed:
-        clean(tx)
-        check_space(tx, offer.manifest)
-    return To(State.FETCHING)
-
-
-def check_space(tx: Transaction, manifest: Manifest) -> None:
-    """Return only when the disks hold the blobs and the release, and keep their reserve.
-
-    Raises Failed (`no-space`) with both numbers.
-    """
     ground = tx.ground
-    missing = sum(
-        length - ground.blobs.held_bytes(digest)
-        for digest, length in manifest.blobs().items()
-        if not ground.blobs.has(digest, length=length)
-    )
-    entries = len(manifest.files) + len(tree.folders_of(manifest))
-    needed = (manifest.total_bytes() + missing + 4 * limits.KIB * entries) * 105 // 100
-    space = free(ground.paths.releases(tx.app))
-    for what, wanted, left in (
-        ("bytes", needed + limits.FREE_BYTES, space.bytes),
-        ("inodes", entries + limits.INODES_KEPT, space.inodes),
-    ):
-        if wanted > left:
-            raise Failed(
-                f"install of {tx.app}", expected=f"{wanted} free {what}", got=f"{left}",
-                untouched="the release that runs", hint="free space, then try again",
-                reason="no-space",
-            )  # fmt: skip
+    with Folder.open(ground.paths.releases(tx.app), create=True) as releases:
+
+        def check_room() -> None:
+            space.check_all(
+                offer.manifest, blobs=ground.blobs, releases=releases, user=os.geteuid()
+            )
+
+        try:
+            check_room()
+        except Failed:
+            collection.make_room(tx, offer.manifest)
+            check_room()
+    return To(State.FETCHING)
 
 
 def fetching(tx: Transaction) -> To:
     """Every blob is here, hashed on the way, and durable."""
     offer, blobs = offer_of(tx), tx.ground.blobs
-    wanted = offer.manifest.blobs()
-    missing = {d: n for d, n in wanted.items() if not blobs.has(d, length=n)}
+    missing = blobs.missing(offer.manifest.blobs())
     total, done, shown = sum(missing.values()), 0, 0
     for digest, length in missing.items():
         path = layout.blob_file(digest)
@@ -105,7 +85,7 @@ def verified(tx: Transaction) -> To:
             try:
                 tree.build(
                     releases, tx=record.tx, manifest=offer.manifest, documents=offer.documents,
-                    blobs=tx.ground.blobs,
+                    blobs=tx.ground.blobs, user=os.geteuid(),
                 )  # fmt: skip
             except EmbrasureError as problem:
                 if problem.reason == "bad-hash":
@@ -249,35 +229,10 @@ def cleaning(tx: Transaction) -> To:
     """Disk use is back within its bound."""
     with contextlib.suppress(EmbrasureError):
         # A release that did not come to run may have left its own: its hooks saw them.
-        credentials.take_away(tx.ground.paths, tx.app, keep=_linked(tx))
-        clean(tx)
+        credentials.take_away(tx.ground.paths, tx.app, keep=collection.linked(tx))
+        collection.clean(tx)
+        tx.ground.journal.keep_ballast()
     return To(State.IDLE)
-
-
-def clean(tx: Transaction) -> None:
-    """Only releases that may still be needed are there, and the blobs that they are made of."""
-    ground, record = tx.ground, tx.record
-    floor = ground.floors.load().app(tx.app)
-    keep = {_linked(tx)} | {release.id for release in (record.back,) if release}
-    for one in (floor.committed, floor.previous):
-        if one is not None:
-            keep.add(f"{one.seq}-{one.manifest[:16]}")
-    if tx.record.ending != "rejected":
-        keep.add(record.to.id)
-    collect(ground.paths, tx.app, keep={name for name in keep if name})
-    if record.ending == "committed":
-        live: set[str] = set()
-        for app in {*app_names(ground.paths), tx.app}:
-            if ground.paths.releases(app).is_dir():
-                with Folder.open(ground.paths.releases(app)) as folder:
-                    names = [name for name in folder.list() if not name.startswith(".")]
-                live |= blobs_of(ground.paths, app, names)
-        ground.blobs.sweep(live)
-
-
-def _linked(tx: Transaction) -> str | None:
-    with Folder.open(tx.ground.paths.app(tx.app)) as folder:
-        return switch.current(folder)
 
 
 STEPS: Mapping[State, Callable[[Transaction], To]] = MappingProxyType(

@@ -5,6 +5,7 @@ Kept here: a node is never left between two releases, because what it was doing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from embrasure import limits
@@ -13,6 +14,8 @@ from embrasure.fs import Folder
 from embrasure.trust.documents import Digest, Document, digest, read, write
 from node.paths import Paths
 from node.states import Record
+
+BALLAST = "ballast"
 
 
 class Line(Document, frozen=True, kw_only=True):
@@ -70,18 +73,35 @@ class Journal:
     def write(self, record: Record) -> None:
         """`record` is the state of its app, on disk, and the one before it is kept beside it.
 
-        A disk without room gives up the ballast: a way back must always be writable.
+        A way back must always be writable: see `with_room`.
         """
         raw = write_line(record)
+
+        def put() -> None:
+            with Folder.open(self._folder) as folder:
+                self._put(folder, record.app, raw)
+
+        self.with_room(put)
+
+    def with_room(self, work: Callable[[], None]) -> None:
+        """`work` is done; when the disk has no room for it, the ballast goes and it is done again.
+
+        Only for what a way back needs: a record, a link, a floor.
+        """
+        try:
+            work()
+        except EmbrasureError as problem:
+            if problem.reason != "no-space" or not self._give_up_ballast():
+                raise
+            work()
+
+    def _give_up_ballast(self) -> bool:
         with Folder.open(self._folder) as folder:
-            try:
-                self._put(folder, record.app, raw)
-            except EmbrasureError as problem:
-                if problem.reason != "no-space" or not folder.has("ballast"):
-                    raise
-                folder.unlink("ballast")
-                folder.fsync()
-                self._put(folder, record.app, raw)
+            if not folder.has(BALLAST):
+                return False
+            folder.unlink(BALLAST)
+            folder.fsync()
+            return True
 
     def _put(self, folder: Folder, app: str, raw: bytes) -> None:
         current, before, fresh = f"{app}.json", f"{app}.prev", f"{app}.next"
@@ -105,9 +125,9 @@ class Journal:
     def keep_ballast(self) -> None:
         """The ballast is there, if the disk has room for it."""
         with Folder.open(self._folder) as folder:
-            if not folder.has("ballast"):
+            if not folder.has(BALLAST):
                 try:
-                    folder.create("ballast", b"\xff" * limits.BALLAST_BYTES)
+                    folder.create(BALLAST, b"\xff" * limits.BALLAST_BYTES)
                 except EmbrasureError as problem:
                     if problem.reason != "no-space":
                         raise

@@ -187,6 +187,11 @@ class Paths:
         """What the owner holds, and until when."""
         return self.config / "holds.json"
 
+    @property
+    def pins(self) -> Path:
+        """Which releases the owner keeps."""
+        return self.config / "pins.json"
+
     def app_toml(self, app: str) -> Path:
         """The owner's word on one app."""
         return self.apps / f"{app}.toml"

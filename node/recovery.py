@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from logging import getLogger
 
 from embrasure.errors import EmbrasureError
@@ -156,7 +157,7 @@ def _run(ground: Ground, app: str, release: Release) -> None:
     running = ground.supervisor.running(app)
     if linked(ground, app) != release.id:
         with Folder.open(ground.paths.app(app)) as folder:
-            switch.switch(folder, release.id)
+            ground.journal.with_room(partial(switch.switch, folder, release.id))
     if running is None or running.unit.release != release.id:
         installed = load_release(ground.paths, app, release)
         unit = units.unit_of(ground.paths, installed, load_app(ground.paths, app))

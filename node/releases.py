@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from embrasure import limits
@@ -13,7 +13,7 @@ from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.plan import Plan, parse_plan
 from node.paths import Paths
 from node.states import Release, release_name
-from node.tree import STAGING, Drift, compare
+from node.tree import Drift, compare
 
 MANIFEST, PLAN, APPROVAL = "manifest.json", "plan.json", "approval.json"
 
@@ -91,40 +91,3 @@ def is_whole(paths: Paths, app: str, release: Release, *, deep: bool) -> bool:
     except EmbrasureError:
         return False
     return not any(drift.what in BROKEN for drift in found)
-
-
-def collect(paths: Paths, app: str, *, keep: Iterable[str]) -> list[str]:
-    """Return the releases that are still there: those of `keep` and the newest ones.
-
-    What a broken attempt left in staging is gone. Never called while the app is being changed.
-    """
-    with Folder.open(paths.releases(app)) as folder:
-        names = folder.list()
-        for name in (name for name in names if name.startswith(STAGING)):
-            folder.remove_tree(name)
-        found = sorted((name for name in names if not name.startswith(".")), key=_age, reverse=True)
-        kept = set(keep)
-        newest = [name for name in found if name not in kept]
-        room = max(0, limits.KEEP_RELEASES - len(kept & set(found)))
-        for name in newest[room:]:
-            folder.remove_tree(name)
-        folder.fsync()
-        return [name for name in found if name in kept or name in newest[:room]]
-
-
-def _age(name: str) -> int:
-    number = name.partition("-")[0]
-    return int(number) if number.isdigit() else 0
-
-
-def blobs_of(paths: Paths, app: str, names: Iterable[str]) -> set[str]:
-    """Return the digests of all blobs that these releases are made of."""
-    found: set[str] = set()
-    for name in names:
-        with Folder.open(paths.release(app, name)) as folder:
-            try:
-                raw = folder.read(MANIFEST, limit=limits.MANIFEST_BYTES)
-                found.update(parse_manifest(raw).blobs())
-            except EmbrasureError:
-                continue  # not a release of ours: nothing of it is needed
-    return found

@@ -6,6 +6,7 @@ Each step looks before it acts, so a step that a crash cut off is simply done ag
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
 import msgspec
 
@@ -38,7 +39,7 @@ def rolling_back(tx: Transaction) -> To:
             switch.remove(folder)
             return To(State.ROLLED_BACK, {"ending": ending_of(tx)})
         check_target(tx, back)
-        switch.switch(folder, back.id)
+        tx.ground.journal.with_room(partial(switch.switch, folder, back.id))
     tx.start(tx.installed(back))
     return To(State.ROLLBACK_PROBING)
 
@@ -53,7 +54,7 @@ def burn_try(tx: Transaction) -> None:
             used = max(floor.tries.get(record.to.plan, 0), record.try_number)
             return msgspec.structs.replace(floor, tries={**floor.tries, record.to.plan: used})
 
-        tx.ground.floors.change_app(tx.app, burn)
+        tx.ground.journal.with_room(partial(tx.ground.floors.change_app, tx.app, burn))
 
 
 def _is_untouched(tx: Transaction, back: Release | None) -> bool:

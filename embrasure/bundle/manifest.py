@@ -211,9 +211,9 @@ def check_path(path: str) -> tuple[str, ...]:
     """
     if not path or len(path.encode("utf-8", errors="surrogatepass")) > limits.PATH_BYTES:
         raise _refuse(path, f"1 to {limits.PATH_BYTES} bytes", f"{len(path)} characters", "limit")
-    if path.startswith("/") or "\\" in path or unicodedata.normalize("NFC", path) != path:
+    if path.startswith("/") or "\\" in path or not _is_nfc(path):
         raise _refuse(path, "a relative path with `/`, in NFC", path, "bad-path")
-    if any(unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp") for c in path):
+    if not _is_visible(path):
         raise _refuse(path, "visible characters", path, "bad-path")
     parts = tuple(path.split("/"))
     if len(parts) > limits.PATH_DEPTH or any(len(p.encode()) > limits.NAME_BYTES for p in parts):
@@ -226,6 +226,18 @@ def check_path(path: str) -> tuple[str, ...]:
     return parts
 
 
+def _is_nfc(text: str) -> bool:
+    return text.isascii() or unicodedata.is_normalized("NFC", text)
+
+
+def _is_visible(text: str) -> bool:
+    if text.isascii():
+        return text.isprintable()
+    return not any(
+        unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp") for c in text
+    )
+
+
 def check_tree(files: tuple[Entry, ...]) -> None:
     """Return only when `files` make one tree: sorted, distinct after case folding, parents are
     folders, links stay in their top folder and point to no link.
@@ -235,18 +247,20 @@ def check_tree(files: tuple[Entry, ...]) -> None:
     kinds = {entry.path: entry.kind for entry in files}
     paths = [entry.path for entry in files]
     folded: dict[str, str] = {}
+    parents: set[str] = set()
     for entry in files:
         parts = check_path(entry.path)
         _check_entry(entry)
         # Each prefix too: `Lib/a` and `lib/b` would be one folder on another file system.
-        for length in range(1, len(parts) + 1):
+        for length in range(1, len(parts)):
             prefix = "/".join(parts[:length])
-            key = unicodedata.normalize("NFC", prefix.casefold())
-            if folded.setdefault(key, prefix) != prefix:
-                raise _refuse(entry.path, "one spelling", folded[key], "duplicate")
-            if length < len(parts) and kinds.get(prefix, "dir") != "dir":
-                reason = "bad-link" if kinds[prefix] == "link" else "bad-path"
-                raise _refuse(entry.path, "a folder as parent", kinds[prefix], reason)
+            if prefix not in parents:
+                _check_spelling(entry, prefix, folded)
+                if kinds.get(prefix, "dir") != "dir":
+                    reason = "bad-link" if kinds[prefix] == "link" else "bad-path"
+                    raise _refuse(entry.path, "a folder as parent", kinds[prefix], reason)
+                parents.add(prefix)
+        _check_spelling(entry, entry.path, folded)
     if len(kinds) != len(paths):
         raise Refused("manifest", expected="each path once", got="a path twice", reason="duplicate")
     if paths != sorted(paths):
@@ -257,6 +271,13 @@ def check_tree(files: tuple[Entry, ...]) -> None:
             _check_link(entry, kinds, known)
     if sum(entry.length for entry in files) > limits.RELEASE_BYTES:
         raise Refused("manifest", expected="a release of 1 TiB", got="more", reason="limit")
+
+
+def _check_spelling(entry: Entry, path: str, folded: dict[str, str]) -> None:
+    """Return only when no other path is the same on a file system that folds case or form."""
+    key = path.lower() if path.isascii() else unicodedata.normalize("NFC", path.casefold())
+    if folded.setdefault(key, path) != path:
+        raise _refuse(entry.path, "one spelling", folded[key], "duplicate")
 
 
 _EMPTY = form.sha256_hex(b"")

@@ -7,25 +7,25 @@ One process writes a store at a time; its threads may share it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import os
+import secrets
 import stat
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from embrasure import fsops, limits
-from embrasure.descriptor import explained, explaining, write_all
-from embrasure.errors import Damaged, EmbrasureError, Failed, NotFound, Refused, Unavailable
-from embrasure.fs import Folder, free
+from embrasure.bundle.incoming import BlobWriter, lock
+from embrasure.descriptor import explaining
+from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused
+from embrasure.fs import Folder
 from embrasure.trust.layout import DIGEST
 
 PARTIAL = ".partial"
-_BLOB_MODE = 0o444
+TWIN = ".x"  # `<sha256>.x`: the same bytes once more, as a file that may be run
+_BLOB_MODE, _TWIN_MODE = 0o444, 0o555
 
 
 def check_digest(digest: str) -> str:
@@ -33,6 +33,19 @@ def check_digest(digest: str) -> str:
     if not DIGEST.fullmatch(digest):
         raise Refused("blob", expected="64 hex digits", got=digest, reason="bad-path")
     return digest
+
+
+def is_young(folder: Folder, name: str, unused_s: float, now: float) -> bool:
+    """Return whether the file came, or was used, less than `unused_s` before `now`.
+
+    One from far in the future is as old as can be: the clock was set back, and nobody knows.
+    """
+    if not unused_s:
+        return False
+    try:
+        return -limits.SKEW_SECONDS <= now - folder.stat(name).st_mtime < unused_s
+    except NotFound:
+        return False
 
 
 class BlobStore:
@@ -58,6 +71,34 @@ class BlobStore:
             return True
         return self._size(digest) == length
 
+    def missing(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """Return those of `wanted` (digest -> length) that are not here whole."""
+        found: dict[str, int] = {}
+        for aa, digests in itertools.groupby(sorted(wanted), key=lambda digest: digest[:2]):
+            lengths = self._lengths(aa)
+            for digest in digests:
+                if self._pending.get(check_digest(digest), lengths.get(digest)) != wanted[digest]:
+                    found[digest] = wanted[digest]
+        return {digest: found[digest] for digest in wanted if digest in found}
+
+    def _lengths(self, aa: str) -> dict[str, int]:
+        try:
+            with self._root.child(aa) as folder, os.scandir(folder.fd) as entries:
+                return {
+                    entry.name: entry.stat(follow_symlinks=False).st_size
+                    for entry in entries
+                    if entry.is_file(follow_symlinks=False)
+                }
+        except NotFound:
+            return {}
+
+    def still_to_come(self, missing: Mapping[str, int]) -> int:
+        """Return how many bytes of the `missing` blobs no partial file has yet."""
+        held = {name for name in self._partials.list() if name in missing}
+        return sum(missing.values()) - sum(
+            min(self._partials.stat(name).st_size, missing[name]) for name in held
+        )
+
     def path(self, digest: str) -> Path:
         """Return where the bytes of the blob are now, or will be."""
         if check_digest(digest) in self._pending:
@@ -70,7 +111,7 @@ class BlobStore:
         A caller that acts on the bytes as they come must not commit before the end.
         """
         hashed = hashlib.sha256()
-        fd = self._open_blob(digest)
+        fd = self.open(digest)
         try:
             with explaining(f"blob {digest}"):
                 while piece := os.read(fd, limits.BUFFER_BYTES):
@@ -121,21 +162,27 @@ class BlobStore:
                         self._name(digest, folder)
                     folder.fsync()
 
-    def sweep(self, live: Container[str]) -> int:
+    def sweep(self, live: Container[str], *, unused_s: float = 0, now: float = 0) -> int:
         """Return how many blobs and partial files are gone; those in `live` stay.
 
-        Nobody may add a blob that `live` does not know meanwhile: callers hold their lock.
+        unused_s: what came or was lent within that time of `now` (Unix seconds) stays too: another
+        app's install may have been cut off in the middle, and goes on with it
+        The lock is held for one of the 256 folders at a time, never for the whole sweep.
         """
         gone = 0
         for aa in (name for name in self._root.list() if len(name) == 2):
-            with self._root.child(aa) as folder:
-                for digest in (d for d in folder.list() if d not in live):
-                    folder.unlink(digest, missing_ok=True)
+            with self._mutex, self._root.child(aa) as folder:
+                for name in folder.list():
+                    if name.removesuffix(TWIN) in live or is_young(folder, name, unused_s, now):
+                        continue
+                    folder.unlink(name, missing_ok=True)
                     gone += 1
         with self._mutex:
-            for digest in (d for d in self._partials.list() if d not in live):
-                if digest not in self._pending and not self._is_written(digest):
-                    self._partials.unlink(digest, missing_ok=True)
+            for name in self._partials.list():
+                if name.removesuffix(TWIN) in live or is_young(self._partials, name, unused_s, now):
+                    continue
+                if name not in self._pending and not self._is_written(name):
+                    self._partials.unlink(name, missing_ok=True)
                     gone += 1
         return gone
 
@@ -147,6 +194,35 @@ class BlobStore:
         if self._root.has(digest[:2]):
             with self._root.child(digest[:2]) as folder:
                 folder.unlink(digest, missing_ok=True)
+                folder.unlink(digest + TWIN, missing_ok=True)
+
+    @contextlib.contextmanager
+    def lend(self, digest: str, *, executable: bool) -> Iterator[tuple[Folder, str]]:
+        """Yield folder and name of a whole blob, for a second name of the same file.
+
+        executable: of a copy of it that may be run: one file has one mode
+        """
+        with self._root.child(check_digest(digest)[:2]) as folder:
+            if executable and not folder.has(digest + TWIN):
+                self._make_twin(digest, folder)
+            yield folder, digest + TWIN if executable else digest
+
+    @contextlib.contextmanager
+    def probe(self, data: bytes) -> Iterator[tuple[Folder, str]]:
+        """Yield folder and name of a file that lies where blobs lie, and is none; then it goes."""
+        name = f".probe-{secrets.token_hex(8)}"
+        self._partials.write(name, [data], mode=_BLOB_MODE)
+        try:
+            yield self._partials, name
+        finally:
+            self._partials.unlink(name)
+
+    def _make_twin(self, digest: str, folder: Folder) -> None:
+        name = digest + TWIN
+        self._partials.unlink(name, missing_ok=True)
+        pieces = folder.pieces(digest)
+        self._partials.write(name, pieces, mode=_TWIN_MODE)
+        self._partials.rename(name, folder, name, replace=True)
 
     def held_bytes(self, digest: str) -> int:
         """Return how many bytes of the blob are here, whole or not."""
@@ -158,7 +234,8 @@ class BlobStore:
         except NotFound:
             return 0
 
-    def _open_blob(self, digest: str) -> int:
+    def open(self, digest: str) -> int:
+        """Return a descriptor of the blob's bytes, which nobody has hashed since they are here."""
         if check_digest(digest) in self._pending:
             with contextlib.suppress(NotFound):  # named by another thread's sync meanwhile
                 return self._partials.open_file(digest)
@@ -183,7 +260,7 @@ class BlobStore:
         except NotFound:
             return False
         try:
-            return not _lock(fd)
+            return not lock(fd)
         finally:
             os.close(fd)
 
@@ -207,129 +284,3 @@ class BlobStore:
     def _add_pending(self, digest: str, length: int) -> None:
         with self._mutex:
             self._pending[digest] = length
-
-
-class BlobWriter:
-    """One blob on its way in. Leave it without `commit`, and what came stays for the next one."""
-
-    def __init__(self, store: BlobStore, digest: str, *, length: int) -> None:
-        """See `BlobStore.writer`."""
-        self.digest = digest
-        self.length = length
-        self.offset = 0  # bytes already held: what is asked for starts here
-        self._store = store
-        self._hashed = hashlib.sha256()
-        self._fd = -1
-
-    def __enter__(self) -> Self:
-        """Return the writer after it has hashed again what an earlier one left.
-
-        Raises Unavailable (`busy`), Failed (`no-space`).
-        """
-        try:
-            self._open()
-            self._rehash()
-            self._reserve()
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """The file is closed."""
-        self._close()
-
-    def write(self, piece: bytes) -> None:
-        """The piece is behind what was held; raises Refused (`limit`) beyond the length."""
-        if self.offset + len(piece) > self.length:
-            raise Refused(
-                f"blob {self.digest}",
-                expected=f"{self.length} bytes",
-                got="more",
-                reason="limit",
-            )
-        with explaining(f"blob {self.digest}"):
-            write_all(self._fd, piece)
-        self._hashed.update(piece)
-        self.offset += len(piece)
-
-    def commit(self) -> None:
-        """The blob is readable through the store, and durable after its `sync`.
-
-        Raises Refused: `bad-length` (what came stays), `bad-hash` (what came is dropped).
-        """
-        if self.offset != self.length:
-            raise Refused(
-                f"blob {self.digest}",
-                expected=f"{self.length} bytes",
-                got=f"{self.offset}",
-                reason="bad-length",
-            )
-        if self._hashed.hexdigest() != self.digest:
-            self._store._drop_partial(self.digest)
-            raise Refused(
-                f"blob {self.digest}",
-                expected="the bytes of its name",
-                got=f"bytes of {self._hashed.hexdigest()}",
-                reason="bad-hash",
-            )
-        self._store._add_pending(self.digest, self.length)
-
-    def _open(self) -> None:
-        while True:
-            self._fd = self._store._open_partial(self.digest)
-            found = os.fstat(self._fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                raise Damaged(f"blob {self.digest}", expected="a file of our own", got="another")
-            if not _lock(self._fd):
-                raise Unavailable(
-                    f"blob {self.digest}",
-                    expected="one writer",
-                    got="another one at work",
-                    reason="busy",
-                )
-            # Whoever held the lock before us may have finished and renamed the file.
-            if self._store._is_partial(self._fd, self.digest):
-                return
-            self._close()
-
-    def _rehash(self) -> None:
-        with explaining(f"blob {self.digest}"):
-            if os.fstat(self._fd).st_size > self.length:
-                fsops.truncate(self._fd, 0)
-            while piece := os.read(self._fd, limits.BUFFER_BYTES):
-                self._hashed.update(piece)
-                self.offset += len(piece)
-
-    def _reserve(self) -> None:
-        try:
-            fsops.allocate(self._fd, self.length)
-        except OSError as problem:
-            error = explained(problem, f"blob {self.digest}")
-            if error.reason != "no-space":
-                raise error from problem
-            raise Failed(
-                f"blob {self.digest}",
-                expected=f"{self.length - self.offset} bytes of disk",
-                got=f"{free(self._store.folder).bytes} bytes",
-                hint="free space, then try again: what came is kept",
-                reason="no-space",
-            ) from problem
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

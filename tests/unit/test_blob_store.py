@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from embrasure.bundle.store import PARTIAL, BlobStore, BlobWriter
+from embrasure.bundle.incoming import BlobWriter
+from embrasure.bundle.store import PARTIAL, BlobStore
 from embrasure.descriptor import write_all
 from embrasure.errors import Damaged, Failed, NotFound, Refused, Unavailable
 from tests.ablation import Ablation
@@ -89,7 +90,7 @@ def test_bytes_of_another_digest_are_refused_and_dropped(
     assert store.held_bytes(name(b"right")) == 0
     with ablation("the hash") as attack:
         # The same bytes would lie under the name of others.
-        attack.without("embrasure.bundle.store.BlobWriter.commit", unhashed)
+        attack.without("embrasure.bundle.incoming.BlobWriter.commit", unhashed)
         with wrong(store) as writer:
             writer.write(b"wrong")
             writer.commit()
@@ -110,7 +111,7 @@ def test_a_resumed_transfer_is_hashed_from_its_first_byte(
     assert put(store, b"right") == name(b"right"), "the next try starts from nothing"
     with ablation("the hash from the first byte") as attack:
         store.forget(name(b"right"))
-        attack.without("embrasure.bundle.store.BlobWriter.commit", unhashed)
+        attack.without("embrasure.bundle.incoming.BlobWriter.commit", unhashed)
         with wrong(store) as writer:
             writer.write(b"wro")
         with wrong(store) as writer:
@@ -292,7 +293,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_came(
     with store.writer(digest, length=len(DATA)) as writer:
         writer.write(DATA[:1000])
         monkeypatch.setattr(
-            "embrasure.bundle.store.write_all",
+            "embrasure.bundle.incoming.write_all",
             lambda fd, data: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")),
         )
         with pytest.raises(Failed) as problem:

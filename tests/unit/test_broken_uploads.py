@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from embrasure.bundle.store import BlobStore, BlobWriter
+from embrasure.bundle.incoming import BlobWriter
+from embrasure.bundle.store import BlobStore
 from embrasure.errors import Failed
 from embrasure.fs import Space
 from embrasure.trust.canonical import sha256_hex

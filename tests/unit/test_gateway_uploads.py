@@ -77,7 +77,7 @@ def test_other_bytes_than_the_named_ones_are_not_kept(blobs: BlobStore, ablation
     assert wanted(blobs) == [(NAME, 0)]
     with ablation("the hash of what came") as attack:
         attack.without(
-            "embrasure.bundle.store.BlobWriter.commit",
+            "embrasure.bundle.incoming.BlobWriter.commit",
             lambda writer: writer._store._add_pending(writer.digest, writer.length),
         )
         send(blobs, evil)

@@ -1,0 +1,144 @@
+"""Puts blobs into a release: shared blocks, a second name of the same file, or a copy.
+
+A writer of one release must never change another one, nor the blob. Shared blocks are copied when
+they are written to. A second name is one file with its blob: only where the app's user can never
+write to it. Which way works is found by trying; nothing here is hashed: the release is, once it is
+on disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
+
+from embrasure import fsops, limits
+from embrasure.bundle.manifest import Entry
+from embrasure.bundle.store import BlobStore
+from embrasure.descriptor import check_name, explaining, write_all
+from embrasure.errors import Damaged, EmbrasureError
+from embrasure.fs import Folder
+
+Way = Literal["reflink", "hardlink", "copy"]
+ROOT = 0
+_NEW = os.O_WRONLY | os.O_EXCL
+_NO_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP})  # of this file system at all
+_COPY_INSTEAD = _NO_LINKS | {errno.EMLINK}
+
+
+def is_safe_to_share(found: os.stat_result, *, mode: int, user: int) -> bool:
+    """Return whether `user` can never write to the file, nor give himself the right to."""
+    return (
+        user != ROOT
+        and found.st_uid == ROOT
+        and stat.S_ISREG(found.st_mode)
+        and stat.S_IMODE(found.st_mode) == mode
+        and not mode & 0o222
+    )
+
+
+class Placer:
+    """Puts the blobs of one release in their places. ways: how often each way was gone."""
+
+    def __init__(self, blobs: BlobStore, *, user: int) -> None:
+        """user: whom the app runs as; he who may write to a blob gets copies."""
+        self.ways: Counter[Way] = Counter()
+        self._blobs, self._user = blobs, user
+        self._may_clone, self._may_link = True, user != ROOT and os.geteuid() == ROOT
+
+    def place(self, folder: Folder, name: str, entry: Entry) -> None:
+        """`name` is a new file with the blob's bytes and the entry's mode.
+
+        Raises NotFound, Damaged (`bad-hash`: a blob of another length), Failed (`no-space`).
+        """
+        mode = int(entry.mode, 8)
+        fd = self._blobs.open(entry.sha256)
+        try:
+            found = os.fstat(fd)
+            if found.st_size != entry.length:
+                raise Damaged(f"blob {entry.sha256}", expected=f"{entry.length} bytes",
+                              got=found.st_size, reason="bad-hash")  # fmt: skip
+            if self._may_clone and self._clone(folder, name, fd, mode):
+                self.ways["reflink"] += 1
+            elif self._may_link and self._link(folder, name, entry, mode):
+                self.ways["hardlink"] += 1
+            else:
+                _fill(folder, name, mode, lambda target: copy(target, fd, entry.length))
+                self.ways["copy"] += 1
+        finally:
+            os.close(fd)
+
+    def ways_into(self, folder: Folder, data: bytes) -> frozenset[Way]:
+        """Return which ways work into this folder, tried with a blob of `data` and taken back.
+
+        Raises EmbrasureError when not even that fits.
+        """
+        found: set[Way] = {"copy"}
+        with self._blobs.probe(data) as (held, name):
+            fd = held.open_file(name)
+            try:
+                if self._clone(folder, "clone", fd, 0o444):
+                    found.add("reflink")
+            finally:
+                os.close(fd)
+            if self._may_link:
+                with suppress(EmbrasureError):
+                    held.link(name, folder, "link")
+                    found.add("hardlink")
+        return frozenset(found)
+
+    def _clone(self, folder: Folder, name: str, source: int, mode: int) -> bool:
+        try:
+            _fill(folder, name, mode, lambda target: _share(target, source))
+        except _NotHere:
+            self._may_clone = False
+        return self._may_clone
+
+    def _link(self, folder: Folder, name: str, entry: Entry, mode: int) -> bool:
+        try:
+            with self._blobs.lend(entry.sha256, executable=mode == 0o555) as (held, lent):
+                if not is_safe_to_share(held.stat(lent), mode=mode, user=self._user):
+                    return False
+                held.link(lent, folder, name)
+        except EmbrasureError as problem:
+            number = problem.__cause__.errno if isinstance(problem.__cause__, OSError) else None
+            if number not in _COPY_INSTEAD:
+                raise
+            self._may_link = number not in _NO_LINKS
+            return False
+        return True
+
+
+class _NotHere(Exception):
+    """This file system cannot share blocks."""
+
+
+def _share(target: int, source: int) -> None:
+    if not fsops.clone(target, source):
+        raise _NotHere
+
+
+def copy(target: int, source: int, length: int) -> None:
+    """The target holds `length` bytes of the source, or all that there are."""
+    left = length
+    while left and (piece := os.read(source, min(left, limits.BUFFER_BYTES))):
+        write_all(target, piece)
+        left -= len(piece)
+
+
+def _fill(folder: Folder, name: str, mode: int, fill: Callable[[int], None]) -> None:
+    """`name` is a new file with what `fill` put into it, or nothing is called so."""
+    with explaining(str(folder.path), name):
+        fd = fsops.create(folder.fd, check_name(name), _NEW, 0o600)
+        try:
+            fill(fd)
+            fsops.chmod(fd, mode)
+        except BaseException:
+            os.close(fd)
+            folder.unlink(name, missing_ok=True)
+            raise
+        os.close(fd)  # its error counts: quotas report here
