@@ -9,7 +9,8 @@ from pathlib import Path
 
 from embrasure.bundle.appfile import APP_FILE, AppFile, describe, read_appfile
 from embrasure.bundle.folder import BLOBS, MANIFEST
-from embrasure.bundle.manifest import TOPS, Manifest, parse_manifest
+from embrasure.bundle.manifest import Manifest, parse_manifest
+from embrasure.bundle.paths import TOPS
 from embrasure.bundle.store import PARTIAL, BlobStore
 from embrasure.bundle.tree import Tree, read_tree
 from embrasure.errors import Misuse, Refused

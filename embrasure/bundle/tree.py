@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embrasure import limits
-from embrasure.bundle.manifest import TOPS, Entry, check_path
+from embrasure.bundle.manifest import Entry
+from embrasure.bundle.paths import TOPS, check_path
 from embrasure.descriptor import explaining
 from embrasure.errors import NotFound, Refused
 from embrasure.fs import Folder

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embrasure.bundle.manifest import Entry, check_path, check_tree, parse_manifest
+from embrasure.bundle.manifest import Entry, parse_manifest
+from embrasure.bundle.paths import check_path, check_tree
 from embrasure.errors import EmbrasureError, NotSupported, Refused
 from embrasure.trust.canonical import canonical, sha256_hex
 from tests.ablation import Ablation
