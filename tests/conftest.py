@@ -14,6 +14,7 @@ from tests.ablation import figures as ablation_figures
 from tests.ablation import pytest_runtest_call as pytest_runtest_call
 from tests.simulate.softhsm import hsm as hsm
 from tests.simulate.softhsm import softhsm_session as softhsm_session
+from tests.simulate.softtpm import softtpm as softtpm
 
 assert embrasure.__version__
 
