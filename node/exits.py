@@ -29,7 +29,7 @@ _OLD = frozenset(
 )
 _BY_REASON = {
     "busy": BUSY, "no-space": NO_SPACE, "agent-not-running": NOT_RUNNING, "fetch": UNREACHABLE,
-    "no-secret": MISSING, "behind": WAITING,
+    "no-secret": MISSING, "no-sandbox": MISSING, "behind": WAITING, "turn": TOO_OLD,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,10 +19,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from nacl.signing import SigningKey
 
 from embrasure import limits
+from embrasure.bundle.manifest import Manifest, parse_manifest
 from embrasure.clock import write_time
 from embrasure.net.certificates import load_certificates
 from embrasure.net.identity import dns_name
 from embrasure.trust import dsse, layout
+from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.directory import Enrolled, Floors, TlsBundle
 from embrasure.trust.documents import digest, write
 from embrasure.trust.gate import Gate
@@ -36,7 +38,7 @@ from tests.simulate.authority import BACKDATE, Authority, der_text
 from tests.simulate.installer import SERVER, quick_http
 from tests.simulate.nodes import SimNode, fixed_node_id
 from tests.simulate.push import SimGateway
-from tests.simulate.releases import make_release
+from tests.simulate.releases import SimRelease, make_release
 from tests.simulate.repository import SimRepository
 
 ENV, APP, GATEWAY = "dev", "shop", "g1"
@@ -153,11 +155,12 @@ class SimFleet:
         soak_s: int = 0,
         also: Sequence[RealNode] = (),
         seq: int | None = None,
+        change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
     ) -> tuple[Plan, Gate]:
         """Return plan and open gate of a release of a small web server, `node` as its canary.
 
         mode: what the server does (`tests.simulate.installer.SERVER`); extra: one more file; also:
-        further canaries; seq: the plan's number, default the next one
+        further canaries; seq: the plan's number, default the next one; change: of the manifest
         """
         files = {
             "code/main.py": SERVER,
@@ -168,7 +171,9 @@ class SimFleet:
         made = make_release(
             APP, files, version=version, argv=("python3", "code/main.py"), probes=[quick_http()]
         )
-        release = self.repository.add_release(APP, release=made)
+        raw = write(change(made.manifest))
+        changed = SimRelease(parse_manifest(raw), raw, sha256_hex(raw), made.blobs)
+        release = self.repository.add_release(APP, release=changed)
         canary = [one.listed for one in (node, *also)]
         plan = self.repository.set_plan(release, canary=canary, soak_s=soak_s, seq=seq)
         gate = self.repository.set_gate(plan)
