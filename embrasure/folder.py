@@ -266,6 +266,11 @@ class Folder:
         with explaining(self._text, name):
             fsops.touch(self.fd, check_name(name))
 
+    def chown(self, uid: int, gid: int) -> None:
+        """This folder belongs to the user and the group; only root may do that."""
+        with explaining(str(self.path)):
+            os.fchown(self.fd, uid, gid)
+
     def symlink(self, target: str, name: str) -> None:
         """`name` is a new link to `target`; raises Refused (`exists`)."""
         with explaining(self._text, name):

@@ -30,6 +30,7 @@ from node.ground import Apps, FloorKeeper, Ground, Report, Silent
 from node.identity import Identity
 from node.installer import Answer as Answer
 from node.installer import Installer
+from node.isolation import DEVELOPMENT, Isolation
 from node.journal import Journal
 from node.judge import Judge, Judgement
 from node.orders import ORDERS, Last
@@ -52,6 +53,7 @@ class Acceptor:
         supervisor: Apps,
         *,
         clock: Clock,
+        isolation: Isolation = DEVELOPMENT,
     ) -> None:
         """Hold this node's lock until `close`; raises Unavailable (`busy`), Refused (`no-trust`).
 
@@ -76,12 +78,13 @@ class Acceptor:
             supervisor=supervisor,
             journal=Journal(paths),
             blobs=BlobStore(paths.blobs),
-            receipts=Receipts(paths, identity, clock=clock),
+            receipts=Receipts(paths, identity, clock=clock, isolation=isolation.level),
             floors=floors,
             secrets=Secrets(paths, identity),
             clock=clock,
+            isolation=isolation,
         )
-        self._judge = Judge(paths, identity, floors, clock=clock)
+        self._judge = Judge(paths, identity, floors, clock=clock, isolation=isolation.level)
         self._installer = Installer(self._ground, self._judge)
         self._orders = Last(paths, ORDERS)
 

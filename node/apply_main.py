@@ -24,6 +24,7 @@ from node.config import load_config
 from node.desk import Desk
 from node.identity import load_identity
 from node.ipc import SOCKET, Listener
+from node.isolation import demanded
 from node.joining import Joiner
 from node.metrics import Metrics
 from node.paths import Paths
@@ -42,7 +43,10 @@ def opened(paths: Paths) -> Iterator[Acceptor]:
     """
     config, identity = load_config(paths), load_identity(paths)
     with closing(Supervisor(paths)) as supervisor:
-        acceptor = Acceptor(paths, config, identity, supervisor, clock=clock.now)
+        isolation = demanded(paths, config)
+        acceptor = Acceptor(
+            paths, config, identity, supervisor, clock=clock.now, isolation=isolation
+        )
         with closing(acceptor):
             yield acceptor
 

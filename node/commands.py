@@ -1,7 +1,7 @@
 """Runs one command of a release to its end: hooks and exec probes.
 
-Exit or time-out ends the whole of it: nothing that a command forked outlives it. First form: bare,
-as the node's own user, in development mode; the sandbox of production is not built yet.
+Exit or time-out ends the whole of it: nothing that a command forked outlives it. What it may touch
+is the back end's matter (`node/backends.py`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from embrasure import limits
 from node import processes
+from node.backends import Backend, Bare, Room
 from node.output import Output
 
 _GRACE_SECONDS = 2.0  # SIGTERM to SIGKILL
 _STEP_SECONDS = 0.01
 _HALT_SECONDS = 0.2  # until a stopping node is noticed
 _QUIET_LOOKS = 2  # in a row that find nothing: /proc is no snapshot
+BARE = Bare()
+NOTHING = Room(read=(), write=(), user=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +50,35 @@ def run(
     cwd: Path,
     seconds: float,
     halt: threading.Event | None = None,
+    backend: Backend = BARE,
+    room: Room = NOTHING,
 ) -> Finished:
     """Return how `argv` ended; none of its processes lives any more.
 
     argv[0] and cwd: absolute. An argv that cannot be started ends with 127. halt: set to end it
-    as if its time were over.
+    as if its time were over. Raises Denied when the back end does not start it at all.
     """
     token = secrets.token_hex(16)
-    read_end, write_end = os.pipe()
-    try:
-        process = processes.spawn(argv, env=env, cwd=cwd, output=write_end, token=token)
-    except OSError as problem:
-        os.close(read_end)
-        return Finished(127, str(problem.strerror).encode())
-    finally:
-        os.close(write_end)
+    with ExitStack() as held:
+        started = backend.start(argv, {**env, processes.TOKEN: token}, cwd, room, held)
+        read_end, write_end = os.pipe()
+        try:
+            process = processes.spawn(
+                started.argv, env=env, cwd=cwd, output=write_end, token=token, user=started.user,
+                keep=started.keep,
+            )  # fmt: skip
+        except OSError as problem:
+            os.close(read_end)
+            return Finished(127, str(problem.strerror).encode())
+        finally:
+            os.close(write_end)
     output = Output(read_end, None)
     try:
         code = _wait(process, output, time.monotonic() + seconds, halt or threading.Event())
-        _clear(process, token)
+        _clear(process, token, is_wrapped=started.is_wrapped)
+        backend.end(token)
         output.take()
-        return Finished(code, output.tail(limits.OUTPUT_BYTES))
+        return Finished(code, output.whole())
     finally:
         output.close()
 
@@ -90,8 +101,11 @@ def _wait(
         os.close(pidfd)
 
 
-def _clear(process: subprocess.Popen[bytes], token: str) -> None:
-    """Nothing of the command lives: asked first, then killed, what it forks meanwhile as well."""
+def _clear(process: subprocess.Popen[bytes], token: str, *, is_wrapped: bool) -> None:
+    """Nothing of the command lives: asked first, then killed, what it forks meanwhile as well.
+
+    is_wrapped: the first process is not asked, for with its end all others would be killed.
+    """
     number, until = signal.SIGTERM, time.monotonic() + _GRACE_SECONDS
     if process.poll() is not None:
         number = signal.SIGKILL  # it ended; what it left behind has no say
@@ -101,7 +115,8 @@ def _clear(process: subprocess.Popen[bytes], token: str) -> None:
         quiet = 0 if alive else quiet + 1
         if time.monotonic() >= until:
             number = signal.SIGKILL
-        processes.send(alive, number)
+        spared = {process.pid} if is_wrapped and number == signal.SIGTERM else set[int]()
+        processes.send(alive - spared, number)
         process.poll()
         time.sleep(_STEP_SECONDS)
     processes.ended(process)

@@ -12,6 +12,7 @@ from embrasure.config import read_toml
 from embrasure.errors import Denied, Misuse
 from embrasure.trust.documents import AppName, EnvName, NodeId
 from node.paths import Paths
+from node.users import NET
 from node.windows import Windows
 
 Address = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}$")]
@@ -20,6 +21,7 @@ Domain = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Interpreter = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.+-]{0,31}$")]
+UserName = Annotated[str, Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,31}$")]
 FullPath = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f]{1,1023}$")]
 
 
@@ -32,7 +34,9 @@ class Server(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`node.toml`. door: where a push node takes trust files (the metadata door); poll_s: longest
-    time between two looks at the mirror; windows: when apps may be changed that say nothing else.
+    time between two looks at the mirror; windows: when apps may be changed that say nothing else;
+    production: below `/` it is always, elsewhere it can be asked for; fetch_user: whom the network
+    side runs as there; sandbox: where commands of a release run.
     """
 
     id: NodeId
@@ -45,18 +49,26 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     letterbox: Server | None = None
     poll_s: Annotated[int, Meta(ge=1, le=86400)] = 60
     windows: Windows = ()
+    production: bool = False
+    fetch_user: UserName = NET
+    sandbox: Literal["auto", "bubblewrap", "systemd-run", "none"] = "auto"
 
 
 class AppConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`apps.d/<app>.toml`: numbers for the ports that a manifest names, interpreters it may use;
+    """`apps.d/<app>.toml`: numbers for the ports that a manifest names, interpreters it may use.
+
     windows: when it may be changed, in place of those of node.toml; keep: how many of its releases
-    stay here, what runs and the way back among them.
+    stay here, what runs and the way back among them; user: whom it runs as in production,
+    `app-<name>` when this is empty; readable: folders outside of `/usr` that its hooks and exec
+    probes see
     """
 
     ports: dict[PortName, Port] = msgspec.field(default_factory=dict)
     interpreters: dict[Interpreter, FullPath] = msgspec.field(default_factory=dict)
     windows: Windows = ()
     keep: Annotated[int, Meta(ge=limits.KEEP_LEAST, le=limits.KEEP_MOST)] = limits.KEEP_RELEASES
+    user: UserName | Literal[""] = ""
+    readable: Annotated[tuple[FullPath, ...], Meta(max_length=16)] = ()
 
 
 def load_config(paths: Paths) -> NodeConfig:

@@ -10,6 +10,7 @@ from typing import Protocol
 from embrasure.bundle.store import BlobStore
 from embrasure.clock import Clock
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore
+from node.isolation import DEVELOPMENT, Isolation
 from node.journal import Journal
 from node.paths import Paths
 from node.receipts import Receipts
@@ -110,6 +111,7 @@ class Ground:
     floors: FloorKeeper
     secrets: Secrets
     clock: Clock
+    isolation: Isolation = DEVELOPMENT
     halt: threading.Event = field(default_factory=threading.Event)
 
 

@@ -31,7 +31,6 @@ from node.first_trust import verified_answer
 from node.ground import FloorKeeper
 from node.identity import Identity, load_seal_key
 from node.paths import Paths
-from node.receipts import ISOLATION
 from node.releases import secret_document
 from node.trusting import Trusting, is_behind
 from node.windows import Pause
@@ -73,7 +72,9 @@ class Judge:
         floors: FloorKeeper,
         *,
         clock: Clock,
+        isolation: int = 0,
     ) -> None:
+        self._isolation = isolation
         self._paths = paths
         self._identity = identity
         self._opened: TrustClient | None = None
@@ -192,7 +193,7 @@ class Judge:
             env=identity.env,
             epoch=identity.epoch,
             receipt_key=identity.receipt_public,
-            isolation=ISOLATION,
+            isolation=self._isolation,
             busy=False,
             held=bool(hold.held(self._paths, docs.app, at)),
             time_floor=time_floor,

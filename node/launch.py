@@ -1,7 +1,7 @@
 """The last step before an app's own code: bind its life to the node's, take no privilege, exec.
 
-Run as a file by a bare interpreter (`python -I -S launch.py PARENT ARGV...`), so it imports nothing
-of ours. A later sandbox goes here, between the fork and the app.
+Run as a file by a bare interpreter (`python -I -S launch.py PARENT USER ARGV...`), so it imports
+nothing of ours. USER: `UID:GID` that it becomes for ever, `-` for the node's own.
 """
 
 import ctypes
@@ -13,11 +13,28 @@ import sys
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
+def become(user: str) -> None:
+    """This process is the user for ever, without a further group; raises OSError."""
+    if user != "-":
+        uid, gid = (int(number) for number in user.split(":"))
+        if uid < 1 or gid < 1:
+            raise PermissionError("never root")
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+
 def main() -> int:
     """Become the command; returns only when it cannot be started."""
-    parent, argv = int(sys.argv[1]), sys.argv[2:]
+    parent, user, argv = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     libc = ctypes.CDLL(None, use_errno=True)
-    # The kernel forgets this when the parent *thread* ends: the supervisor's thread never does.
+    try:
+        become(user)
+    except OSError as problem:
+        print(f"embrasure: no way to user {user}: {problem}", file=sys.stderr)
+        return 127
+    # After the change of user, which clears it. The kernel forgets this when the parent *thread*
+    # ends: the supervisor's thread never does.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         return 127  # the node died in between: nobody would ever stop us

@@ -165,6 +165,18 @@ class AppState(Document, frozen=True, kw_only=True):
     until: Count
 
 
+class Separation(Document, frozen=True, kw_only=True):
+    """How the node is separated from what it runs. level: of its receipts; landlock: its version
+    here, 0 for none; sync: how what it writes becomes durable.
+    """
+
+    production: bool
+    sandbox: Annotated[str, Meta(max_length=32)]
+    level: Count
+    landlock: Count
+    sync: Annotated[str, Meta(max_length=32)]
+
+
 class StateNote(Message, frozen=True, kw_only=True, tag="state"):
     """Apply: where this node stands, read from its disk."""
 
@@ -176,6 +188,7 @@ class StateNote(Message, frozen=True, kw_only=True, tag="state"):
     rseq: Count
     timestamp: Count
     maintenance: HoldText
+    isolation: Separation
     apps: Annotated[tuple[AppState, ...], Meta(max_length=64)]
 
 

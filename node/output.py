@@ -22,7 +22,7 @@ class Output:
         self._fd = fd
         self._log = log
         self._size = 0
-        self._tail = bytearray()
+        self._head, self._tail, self._count = bytearray(), bytearray(), 0
 
     def fileno(self) -> int:
         """Return the descriptor, for a selector."""
@@ -34,8 +34,11 @@ class Output:
             data = os.read(self._fd, limits.OUTPUT_BYTES)
         except BlockingIOError:
             return True
+        room = limits.OUTPUT_HEAD_BYTES - len(self._head)
+        self._head += data[:room]
         self._tail += data
         del self._tail[: -limits.OUTPUT_BYTES]
+        self._count += len(data)
         if self._log is not None and data:
             self._append(self._log, data)
         return bool(data)
@@ -50,6 +53,17 @@ class Output:
     def tail(self, length: int) -> bytes:
         """Return the last `length` bytes."""
         return bytes(self._tail[-length:])
+
+    def whole(self) -> bytes:
+        """Return all that came, at most `limits.OUTPUT_BYTES`: the first bytes of more, how many
+        are missing, the last ones.
+        """
+        if self._count <= limits.OUTPUT_BYTES:
+            return bytes(self._tail)
+        mark = b"\n[%d bytes]\n"
+        room = limits.OUTPUT_BYTES - limits.OUTPUT_HEAD_BYTES - len(mark) - len(str(self._count))
+        mark %= self._count - limits.OUTPUT_HEAD_BYTES - room
+        return bytes(self._head) + mark + self.tail(room)
 
     def close(self) -> None:
         """The descriptor is closed."""

@@ -25,12 +25,22 @@ _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r\n")
 _RELEASE = re.compile(rb"\r\nembrasure-release:[ \t]*([0-9a-f]{16})[ \t]*\r\n", re.IGNORECASE)
 
 
+Run = Callable[[Sequence[str], Mapping[str, str], Path, float], commands.Finished]
+
+
+def run_bare(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path, seconds: float
+) -> commands.Finished:
+    """Return how the command ended, which ran as the node itself."""
+    return commands.run(command, env=env, cwd=cwd, seconds=seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """The instance that must answer.
 
     ports: number by name; release: first 16 digits of its manifest's digest; members: its living
-    processes now; argv: absolute argument list of a declared command.
+    processes now; argv: absolute argument list of a declared command; run: runs it.
     """
 
     ports: Mapping[str, int]
@@ -40,6 +50,7 @@ class Target:
     members: Callable[[], frozenset[int]]
     is_alive: Callable[[], bool]
     argv: Callable[[Sequence[str]], list[str]]
+    run: Run = run_bare
 
 
 class Died(Failed):
@@ -70,9 +81,8 @@ def ask(probe: Probe, target: Target) -> str:
 
 
 def _ask_command(probe: ExecProbe, target: Target) -> str:
-    ended = commands.run(
-        target.argv(probe.argv), env=target.env, cwd=target.cwd, seconds=probe.timeout_ms / 1000
-    )
+    command, seconds = target.argv(probe.argv), probe.timeout_ms / 1000
+    ended = target.run(command, target.env, target.cwd, seconds)
     if ended.is_good:
         return ""
     return "command: no end in time" if ended.code is None else f"command: ended with {ended.code}"

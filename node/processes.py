@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embrasure.errors import Failed
+from node.users import User
 
 TOKEN = "EMBRASURE_INSTANCE"  # noqa: S105  # the name of a variable
 _PROC = Path("/proc")
@@ -43,28 +44,38 @@ def adopt_orphans() -> None:
         raise Failed("supervisor", expected="to adopt orphans", got="an old kernel")
 
 
-def launched(argv: Sequence[str]) -> list[str]:
-    """Return the command that starts `argv` bound to the life of the calling thread."""
-    return [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), *argv]
+def launched(argv: Sequence[str], user: User | None = None) -> list[str]:
+    """Return the command that starts `argv` as `user`, bound to the life of the calling thread."""
+    who = "-" if user is None else f"{user.uid}:{user.gid}"
+    return [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), who, *argv]
 
 
 def spawn(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, output: int, token: str
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    output: int,
+    token: str,
+    user: User | None = None,
+    keep: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Return the started process, in a session of its own; its starter calls `ended` after it.
 
+    user: whom it runs as, None for the node's own; keep: descriptors that it inherits
     Raises OSError. No process is reaped while another is born: the exit status of a hook must
     come to the one who waits for it, or its failure would be taken for a success.
     """
     with _births:
         process = subprocess.Popen(  # noqa: S603  # an argument list, checked by the manifest
-            launched(argv),
+            launched(argv, user),
             env={**env, TOKEN: token},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
+            pass_fds=tuple(keep),
         )
         _awaited.add(process.pid)
         return process

@@ -38,7 +38,6 @@ from node.identity import Identity
 from node.output import cleaned
 from node.paths import Paths
 
-ISOLATION = 0  # development: no sandbox; said in every receipt
 SENT_KEPT = 64  # receipts kept after they were taken: a repeated order is answered with them
 PAD_BYTES = limits.KIB  # lengths of bodies come in these steps, so that they tell less
 _BODY_BYTES = 3 * limits.KIB - 1  # before padding: with both seals below limits.POST_BYTES
@@ -179,7 +178,11 @@ class Outbox:
 class Receipts:
     """Makes receipts. One writer at a time in one process: the node's apply."""
 
-    def __init__(self, paths: Paths, identity: Identity, *, clock: Clock) -> None:
+    def __init__(
+        self, paths: Paths, identity: Identity, *, clock: Clock, isolation: int = 0
+    ) -> None:
+        """isolation: the level that every receipt says, 0 in development."""
+        self._isolation = isolation
         self.outbox = Outbox(paths)
         self._paths = paths
         self._identity = identity
@@ -225,7 +228,7 @@ class Receipts:
             kind=event.kind,
             outcome=event.outcome,
             ran=event.ran,
-            isolation=ISOLATION,
+            isolation=self._isolation,
             reason=event.reason,
         )
 

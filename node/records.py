@@ -14,8 +14,8 @@ from embrasure.trust import layout
 from embrasure.trust.documents import Document
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, PairStore, TufFloors
 from embrasure.trust.generation import newest_file
-from node import hold
-from node.config import app_names
+from node import hold, isolation
+from node.config import app_names, load_config
 from node.ground import release_of
 from node.identity import load_identity
 from node.journal import Journal
@@ -57,6 +57,7 @@ class NodeRecords:
             rseq=self._outbox.head()[0],
             timestamp=self._timestamp(),
             maintenance=_told(self._paths, hold.NODE, at),
+            isolation=isolation.look(self._paths, load_config(self._paths)).note(),
             apps=tuple(self._app(app, floors.app(app), at) for app in apps[:APPS]),
         )
 

@@ -160,7 +160,7 @@ def _run(ground: Ground, app: str, release: Release) -> None:
             ground.journal.with_room(partial(switch.switch, folder, release.id))
     if running is None or running.unit.release != release.id:
         installed = load_release(ground.paths, app, release)
-        unit = units.unit_of(ground.paths, installed, load_app(ground.paths, app))
+        unit = units.unit_of(ground.paths, installed, load_app(ground.paths, app), ground.isolation)
         ground.supervisor.stop(app)
         ground.secrets.place(installed)
         ground.supervisor.start(unit)

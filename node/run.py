@@ -18,6 +18,7 @@ from embrasure.errors import Denied, EmbrasureError, Misuse
 from embrasure.fs import Folder, lock
 from node import service
 from node.config import load_config
+from node.isolation import demanded
 from node.paths import Paths
 
 LOG = getLogger(__name__)
@@ -121,10 +122,12 @@ def run_only(paths: Paths, name: str) -> int:
 
     For a service manager with a unit for each; it starts them again.
     """
-    load_config(paths)
+    config = load_config(paths)
     # Each imports what only it needs.
     if name == "apply":
         from node import apply_main
+
+        demanded(paths, config)
 
         return apply_main.alone(paths, parent=None)
     from node import agent
@@ -137,7 +140,7 @@ def run_only(paths: Paths, name: str) -> int:
 
 def run(paths: Paths, stop: threading.Event) -> None:
     """The node runs until `stop` is set; raises Unavailable (`busy`) when another one runs it."""
-    load_config(paths)  # no node here: said before anything is made
+    demanded(paths, load_config(paths))  # no node here, or none that may run: said at once
     with lock(paths.lock / LOCK, seconds=0.0):
         _not_ready(paths)
         try:

@@ -9,7 +9,7 @@ import msgspec
 from embrasure.errors import Unavailable
 from node.answering import Deaf, NoSource, converse
 from node.ipc import to_apply
-from node.messages import AnswerNote, StateNote, StatusAsk, TrustNote
+from node.messages import AnswerNote, Separation, StateNote, StatusAsk, TrustNote
 from node.paths import Paths
 from node.records import NodeRecords
 from node.verify import Verified
@@ -41,6 +41,7 @@ def state_text(state: StateNote, *, is_running: bool) -> str:
         f"agent {'running' if is_running else 'not running'}",
         f"timestamp {state.timestamp}, receipts {state.rseq}, order {state.oseq}",
     ]
+    lines.append(separation_text(state.isolation))
     if state.maintenance:
         lines.append(f"takes no order: {state.maintenance}")
     for app in state.apps:
@@ -49,6 +50,13 @@ def state_text(state: StateNote, *, is_running: bool) -> str:
         if app.hold:
             lines.append(f"{app.app}: {app.hold}")
     return "\n".join(lines)
+
+
+def separation_text(found: Separation) -> str:
+    """Return how the node is separated from what it runs, as a person reads it."""
+    where = "production" if found.production else "development"
+    landlock = f"Landlock {found.landlock}" if found.landlock else "no Landlock"
+    return f"{where}: sandbox {found.sandbox} (isolation {found.level}), {landlock}, {found.sync}"
 
 
 def answers_json(answers: Sequence[AnswerNote], code: int) -> dict[str, object]:

@@ -27,6 +27,7 @@ from embrasure.fs import Folder
 from node import credentials, processes
 from node.output import Output
 from node.paths import Paths
+from node.users import User
 
 T = TypeVar("T")
 _STEP_SECONDS = 0.01  # between looks at a stopping app
@@ -38,13 +39,14 @@ _STEADY_SECONDS = 60.0  # alive this long: the next restart is at once again
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """How one release of an app is started. argv[0] and cwd are absolute."""
+    """How one release of an app is started. argv[0] and cwd are absolute; user: None for ours."""
 
     app: str
     release: str
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
+    user: User | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +248,9 @@ class Supervisor:
         read_end, write_end = os.pipe()
         try:
             process = processes.spawn(
-                unit.argv, env=unit.env, cwd=unit.cwd, output=write_end, token=token
-            )
+                unit.argv, env=unit.env, cwd=unit.cwd, output=write_end, token=token,
+                user=unit.user,
+            )  # fmt: skip
         except OSError as problem:
             os.close(read_end)
             raise Failed(

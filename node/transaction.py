@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
@@ -23,6 +24,7 @@ from node.output import cleaned
 from node.probe import Target, Watch
 from node.receipts import Event
 from node.releases import Installed, load_release
+from node.rooms import room_of
 from node.states import BACK, HARMLESS, OPEN, RESTING, Record, Release, State, Word, advance
 from node.supervisor import Instance
 from node.windows import Pause
@@ -170,7 +172,7 @@ class Transaction:
 
     def start(self, installed: Installed) -> Instance:
         """Return a new instance of the release; no other process of the app lives."""
-        unit = units.unit_of(self.ground.paths, installed, self.config)
+        unit = units.unit_of(self.ground.paths, installed, self.config, self.ground.isolation)
         self.ground.supervisor.stop(self.app)
         self.ground.secrets.place(installed)
         return self.ground.supervisor.start(unit)
@@ -192,6 +194,15 @@ class Transaction:
                 command, manifest=installed.manifest, folder=folder, config=self.config
             )
 
+        def run(
+            command: Sequence[str], env: Mapping[str, str], cwd: Path, seconds: float
+        ) -> commands.Finished:
+            room = room_of(paths, installed, self.config, self.ground.isolation, changes=False)
+            return commands.run(
+                command, env=env, cwd=cwd, seconds=seconds, room=room,
+                backend=self.ground.isolation.backend,
+            )  # fmt: skip
+
         target = Target(
             ports=units.ports(installed, self.config),
             release=installed.release.manifest[:16],
@@ -200,6 +211,7 @@ class Transaction:
             members=members,
             is_alive=is_alive,
             argv=argv,
+            run=run,
         )
         return Watch(installed.manifest.probes, target, halt=self.ground.halt)
 
@@ -225,6 +237,11 @@ class Transaction:
             cwd=folder,
             seconds=hook.timeout_s,
             halt=self.ground.halt,
+            backend=self.ground.isolation.backend,
+            room=room_of(
+                paths, installed, self.config, self.ground.isolation,
+                changes=hook.point != "check",
+            ),
         )  # fmt: skip
         self.log = ended.output
         return ended

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from embrasure.bundle.manifest import ExecProbe, Manifest, is_listed
 from embrasure.errors import Denied
-from embrasure.fs import Folder
 from node import credentials
 from node.config import AppConfig
+from node.isolation import Isolation
 from node.paths import Paths
 from node.releases import Installed
+from node.rooms import make_shared
 from node.supervisor import Unit
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -81,11 +82,12 @@ def ports(installed: Installed, config: AppConfig) -> Mapping[str, int]:
     return {name: config.ports[name] for name in installed.manifest.run.ports}
 
 
-def unit_of(paths: Paths, installed: Installed, config: AppConfig) -> Unit:
+def unit_of(paths: Paths, installed: Installed, config: AppConfig, isolation: Isolation) -> Unit:
     """Return how the release is started; its data folder is there. Raises Denied."""
     manifest = installed.manifest
     check_allowed(manifest, config)
-    Folder.open(paths.shared(manifest.app), create=True).close()
+    user = isolation.user(manifest.app, config)
+    make_shared(paths, manifest.app, user)
     folder = paths.release(manifest.app, installed.release.id)
     argv = resolve(manifest.run.argv, manifest=manifest, folder=folder, config=config)
     return Unit(
@@ -94,4 +96,5 @@ def unit_of(paths: Paths, installed: Installed, config: AppConfig) -> Unit:
         argv=tuple(argv),
         env=environment(paths, installed, config),
         cwd=folder,
+        user=user,
     )

@@ -30,6 +30,7 @@ from node.messages import (
     pack,
 )
 from tests.ablation import Ablation
+from tests.simulate.hooks import NOWHERE
 from tests.unit.node.test_wants import signed_receipt
 
 ME = frozenset({os.geteuid()})
@@ -73,6 +74,7 @@ class Still:
             rseq=0,
             timestamp=0,
             maintenance="",
+            isolation=NOWHERE,
             apps=(),
         )
 

@@ -29,6 +29,7 @@ from node.poster import Poster
 from node.pull import Puller, in_turn, next_moment, pause
 from tests.simulate.authority import Authority
 from tests.simulate.badserver import bad_server
+from tests.simulate.hooks import NOWHERE
 from tests.simulate.listener import trust_from
 from tests.simulate.nodes import fixed_node_id
 from tests.simulate.running import until
@@ -68,7 +69,7 @@ class Waiting:
     def state(self) -> StateNote:
         return StateNote(
             node=NODE, env="dev", mode="pull", epoch=1, oseq=0, rseq=0, timestamp=5,
-            maintenance="", apps=(),
+            maintenance="", isolation=NOWHERE, apps=(),
         )  # fmt: skip
 
     def seen(self) -> SeenNote:

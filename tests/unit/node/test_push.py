@@ -30,6 +30,7 @@ from node.installer import Answer
 from node.messages import AppState, PostNote, SeenNote, StateNote
 from node.push import TABLE, NodeService
 from tests.simulate.authority import Authority
+from tests.simulate.hooks import NOWHERE
 from tests.simulate.listener import trust_from
 from tests.simulate.push import Cut, SimGateway, pieces
 from tests.unit.node.test_wants import signed_receipt
@@ -102,6 +103,7 @@ class ShownRecords:
             rseq=2,
             timestamp=5,
             maintenance="",
+            isolation=NOWHERE,
             apps=(app,),
         )
 

@@ -1,0 +1,105 @@
+"""bubblewrap, Landlock and seccomp: a room of its own namespaces for a hook or an exec probe.
+
+The room is made without any privilege, by the app's own user in a user namespace. Inside it
+`embrasure/sandbox.py` takes away the rest, closes every descriptor, and runs the command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from embrasure import limits, sandbox
+from embrasure.errors import Denied
+from node.backends import Room, Started, hold
+from node.users import is_root
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_FILES = ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives",
+          "/etc/localtime", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group",
+          "/etc/ssl")  # fmt: skip
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_INSIDE = "/run/embrasure-sandbox.py"
+
+
+class Bubblewrap:
+    """Runs a command in a room made by bubblewrap."""
+
+    name, level = "bubblewrap", 1
+
+    def __init__(self, program: str, python: str) -> None:
+        self._program, self._python = program, python
+
+    def start(
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, room: Room, held: ExitStack
+    ) -> Started:
+        """Return how `argv` starts; raises Denied for root, and what opens no folder."""
+        if room.user is None and is_root():
+            raise Denied("command of a release", expected="a user that is not root", got="root",
+                         reason="no-user")  # fmt: skip
+        keep = [os.open(sandbox.__file__, os.O_PATH | os.O_CLOEXEC)]
+        held.callback(os.close, keep[0])
+        binds = ["--ro-bind-fd", str(keep[0]), _INSIDE]
+        for option, folders in (("--ro-bind-fd", room.read), ("--bind-fd", room.write)):
+            for folder in folders:
+                keep.append(hold(folder, held))
+                binds += [option, str(keep[-1]), str(folder)]
+        return Started(
+            [
+                self._program, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop",
+                "ALL", *_system(), "--proc", "/proc", "--dev", "/dev", "--size",
+                str(limits.HOOK_FILES_BYTES), "--tmpfs", "/tmp", *binds,  # noqa: S108  # its own
+                "--remount-ro", "/", "--remount-ro", "/dev", "--chdir", str(cwd), "--",
+                self._python, "-I", "-S", _INSIDE, _specification(room), *argv,
+            ],
+            keep, room.user, is_wrapped=True,
+        )  # fmt: skip
+
+    def end(self, token: str) -> None:
+        """All of it was in one process namespace, which ended with its first process."""
+
+
+def find() -> Bubblewrap | None:
+    """Return the back end, None where this host lacks a part of it."""
+    program, python = shutil.which("bwrap", path="/usr/bin:/bin"), system_python()
+    if program is None or python is None or not sandbox.is_known_machine():
+        return None
+    return Bubblewrap(program, python) if sandbox.landlock_abi() else None
+
+
+def system_python() -> str | None:
+    """Return an interpreter that every user of this host can start, None where there is none."""
+    own = os.path.realpath(sys.executable)
+    found = own if own.startswith("/usr/") else shutil.which("python3", path="/usr/bin")
+    return None if found is None else os.path.realpath(found)
+
+
+def _system() -> list[str]:
+    """Return the options that show the programs of this host, and no configuration of anybody."""
+    found: list[str] = []
+    for path in map(Path, _SYSTEM):
+        if path.is_symlink():
+            found += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            found += ["--ro-bind", str(path), str(path)]
+    for name in _FILES:
+        found += ["--ro-bind-try", name, name]
+    return found
+
+
+def _specification(room: Room) -> str:
+    read = [*_SYSTEM, *_FILES, "/proc", "/dev", _INSIDE, *map(str, room.read)]
+    write = ["/tmp", *_DEVICES, *map(str, room.write)]  # noqa: S108  # its own
+    return json.dumps(
+        {
+            "read": read,
+            "write": write,
+            "memory": limits.HOOK_MEMORY_BYTES,
+            "tasks": limits.HOOK_TASKS,
+        }
+    )

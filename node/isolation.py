@@ -1,0 +1,164 @@
+"""How well this node is separated from what it runs, decided once at its start.
+
+Production (the root `/`, or `production = true`) demands root, a sandbox, users, private keys.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from embrasure.descriptor import explaining
+from embrasure.errors import Denied, EmbrasureError
+from embrasure.sandbox import landlock_abi
+from node import bubblewrap, commands, transient
+from node.backends import Backend, Bare, Refusing, Room
+from node.config import AppConfig, NodeConfig, app_names, load_app
+from node.messages import Separation
+from node.paths import Paths
+from node.users import User, find_user, is_root
+
+_TRY_SECONDS = 10.0
+_TRUE = "/usr/bin/true"
+APP_USER = "app-"  # and the app's name
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """Where commands of a release run, and as whom. landlock: its version here, 0 for none."""
+
+    is_production: bool
+    backend: Backend
+    landlock: int
+
+    @property
+    def level(self) -> int:
+        """What receipts say: 0 in development, however good the sandbox is there."""
+        return self.backend.level if self.is_production else 0
+
+    def user(self, app: str, config: AppConfig) -> User | None:
+        """Return whom the app and its commands run as, None for the node's own user.
+
+        Raises Denied (`no-user`).
+        """
+        if not self.is_production:
+            return None
+        return find_user(config.user or APP_USER + app, what=f"app {app}")
+
+    def note(self) -> Separation:
+        """Return what `node status` shows."""
+        return Separation(
+            production=self.is_production, sandbox=self.backend.name, level=self.level,
+            landlock=self.landlock, sync=sync_mode(os.uname().release),
+        )  # fmt: skip
+
+
+DEVELOPMENT = Isolation(False, Bare(), 0)
+
+
+def sync_mode(kernel: str) -> str:
+    """Return how the files of a release become durable on this kernel, of version `kernel`.
+
+    Before 5.8 syncfs may keep an error of the disk to itself.
+    """
+    numbers = [int(part) for part in re.findall(r"[0-9]+", kernel)[:2]]
+    return "syncfs" if numbers >= [5, 8] else "syncfs, errors not told"
+
+
+def is_production(paths: Paths, config: NodeConfig) -> bool:
+    """Return whether nothing of a release may run unseparated here."""
+    return config.production or paths.prefix == Path("/")
+
+
+def look(paths: Paths, config: NodeConfig) -> Isolation:
+    """Return how this node is separated; a production node without a sandbox refuses commands."""
+    production, wanted = is_production(paths, config), config.sandbox
+    found: Backend | None = None
+    if wanted == "systemd-run" or (wanted == "auto" and production):
+        found = transient.find()
+    if found is None and (wanted == "bubblewrap" or (wanted == "auto" and production)):
+        found = bubblewrap.find()
+    if found is None and wanted in ("auto", "none"):
+        found = Refusing() if production else Bare()
+    return Isolation(production, found or Refusing(), landlock_abi())
+
+
+def demanded(paths: Paths, config: NodeConfig) -> Isolation:
+    """Return how this node is separated, shown to work.
+
+    Raises Denied (`not-root`, `no-sandbox`, `no-user`, `open-keys`): production is refused whole,
+    never weakened.
+    """
+    found = look(paths, config)
+    if found.backend.name == "refusing":
+        raise Denied(
+            "node", expected=f"the sandbox `{config.sandbox}`", got="none that works here",
+            hint="apt-get install bubblewrap, on a kernel with Landlock", reason="no-sandbox",
+        )  # fmt: skip
+    if found.is_production:
+        check_root()
+        check_keys(paths)
+        users = check_users(paths, config)
+        for user in users[1:]:
+            check_works(found.backend, user)
+    elif found.backend.level:
+        check_works(found.backend, None)
+    return found
+
+
+def check_root() -> None:
+    """Return only for root: nobody else can give each app a user of its own."""
+    if not is_root():
+        raise Denied(
+            "node", expected="root in production", got=f"user {os.geteuid()}",
+            hint="apply starts as root, and keeps five capabilities of it; --root PREFIX is for "
+            "development", reason="not-root",
+        )  # fmt: skip
+
+
+def check_keys(paths: Paths) -> None:
+    """Return only when nobody but root reaches the keys of this node."""
+    with explaining(str(paths.keys)):
+        found = paths.keys.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & 0o077:
+        raise Denied(
+            str(paths.keys), expected="a folder of root, mode 0700",
+            got=f"owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
+            hint=f"chmod 700 {paths.keys}", reason="open-keys",
+        )  # fmt: skip
+
+
+def check_users(paths: Paths, config: NodeConfig) -> tuple[User, ...]:
+    """Return the user of fetch and those of all apps: no two of them share a number."""
+    taken = {find_user(config.fetch_user, what="fetch"): "fetch"}
+    for app in app_names(paths):
+        name = load_app(paths, app).user or APP_USER + app
+        user = find_user(name, what=f"app {app}")
+        for other, holder in taken.items():
+            if user.uid == other.uid or user.gid == other.gid:
+                raise Denied(
+                    f"app {app}", expected="a user and a group of its own",
+                    got=f"those of {holder}", reason="no-user",
+                )  # fmt: skip
+        taken[user] = app
+    return tuple(taken)
+
+
+def check_works(backend: Backend, user: User | None) -> None:
+    """Return only when a command ends well in a room of this back end; raises Denied."""
+    room = Room(read=(), write=(), user=user)
+    try:
+        ended = commands.run(
+            [_TRUE], env={}, cwd=Path("/"), seconds=_TRY_SECONDS, backend=backend, room=room
+        )
+        got = "" if ended.is_good else ended.output.decode("utf-8", "replace").strip()
+    except EmbrasureError as problem:
+        got = problem.got
+    if got or not ended.is_good:
+        raise Denied(
+            "node", expected=f"a sandbox that works: {backend.name}", got=got or "no end of it",
+            hint="user namespaces must be allowed to the apps' users", reason="no-sandbox",
+        )  # fmt: skip

@@ -1,0 +1,151 @@
+"""Production is refused whole or kept whole; development says of itself what it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embrasure.errors import Denied
+from node import isolation, transient
+from node.config import AppConfig, NodeConfig, load_config
+from node.isolation import check_keys, check_users, demanded, look
+from node.paths import Paths
+from node.show import separation_text
+from node.users import User, find_user
+from tests.ablation import Ablation
+from tests.simulate.hooks import kinds
+from tests.simulate.installer import SimInstaller
+from tests.simulate.running import embrasure
+
+needs_rooms = pytest.mark.skipif(not kinds(), reason="needs root and bubblewrap (apt package)")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    os.seteuid(31007)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def production(bench: SimInstaller, **changes: object) -> NodeConfig:
+    """Return the node's configuration as its owner writes it for production."""
+    said = {"production": True, "fetch_user": "31001", **changes}
+    with bench.paths.node_toml.open("a") as file:
+        for name, value in said.items():
+            file.write(f"{name} = {str(value).lower() if value is True else repr(value)}\n")
+    for app in bench.paths.apps.glob("*.toml"):
+        app.write_text('user = "31002"\n' + app.read_text())
+    return load_config(bench.paths)
+
+
+def reason(paths: Paths, config: NodeConfig) -> str:
+    """Return why production is refused."""
+    with pytest.raises(Denied) as caught:
+        demanded(paths, config)
+    return caught.value.reason
+
+
+def test_development_has_no_sandbox_and_says_level_0(bench: SimInstaller) -> None:
+    found = demanded(bench.paths, load_config(bench.paths))
+    assert (found.is_production, found.backend.name, found.level) == (False, "none", 0)
+    assert found.user("shop", AppConfig()) is None
+    assert separation_text(found.note()).startswith("development: sandbox none (isolation 0)")
+
+
+@needs_rooms
+def test_production_has_a_sandbox_that_was_tried(bench: SimInstaller) -> None:
+    config = production(bench)
+    found = demanded(bench.paths, config)
+    best = 2 if transient.find() else 1
+    assert (found.is_production, found.level) == (True, best)
+    assert found.user("shop", AppConfig(user="31002")) == User(31002, 31002)
+    assert "production: sandbox" in separation_text(found.note())
+    # A sandbox in development is worth having, and counts for no gate.
+    wished = msgspec.structs.replace(config, production=False, sandbox="bubblewrap")
+    assert look(bench.paths, wished).level == 0
+
+
+def test_the_root_folder_is_always_production(bench: SimInstaller) -> None:
+    assert look(Paths(Path("/")), load_config(bench.paths)).is_production
+    assert look(Paths(Path("/")), load_config(bench.paths)).backend.level != 0 or not kinds()
+
+
+@needs_rooms
+@pytest.mark.misuse
+def test_production_without_a_sandbox_is_refused(bench: SimInstaller, ablation: Ablation) -> None:
+    config = production(bench, sandbox="none")
+    assert reason(bench.paths, config) == "no-sandbox"
+    ended = embrasure("node", "run", "--root", bench.paths.prefix)
+    assert ended.returncode == 60, ended.stderr
+    ended = embrasure("node", "run", "--only", "apply", "--root", bench.paths.prefix)
+    assert ended.returncode == 60, ended.stderr
+    with ablation("the word production") as attack:
+        bare = msgspec.structs.replace(config, production=False)
+        attack.succeeded(demanded(bench.paths, bare).backend.name == "none")
+
+
+@needs_rooms
+@pytest.mark.misuse
+def test_production_is_refused_to_another_user_than_root(
+    bench: SimInstaller, ablation: Ablation
+) -> None:
+    config = production(bench)
+    with somebody_else():
+        assert reason(bench.paths, config) == "not-root"
+    with ablation("the demand of root") as attack, somebody_else():
+        attack.without("node.isolation.check_root")
+        attack.succeeded(reason(bench.paths, config) != "not-root")
+
+
+@needs_root
+@pytest.mark.misuse
+def test_production_is_refused_with_keys_that_others_reach(
+    bench: SimInstaller, ablation: Ablation
+) -> None:
+    check_keys(bench.paths)
+    bench.paths.keys.chmod(0o750)
+    with pytest.raises(Denied) as caught:
+        check_keys(bench.paths)
+    assert caught.value.reason == "open-keys"
+    with ablation("the check of the folder") as attack:
+        attack.succeeded(os.access(bench.paths.keys, os.R_OK, effective_ids=True))
+
+
+@pytest.mark.misuse
+def test_no_two_apps_and_not_fetch_share_a_user(bench: SimInstaller, ablation: Ablation) -> None:
+    config = production(bench)
+    assert check_users(bench.paths, config) == (User(31001, 31001), User(31002, 31002))
+    bench.paths.app_toml("bank").write_text('user = "31002"\n')
+    with pytest.raises(Denied) as caught:
+        check_users(bench.paths, config)
+    assert caught.value.reason == "no-user" and "shop" in caught.value.thing + caught.value.got
+    with ablation("the comparison") as attack:
+        one = isolation.Isolation(True, look(bench.paths, config).backend, 0)
+        attack.succeeded(
+            one.user("bank", AppConfig(user="31002")) == one.user("shop", AppConfig(user="31002"))
+        )
+
+
+@pytest.mark.parametrize("name", ["0", "root", "no-such-user-here", "4294967295", "٣"])
+def test_nobody_is_root_and_everybody_is_there(name: str) -> None:
+    with pytest.raises(Denied) as caught:
+        find_user(name, what="app shop")
+    assert caught.value.reason == "no-user"
+    assert find_user("nobody", what="app shop").uid > 0
+
+
+@pytest.mark.parametrize(
+    ("kernel", "mode"),
+    [("6.18.5", "syncfs"), ("5.8", "syncfs"), ("5.7.19-x", "syncfs, errors not told"),
+     ("4.19.0-25", "syncfs, errors not told")],
+)  # fmt: skip
+def test_the_sync_mode_follows_the_kernel(kernel: str, mode: str) -> None:
+    assert isolation.sync_mode(kernel) == mode
