@@ -35,7 +35,7 @@ _LOOK_SECONDS = 5.0  # between two proofs of life of a pull node for the service
 
 def write_ports(paths: Paths, ports: dict[str, int]) -> None:
     """Whoever waits for this node sees that it is ready, and where."""
-    replace_file(paths.run, service.PORTS, json.dumps(ports).encode("ascii"), mode=0o644)
+    replace_file(paths.net, service.PORTS, json.dumps(ports).encode("ascii"), mode=0o644)
     LOG.info("ready", extra={FIELDS: ports})
     notify(READY)
 
@@ -155,7 +155,7 @@ def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
 def run(paths: Paths, stop: threading.Event) -> None:
     """The network side of the node works until `stop` is set."""
     config = load_config(paths)
-    with lock(paths.lock / service.FETCH_LOCK, seconds=1):
+    with lock(paths.tls / service.FETCH_LOCK, seconds=1):
         try:
             if config.mode == "push":
                 asyncio.run(listen(paths, config, stop))

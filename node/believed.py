@@ -1,10 +1,14 @@
 """What apply tells fetch about TLS: the newest verified trust bundle, and who is denied.
 
-Two files below `state/`, replaced as a whole; fetch reads them again every few seconds, so a denial
-ends running calls without either process being started again.
+Files below `state/`, replaced as a whole; fetch, which may be another user, reads them again every
+few seconds, so a denial ends running calls without either process being started again.
 """
 
 from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Literal
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound
@@ -13,10 +17,17 @@ from embrasure.net.denials import NOTHING, TlsDenials, read_denials, tls_denials
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.denied import denied_sets
 from embrasure.trust.directory import TlsBundle
-from embrasure.trust.documents import write
+from embrasure.trust.documents import Count, Document, read, write
 from embrasure.trust.floors import Union
 from embrasure.trust.policy import Policy
 from node.paths import Paths
+
+
+class Told(Document, frozen=True, kw_only=True):
+    """The time floor, for those who must not see the other floors."""
+
+    v: Literal[1]
+    time: Count
 
 
 def keep_bundle(paths: Paths, tls: TlsBundle) -> None:
@@ -35,6 +46,21 @@ def keep_denials(paths: Paths, policy: Policy | None, union: Union, *, root: str
         found = found.joined(held_denials(paths))
     raw = write_denials(found, root=root, env=env)
     _keep(paths, paths.tls_denials.name, raw, limit=limits.FLOORS_BYTES)
+
+
+def keep_time(paths: Paths, seconds: int) -> None:
+    """This time, which verified files told, is what fetch knows from now on."""
+    raw = write(Told(v=1, time=seconds))
+    _keep(paths, paths.told.name, raw, limit=limits.ORDER_BYTES)
+
+
+def told_time(paths: Paths) -> datetime:
+    """Return the newest time that verified files told; 1970 while there is none."""
+    seconds = 0
+    with suppress(EmbrasureError):
+        raw = read_file(paths.told, limit=limits.ORDER_BYTES, unshared=True)
+        seconds = read(raw, Told, limit=limits.ORDER_BYTES, document="time").time
+    return datetime.fromtimestamp(seconds, tz=UTC)
 
 
 def bundle_digest(paths: Paths) -> str:
@@ -57,4 +83,4 @@ def held_denials(paths: Paths) -> TlsDenials:
 def _keep(paths: Paths, name: str, raw: bytes, *, limit: int) -> None:
     with Folder.open(paths.state) as folder:
         if not folder.has(name) or folder.read(name, limit=limit) != raw:
-            folder.replace(name, raw)
+            folder.replace(name, raw, mode=0o644)

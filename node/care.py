@@ -19,6 +19,7 @@ from embrasure.net.certificates import load_certificates
 from embrasure.trust.floors import FloorStore
 from node.config import NodeConfig, app_names, load_config
 from node.identity import load_identity
+from node.isolation import is_production
 from node.journal import Journal
 from node.material import Material
 from node.paths import Paths
@@ -68,14 +69,17 @@ def findings(folder: Path, at: datetime) -> list[Finding]:
     """Return what is wrong with the node below `folder`; raises Misuse, Refused, Denied."""
     paths = Paths(folder)
     config = load_config(paths)
-    running = any(look.is_locked(paths.lock / one) for one in (LOCK, FETCH_LOCK))
+    running = any(look.is_locked(one) for one in (paths.lock / LOCK, paths.tls / FETCH_LOCK))
     listens = {"push": config.listen} if config.mode == "push" else {}
     run = verb("node", "run", "--root", folder)
+    keys = [*paths.keys.glob("*.key")]
+    if not is_production(paths, config):  # there the TLS key is another user's
+        keys.append(paths.tls_key)
     return [
-        *look.private(sorted(paths.keys.glob("*.key"))),
+        *look.private(sorted(keys)),
         *look.unshared([paths.node_toml, paths.anchor, *sorted(paths.apps.glob("*.toml"))]),
         *look.disk(paths.data),
-        *look.ports(paths.run / PORTS, listens, running=running, start=run),
+        *look.ports(paths.net / PORTS, listens, running=running, start=run),
         *_half_made(paths, folder, running=running),
         *look.clock(at, [], newest=_floor(paths)),
         *look.ends(lambda: items(folder), at),

@@ -79,10 +79,9 @@ def take_enrolment(
     """
     chain = b"".join(pem_of(load_der(der, what="enrolment answer")) for der in answer.chain)
     _take_floors(answer, client, floors, clock=clock)
-    with Folder.open(paths.keys) as keys_folder:
-        keys_folder.replace(paths.tls_chain.name, chain)
     with Folder.open(paths.state) as state:
-        state.replace(paths.tls_bundle.name, write(answer.tls))
+        state.replace(paths.tls_chain.name, chain, mode=0o644)
+        state.replace(paths.tls_bundle.name, write(answer.tls), mode=0o644)
         # Last: until this is there, everything above is done again.
         state.replace(paths.taken.name, raw)
 

@@ -1,8 +1,8 @@
 """The node's own keys: made here, never leave here, and sign for nobody else.
 
 TLS P-256 (push listener), receipt Ed25519, seal ML-KEM-768 and X25519 (secrets). The statement
-carries the public halves to the security team. The seal key is no part of an `Identity`: only
-`load_seal_key` reads it, and only the apply process calls that.
+carries the public halves to the security team. The TLS key is fetch's and no part of an `Identity`;
+nor is the seal key: only `load_seal_key` reads it, and only the apply process calls that.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ class Card(Document, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A node with its keys for receipts and TLS. tls_key_pem and boot_cert_pem: empty for pull."""
+    """A node with its key for receipts. boot_cert_pem: empty for pull; the key of that certificate
+    is the network side's alone.
+    """
 
     card: Card
     receipt_key: SigningKey
-    tls_key_pem: bytes
     boot_cert_pem: bytes
 
     @property
@@ -147,9 +148,11 @@ def create_identity(
     with Folder.open(paths.keys, create=True, mode=0o700) as folder:
         if mode == "push":
             key = ec.generate_private_key(ec.SECP256R1())
-            folder.create(paths.tls_key.name, _pem(key))
             certificate = _boot_certificate(key, node=node, domain=domain, at=clock())
-            folder.create(paths.boot_cert.name, certificate)
+            with Folder.open(paths.tls, create=True) as own:
+                own.create(paths.tls_key.name, _pem(key))
+            with Folder.open(paths.state, create=True) as state:
+                state.create(paths.boot_cert.name, certificate, mode=0o644)
         seal = OpeningKey.generate()
         folder.create(paths.seal_key.name, seal.raw.hex().encode())
         folder.create(paths.receipt_key.name, bytes(SigningKey.generate()).hex().encode())
@@ -195,9 +198,13 @@ def load_identity(paths: Paths) -> Identity:
     return Identity(
         card,
         receipt,
-        _private(paths, paths.tls_key.name) if is_push else b"",
-        _private(paths, paths.boot_cert.name) if is_push else b"",
+        read_file(paths.boot_cert, limit=limits.KEYFILE_BYTES, unshared=True) if is_push else b"",
     )
+
+
+def load_tls_key(paths: Paths) -> bytes:
+    """Return the first key of the push listener, PEM; raises Denied. Only fetch asks for it."""
+    return read_file(paths.tls_key, limit=limits.KEYFILE_BYTES, private=True)
 
 
 def load_seal_key(paths: Paths) -> OpeningKey:

@@ -301,6 +301,7 @@ class Judge:
         believed.keep_denials(self._paths, policy, union, root=mine[0], env=mine[1])
         if tls is not None and (tls.root, tls.env) == mine:
             believed.keep_bundle(self._paths, tls)
+        believed.keep_time(self._paths, self._floors.load().time)
 
 
 def raised(floor: AppFloor, docs: Docs, *, has_gate: bool) -> AppFloor:

@@ -25,8 +25,9 @@ from embrasure.trust.directory import Enrolled, TlsBundle, parse_enrolled, parse
 from embrasure.trust.documents import digest, read
 from embrasure.trust.dsse import Envelope
 from embrasure.trust.floors import FloorStore
-from node.believed import held_denials
+from node.believed import held_denials, told_time
 from node.config import load_config
+from node.identity import load_tls_key
 from node.paths import Paths
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Material:
                 found = FloorStore(self._paths.floors).load(repair=False)
                 self._floor = (changed, datetime.fromtimestamp(found.time, tz=UTC))
         except (OSError, EmbrasureError):
-            return datetime.fromtimestamp(0, tz=UTC)
+            return told_time(self._paths)  # the floors are another user's
         return self._floor[1]
 
     def trust(self) -> Trust:
@@ -132,14 +133,13 @@ class Material:
 
     def boot(self) -> Pair:
         """Return the first key and the self-signed certificate that carried it to enrolment."""
-        raw = read_file(self._paths.boot_cert, limit=limits.KEYFILE_BYTES, private=True)
+        raw = read_file(self._paths.boot_cert, limit=limits.KEYFILE_BYTES, unshared=True)
         return self._made(raw)
 
     def _made(self, chain: bytes) -> Pair:
         from embrasure.net.credentials import Pair
 
-        key = read_file(self._paths.tls_key, limit=limits.KEYFILE_BYTES, private=True)
-        return Pair(key, chain)
+        return Pair(load_tls_key(self._paths), chain)
 
     def _chains(self) -> Iterator[bytes]:
         """Yield the chains of the answer that was taken, and of one that lies there newly."""

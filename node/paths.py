@@ -114,22 +114,22 @@ class Paths:
 
     @property
     def tls_key(self) -> Path:
-        """The key of the push listener, PEM."""
-        return self.keys / "tls.key"
+        """The key of the push listener, PEM: the network side's own, unlike all other keys."""
+        return self.tls / "tls.key"
 
     @property
     def boot_cert(self) -> Path:
         """The self-signed certificate shown before enrolment, PEM."""
-        return self.keys / "boot.crt"
+        return self.state / "boot.crt"
 
     @property
     def tls_chain(self) -> Path:
         """The certificate chain from the enrolment, PEM."""
-        return self.keys / "tls.crt"
+        return self.state / "tls.crt"
 
     @property
     def tls(self) -> Path:
-        """What the network side writes of its own certificate."""
+        """What the network side alone has: its key, its renewed certificate, its lock."""
         return self.data / "tls"
 
     @property
@@ -146,6 +146,11 @@ class Paths:
     def tls_denials(self) -> Path:
         """Who must not speak TLS, as last verified, canonical JSON."""
         return self.state / "tls-denials.json"
+
+    @property
+    def told(self) -> Path:
+        """The newest time that verified files told, which the network side may read."""
+        return self.state / "time.json"
 
     @property
     def receipt_key(self) -> Path:
@@ -166,6 +171,12 @@ class Paths:
     def run(self) -> Path:
         """Sockets and what does not outlive a boot."""
         return self.prefix / "run" / "embrasure"
+
+    @property
+    def net(self) -> Path:
+        """What the network side writes into the run folder: in production a folder of its own."""
+        own = self.run / "net"
+        return own if own.is_dir() else self.run
 
     @property
     def metrics(self) -> Path:

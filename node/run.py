@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from logging import getLogger
 
-from embrasure.errors import Denied, EmbrasureError, Misuse
+from embrasure.errors import Denied, EmbrasureError, Misuse, NotFound
 from embrasure.fs import Folder, lock
 from node import service
 from node.config import load_config
@@ -151,6 +152,6 @@ def run(paths: Paths, stop: threading.Event) -> None:
 
 def _not_ready(paths: Paths) -> None:
     """Nothing says that this node can be reached."""
-    # A boot empties /run.
-    with Folder.open(paths.run, create=True) as folder:
+    # A boot empties /run, and apply makes it.
+    with suppress(NotFound), Folder.open(paths.net) as folder:
         folder.unlink(service.PORTS, missing_ok=True)

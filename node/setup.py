@@ -18,7 +18,7 @@ from embrasure import clock, limits
 from embrasure.config import parse_toml
 from embrasure.errors import Misuse, Refused
 from embrasure.fs import Folder, create_file, read_file, replace_file
-from embrasure.net.certificates import check_pair, load_certificates, load_der, pem_of
+from embrasure.net.certificates import load_certificates, load_der, pem_of
 from embrasure.net.trustbundle import trust_of
 from embrasure.trust import dsse, layout
 from embrasure.trust.anchor import root_id_of
@@ -207,4 +207,10 @@ def check_chain(found: Enrolled, identity: Identity) -> x509.Certificate:
             reason="certificate",
         )  # fmt: skip
     chain = b"".join(pem_of(load_der(text, what="node certificate")) for text in found.chain)
-    return check_pair(identity.tls_key_pem, chain, what="node")
+    leaf = load_certificates(chain, what="node certificate")[0]
+    boot = load_certificates(identity.boot_cert_pem, what="boot certificate")[0]
+    if leaf.public_key() != boot.public_key():
+        raise Refused(
+            "node key", expected="the key of its certificate", got="another key", reason="pair"
+        )
+    return leaf

@@ -34,7 +34,7 @@ from gateway.certificates import Certificates
 from gateway.certifying import key_identifier
 from gateway.listeners import all_listeners
 from node.believed import keep_bundle
-from node.identity import load_identity
+from node.identity import load_identity, load_tls_key
 from node.material import Material
 from pki.ca import Issuer
 from tests.ablation import Ablation
@@ -317,9 +317,10 @@ def test_a_stranger_at_the_nodes_address_is_not_recovered(
     # Made in the node's name, by another who has the same names and no key of the node.
     (tmp_path / "elsewhere").mkdir()
     other = SimFleet(tmp_path / "elsewhere")
-    false = load_identity(other.make("n1", port=free_port()).paths)
+    others = other.make("n1", port=free_port()).paths
+    false = load_identity(others)
     assert false.node == node
-    stranger = Stranger(site, Pair(false.tls_key_pem, false.boot_cert_pem))
+    stranger = Stranger(site, Pair(load_tls_key(others), false.boot_cert_pem))
     with renewing(tmp_path / "gateway", site.fleet.repository, site.fleet.authority) as renewals:
         with pytest.raises(Refused) as told:
             asyncio.run(stranger.recovered(renewals, env, node))

@@ -31,7 +31,7 @@ from embrasure.trust.gate import Gate
 from embrasure.trust.order import Order
 from embrasure.trust.plan import Plan
 from node.config import Server
-from node.identity import load_identity, load_seal_key
+from node.identity import load_identity, load_seal_key, load_tls_key
 from node.paths import Paths
 from node.setup import Wish, enrol, make_node
 from tests.simulate.authority import BACKDATE, Authority, der_text
@@ -125,7 +125,7 @@ class SimFleet:
         repository, identity = self.repository, load_identity(node.paths)
         chain: tuple[str, ...] = ()
         if identity.mode == "push":
-            key = serialization.load_pem_private_key(identity.tls_key_pem, None)
+            key = serialization.load_pem_private_key(load_tls_key(node.paths), None)
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise TypeError("a node's TLS key is P-256")
             leaf = self.authority.leaf("node", node.id, key=key, starts=-aged - BACKDATE)

@@ -14,7 +14,13 @@ from embrasure.trust import dsse
 from embrasure.trust.directory import parse_statement
 from embrasure.trust.documents import read
 from embrasure.trust.dsse import Envelope
-from node.identity import create_identity, load_identity, load_seal_key, statement
+from node.identity import (
+    create_identity,
+    load_identity,
+    load_seal_key,
+    load_tls_key,
+    statement,
+)
 from node.paths import Paths
 from tests.ablation import Ablation
 from tests.simulate.authority import Authority
@@ -36,9 +42,9 @@ def test_a_statement_is_signed_by_the_receipt_key_it_names(bench: SimInstaller) 
 def test_a_push_node_has_a_listener_key_with_its_final_names(tmp_path: Path) -> None:
     bench = SimInstaller(tmp_path, mode="push")
     identity = load_identity(bench.paths)
-    assert b"PRIVATE KEY" in identity.tls_key_pem
+    assert b"PRIVATE KEY" in load_tls_key(bench.paths)
     assert b"CERTIFICATE" in identity.boot_cert_pem
-    for path in bench.paths.keys.iterdir():
+    for path in (bench.paths.tls_key, *bench.paths.keys.iterdir()):
         assert path.stat().st_mode & 0o077 == 0
     bench.close()
 
