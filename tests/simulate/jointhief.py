@@ -23,7 +23,7 @@ from embrasure.trust import dsse
 from embrasure.trust.directory import Enrolled, Floors, TlsBundle
 from embrasure.trust.documents import write
 from embrasure.wire import joining_pb2, joining_pb2_grpc
-from node.identity import load_identity
+from node.identity import load_identity, load_tls_key
 from node.paths import Paths
 from tests.simulate.authority import Authority, der_text
 from tests.simulate.running import until
@@ -56,7 +56,7 @@ class JoinThief:
     def false_answer(self, paths: Paths) -> bytes:
         """Return an answer to the statement of the node in `paths`, by nobody of its fleet."""
         identity = load_identity(paths)
-        key = load_pem_private_key(identity.tls_key_pem, None)
+        key = load_pem_private_key(load_tls_key(paths), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         leaf = self.authority.leaf("node", identity.node, key=key)
         members: dict[str, Any] = {

@@ -23,7 +23,7 @@ from embrasure.trust.proven import proven, proven_document
 from embrasure.trust.source import Source
 from node.first_trust import fleet_keys, verify_carried
 from node.ground import FloorKeeper
-from node.identity import load_identity
+from node.identity import load_identity, load_tls_key
 from node.joining import Joiner
 from node.judge import Judge
 from node.material import Material, read_enrolled
@@ -115,11 +115,10 @@ def false_bundle(scene: Scene) -> object:
 
 def false_chain(scene: Scene) -> tuple[str, ...]:
     """Return a chain by the thief's CA for this node's own key."""
-    identity = load_identity(scene.node.paths)
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    key = load_pem_private_key(identity.tls_key_pem, None)
+    key = load_pem_private_key(load_tls_key(scene.node.paths), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     leaf = scene.thief.authority.leaf("node", scene.node.id, key=key)
     issuer = scene.thief.authority.issuers["node"].certificate
