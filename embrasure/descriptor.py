@@ -73,6 +73,15 @@ def check_name(name: str) -> str:
     return name
 
 
+def reach(path: Path, *, file: bool = False) -> int:
+    """Return a descriptor that only names the folder (or file) at `path`, whose last part is no
+    link: it neither reads nor writes, and needs no right but the way there.
+    """
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if file else os.O_DIRECTORY)
+    with explaining(str(path)):
+        return os.open(path, flags)
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Every byte of `data` is written; a short write is continued."""
     rest = memoryview(data)

@@ -268,8 +268,13 @@ class Folder:
 
     def chown(self, uid: int, gid: int) -> None:
         """This folder belongs to the user and the group; only root may do that."""
-        with explaining(str(self.path)):
-            os.fchown(self.fd, uid, gid)
+        with explaining(self._text):
+            fsops.chown(self.fd, uid, gid)
+
+    def give(self, name: str, uid: int, gid: int, mode: int) -> None:
+        """The file or socket `name` here has owner and mode. For a folder only we write to."""
+        with explaining(self._text, name):
+            fsops.give(self.fd, check_name(name), uid, gid, mode)
 
     def symlink(self, target: str, name: str) -> None:
         """`name` is a new link to `target`; raises Refused (`exists`)."""

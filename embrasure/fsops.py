@@ -215,6 +215,19 @@ def chown(fd: int, uid: int, gid: int) -> None:
     _do(lambda: Op(call="chown", fd=fd), _did(lambda: os.fchown(fd, uid, gid)))
 
 
+def give(fd: int, name: str, uid: int, gid: int, mode: int) -> None:
+    """`name` itself is of this user and group, and has the mode."""
+    _do(
+        lambda: Op(call="chown", fd=fd, name=name, mode=mode),
+        _did(lambda: _give(fd, name, uid, gid, mode)),
+    )
+
+
+def _give(fd: int, name: str, uid: int, gid: int, mode: int) -> None:
+    os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+    os.chmod(name, mode, dir_fd=fd)
+
+
 def touch(fd: int, name: str) -> None:
     """`name` itself was changed now, as far as its times say."""
     _do(

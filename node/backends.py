@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from embrasure.descriptor import explaining
+from embrasure.descriptor import reach
 from embrasure.errors import Denied
 from node.users import User
-
-_HELD = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +100,8 @@ class Refusing:
         """Nothing was started."""
 
 
-def hold(path: Path, held: ExitStack) -> int:
+def hold(path: Path, held: ExitStack, *, file: bool = False) -> int:
     """Return a descriptor of the folder at `path`: what is bound is what was looked at."""
-    with explaining(str(path)):
-        fd = os.open(path, _HELD)
+    fd = reach(path, file=file)
     held.callback(os.close, fd)
     return fd

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from pathlib import Path
 from embrasure import limits, sandbox
 from embrasure.errors import Denied
 from node.backends import Room, Started, hold
+from node.programs import find_program
 from node.users import is_root
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -42,8 +42,7 @@ class Bubblewrap:
         if room.user is None and is_root():
             raise Denied("command of a release", expected="a user that is not root", got="root",
                          reason="no-user")  # fmt: skip
-        keep = [os.open(sandbox.__file__, os.O_PATH | os.O_CLOEXEC)]
-        held.callback(os.close, keep[0])
+        keep = [hold(Path(sandbox.__file__), held, file=True)]
         binds = ["--ro-bind-fd", str(keep[0]), _INSIDE]
         for option, folders in (("--ro-bind-fd", room.read), ("--bind-fd", room.write)):
             for folder in folders:
@@ -66,7 +65,7 @@ class Bubblewrap:
 
 def find() -> Bubblewrap | None:
     """Return the back end, None where this host lacks a part of it."""
-    program, python = shutil.which("bwrap", path="/usr/bin:/bin"), system_python()
+    program, python = find_program("bwrap"), system_python()
     if program is None or python is None or not sandbox.is_known_machine():
         return None
     return Bubblewrap(program, python) if sandbox.landlock_abi() else None
@@ -75,7 +74,7 @@ def find() -> Bubblewrap | None:
 def system_python() -> str | None:
     """Return an interpreter that every user of this host can start, None where there is none."""
     own = os.path.realpath(sys.executable)
-    found = own if own.startswith("/usr/") else shutil.which("python3", path="/usr/bin")
+    found = own if own.startswith("/usr/") else find_program("python3")
     return None if found is None else os.path.realpath(found)
 
 

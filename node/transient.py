@@ -6,7 +6,6 @@ Only where systemd is the first process. Its properties are the lines of
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from embrasure import limits
 from node.backends import Room, Started
+from node.programs import find_program
 
 _BOOTED = Path("/run/systemd/system")  # sd_booted(3)
 _TIDY_SECONDS = 10.0
@@ -81,7 +81,7 @@ def unit_name(token: str) -> str:
 
 def find() -> Transient | None:
     """Return the back end, None where systemd is not the first process."""
-    program, control = shutil.which("systemd-run"), shutil.which("systemctl")
+    program, control = find_program("systemd-run"), find_program("systemctl")
     if not _BOOTED.is_dir() or program is None or control is None:
         return None
     return Transient(program, control)

@@ -12,7 +12,7 @@ from tests.source import TOP, Module, calls, dotted, imported, modules, nodes, p
 
 # The one place where paths become files. The rest goes through it, or through a held Folder.
 FILE_WORK = {"embrasure/fs.py", "embrasure/folder.py", "embrasure/descriptor.py",
-             "embrasure/removal.py"}  # fmt: skip
+             "embrasure/removal.py", "embrasure/sandbox.py"}  # fmt: skip
 # The one port to the disk: every call that changes it. What goes past it, no crash test would see.
 PORT = {"embrasure/fsops.py", "embrasure/kernel.py"}
 # Each with its reason; a new line here is a decision, not a way out.
@@ -34,7 +34,13 @@ PORT_WRITES = (OS_WRITES - {"open"}) | {
     "fdatasync", "sync",
 }  # fmt: skip
 # System calls about processes that Python does not offer; none of them changes a file.
-PROCESS_CALLS = {"node/launch.py", "node/processes.py", "node/service.py"}
+PROCESS_CALLS = {
+    "embrasure/sandbox.py",
+    "node/launch.py",
+    "node/prober.py",
+    "node/processes.py",
+    "node/service.py",
+}
 PATH_WRITES = {"write_text", "write_bytes", "touch", "symlink_to", "hardlink_to", "rmdir"}
 # A way to switch a check off must not exist, so it has no name.
 SWITCHES = re.compile(

@@ -90,7 +90,7 @@ def test_a_hook_writes_nowhere_but_into_its_own_data(
     assert run(WRITE, *targets).output == b""
     assert b"wrote" in run(WRITE, stage.shared / "mine").output
     assert run(WRITE, stage.shared / "mine", changes=False).output == b"", "`check` only looks"
-    private = Path("/tmp") / f"embrasure-{os.getpid()}"  # noqa: S108
+    private = Path("/tmp") / f"embrasure-{os.getpid()}"  # noqa: S108  # its own, not the host's
     assert b"wrote" in run(WRITE, private).output and not private.exists()
     with ablation("the sandbox") as attack:
         attack.succeeded(b"wrote" in run(WRITE, targets[0], bare=True).output)
