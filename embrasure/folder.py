@@ -155,7 +155,12 @@ class Folder:
     def list(self) -> list[str]:
         """Return the names in this folder, sorted."""
         with explaining(self._text):
-            return sorted(os.listdir(self.fd))  # noqa: PTH208  # pathlib takes no descriptor
+            # Anew: btrfs shows a held folder as it was when it was opened.
+            fd = os.open(".", _DIRECTORY, dir_fd=self.fd)
+            try:
+                return sorted(os.listdir(fd))  # noqa: PTH208  # pathlib takes no descriptor
+            finally:
+                os.close(fd)
 
     def readlink(self, name: str) -> str:
         """Return where the link points; raises Refused when it is no link."""
