@@ -147,6 +147,9 @@ POLL_JITTER_SECONDS = 5
 # Node
 TRANSITIONS = 32  # state changes of one transaction
 JOURNAL_BYTES = 64 * KIB  # one state record
+CONFIRM_SECONDS = 120  # a new release waits so long for the word that lets it stay
+CONFIRM_LONGEST_SECONDS = 1_800  # the most that a node's owner may make of it
+CONFIRMED_SECONDS = 300  # a confirmation is answered with the end of its install, or after this
 REARM_SECONDS = 30  # least of a time-out after a boot: the machine has just begun
 STARTS = 3  # starts of an uncommitted release before it counts as a crash loop
 KEEP_RELEASES = 3  # of one app, those that are needed or pinned among them

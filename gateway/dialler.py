@@ -7,9 +7,7 @@ with the receipts it has stored, so asking twice installs once.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, field
 from functools import partial
 from logging import getLogger
 
@@ -17,24 +15,23 @@ import grpc
 from sqlalchemy import select
 
 from embrasure import limits
-from embrasure.clock import write_time
 from embrasure.errors import EmbrasureError, NotFound, Refused, shown
 from embrasure.net.credentials import channel
 from embrasure.net.trustbundle import Trust
 from embrasure.trust.directory import Entry
-from embrasure.trust.documents import write
-from embrasure.trust.dsse import seal
-from embrasure.trust.order import Order
 from gateway import reports, rows, tables
 from gateway.dialling import due, pause_s
 from gateway.guarding import while_believed
+from gateway.ordering import sign_order
 from gateway.parts import EngineParts
-from gateway.push import Ended, push, seen_by
+from gateway.push import Awaited, Ended, awaited_by, push, seen_by
 from gateway.renumber import go_on_above
 from gateway.rows import Stored
 from gateway.steering import Steering
 
 LOG = getLogger(__name__)
+ANEW_S = 0.03  # a node that wants to be dialled anew is back that soon
+_LOOKS = frozenset({"activating", "checking"})  # between two releases, when it was last heard of
 RAISES = 3  # a node tells its floor once; more often is a game
 Progress = dict[tuple[str, str], tuple[str, int, int]]
 
@@ -48,6 +45,7 @@ class _Line:
     floor: int = 0
     raised: int = 0
     ahead: bool = False  # the node had seen more than was published, and now less
+    looks: bool = False  # it may have a release that waits to be confirmed
 
 
 @dataclass(slots=True)
@@ -111,6 +109,8 @@ class Dialler:
         line = self._lines.setdefault((name, node), _Line())
         try:
             ended = await self._ask(name, node, line)
+            if ended.kind == "awaits":
+                ended = await self._dial_anew(name, node, line)
         except EmbrasureError as problem:
             # Nothing left this machine: no journal, no key, no address, no trust.
             line.failures += 1
@@ -119,9 +119,22 @@ class Dialler:
             return
         await self._settle(name, node, line, ended)
 
+    async def _dial_anew(self, name: str, node: str, line: _Line) -> Ended:
+        """Return how it ended once the node was reached over a connection that it takes for new.
+
+        It closes its listener for a moment, and a release that cuts it off keeps it closed.
+        """
+        line.looks, until = True, self._later(self.parts.pace.dial_s)
+        while True:
+            ended = await self._ask(name, node, line)
+            if ended.kind not in ("awaits", "unreachable"):
+                return ended
+            if self._later(0) >= until:
+                return Ended("broken", reason=f"not reached to confirm: {ended.reason}"[:200])
+            await asyncio.sleep(ANEW_S)
+
     async def _ask(self, name: str, node: str, line: _Line) -> Ended:
         stored, entry, address = await asyncio.to_thread(self._read, name, node)
-        order = await asyncio.to_thread(self._order, stored, entry, line.floor)
         trust = self.steering.library.trust(stored.rollout.env, stored.rollout.app)
         key_pem, chain_pem = self.parts.identity.client()
         ear = _Ear(self, name, entry)
@@ -135,6 +148,15 @@ class Dialler:
             key_pem=key_pem,
             chain_pem=chain_pem,
         ) as line_out:
+            found: Awaited | Ended | None = None
+            if line.looks or stored.member(node).state in _LOOKS:
+                found = await self._awaited(line_out, stored)
+            if isinstance(found, Ended):
+                return found
+            order = await asyncio.to_thread(
+                sign_order, self.parts, self.steering.keeper, stored, entry,
+                floor=line.floor, awaited=found,
+            )  # fmt: skip
             pushed = push(
                 line_out,
                 order.envelope,
@@ -143,6 +165,7 @@ class Dialler:
                 dial_s=self.parts.pace.dial_s,
                 idle_s=wave.deadline_s + wave.soak_s,
                 handshakes=self._handshakes,
+                confirms=found is not None,
             )
             try:
                 ended = await while_believed(
@@ -159,6 +182,17 @@ class Dialler:
             reason=f"{ended.word} {ended.reason}".strip(),
         )  # fmt: skip
         return ended
+
+    async def _awaited(self, out: grpc.aio.Channel, stored: Stored) -> Awaited | Ended | None:
+        """Return what the node wants confirmed of this plan, or how the dial ended already."""
+        try:
+            async with self._handshakes:
+                found = await awaited_by(out, seconds=self.parts.pace.dial_s)
+        except EmbrasureError as problem:
+            return Ended("unreachable", reason=shown(f"dial: {problem.got}", 200))
+        if found is None or found.plan != stored.rollout.plan:
+            return None
+        return found if found.nonce else Ended("awaits", word=found.tx)
 
     def _read(self, name: str, node: str) -> tuple[Stored, Entry, str]:
         stored = rows.load(self.parts.database, name, node=node)
@@ -194,43 +228,6 @@ class Dialler:
             raise Refused(f"node {entry.id}", expected="the issuers it was dialled with",
                           got="others", reason="denied")  # fmt: skip
 
-    def _order(self, stored: Stored, entry: Entry, floor: int) -> _Order:
-        """Return a signed order under a number that was never used, its intent on disk."""
-        parts, rollout = self.parts, stored.rollout
-        gate = self.steering.keeper.published(rollout.id)
-        if gate is None:
-            raise Refused("order", expected="a published gate", got="none", reason="gate")
-        signer = parts.repository.gate_signer(rollout.env)
-        member = stored.member(entry.id)
-        at = parts.clock()
-        with parts.database.write() as connection:
-            least = max(floor, member.oseq) + 1
-            oseq = parts.database.take(connection, f"oseq:{entry.id}", at_least=least)
-            now = replace(member, dials=member.dials + 1, oseq=oseq)
-            rows.save_member(connection, rollout.id, now, at=write_time(at))
-        order = Order(
-            v=1,
-            type="order",
-            root=stored.plan.root,
-            env=rollout.env,
-            node=entry.id,
-            node_epoch=entry.epoch,
-            app=rollout.app,
-            plan=rollout.plan,
-            gate=gate[1],
-            action="apply",
-            tx=None,
-            node_nonce=None,
-            oseq=oseq,
-            nonce=secrets.token_hex(16),
-            issued=write_time(at),
-            expires=write_time(at + timedelta(seconds=limits.ORDER_SECONDS)),
-        )
-        intent = parts.journal.intent(
-            "order", f"{rollout.plan}:{entry.id}:{oseq}", node=entry.id, attempt=member.attempt
-        )
-        return _Order(seal("order", write(order), signer), intent)
-
     async def _settle(self, name: str, node: str, line: _Line, ended: Ended) -> None:
         """How the dial ended changes the member, and when it is dialled again."""
         pace = self.parts.pace
@@ -241,6 +238,7 @@ class Dialler:
             return
         line.failures = 0
         line.after = self._later(pace.wait_s)
+        line.looks = ended.reason == "busy"
         if ended.kind == "refusal":
             if ended.reason == "replay" and self._higher(line, ended.floor):
                 # Numbers above ours were used there: a restored backup, or a thief's orders.
@@ -282,12 +280,6 @@ class Dialler:
 
     async def _lost(self, name: str, node: str, reason: str) -> None:
         await self.steering.report(name, node, lambda m, now: reports.on_lost(m, reason, now=now))
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    envelope: bytes
-    intent: int
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from gateway.telling import Telling
 
 LOG = getLogger(__name__)
 GAP_S = 0.05  # reports that come together are looked at together
-ACTS = frozenset({"gate", "order", "publish", "certificate"})
+ACTS = frozenset({"gate", "order", "confirm", "publish", "certificate"})
 
 
 class Engine:

@@ -7,6 +7,7 @@ a folder. An unreachable node and a failed one are two outcomes that never meet.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ RECEIPTS = 64  # of one stream: a few for each try
 MESSAGES_A_SECOND = 1_000  # faster nodes wait
 PIECES_PER_FRAME = limits.FRAME_BODY_BYTES // limits.BUFFER_BYTES
 
+_HEX32, _HEX64 = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{64}")
 OrderCall = grpc.aio.StreamStreamCall[node_pb2.FromGateway, node_pb2.FromNode]
 
 
@@ -48,14 +50,27 @@ class Listener(Protocol):
 class Ended:
     """How one dial ended.
 
-    ended: the node closed the stream by itself. refusal: it said why it does not install.
+    ended: the node closed the stream by itself. awaits: it did so to be dialled anew, by whoever
+    confirms that it can be reached since the switch. refusal: it said why it does not install.
     unreachable: no word at all. broken: the stream ended in the middle; dial again.
     """
 
-    kind: Literal["ended", "refusal", "unreachable", "broken"]
+    kind: Literal["ended", "awaits", "refusal", "unreachable", "broken"]
     word: str = ""
     reason: str = ""
     floor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """What a node wants confirmed. nonce: "" while it does not take this connection for a new one.
+
+    Whatever it says here, an order that names it lets an approved release stay where it runs.
+    """
+
+    plan: str
+    tx: str
+    nonce: str
 
 
 async def push(
@@ -67,12 +82,13 @@ async def push(
     dial_s: float,
     idle_s: float,
     handshakes: asyncio.Semaphore,
+    confirms: bool = False,
 ) -> Ended:
     """Return how it ended after offering `order` (an envelope) and serving the node's wants.
 
     dial_s: until the connection stands; idle_s: longest silence of the node, which also bounds the
-    whole stream; handshakes: how many connect at once. Raises nothing that the
-    network or the node can cause.
+    whole stream; handshakes: how many connect at once; confirms: the order confirms. Raises nothing
+    that the network or the node can cause.
     """
     stub = node_pb2_grpc.NodeStub(channel)
     async with handshakes:
@@ -80,28 +96,54 @@ async def push(
     if isinstance(found, Ended):
         return found
     stream = _Stream(found, feed, listener)
+    if confirms:
+        first = node_pb2.FromGateway(confirm=node_pb2.Confirm(order=order))
+    else:
+        first = node_pb2.FromGateway(offer=node_pb2.Offer(order=order))
     try:
         async with asyncio.timeout(STREAM_FACTOR * idle_s):
-            return await stream.run(order, idle_s=idle_s)
+            return await stream.run(first, idle_s=idle_s)
     except grpc.aio.AioRpcError as problem:
-        return Ended("broken", reason=_why("stream", problem))
+        ended = Ended("broken", reason=_why("stream", problem))
     except TimeoutError:
-        return Ended("broken", reason="stream: timed out")
+        ended = Ended("broken", reason="stream: timed out")
     except (asyncio.InvalidStateError, EmbrasureError) as problem:
-        return Ended("broken", reason=shown(f"stream: {problem}"))
+        ended = Ended("broken", reason=shown(f"stream: {problem}"))
     finally:
         found.cancel()
+    # A node that wants to be dialled anew ends this connection, and may be quicker than its word.
+    return Ended("awaits", word=stream.awaits) if stream.awaits else ended
+
+
+async def status_of(channel: grpc.aio.Channel, *, seconds: float) -> node_pb2.StatusReply:
+    """Return what the node says of itself; raises what its call raised."""
+    found: node_pb2.StatusReply
+    try:
+        found = await node_pb2_grpc.NodeStub(channel).Status(
+            node_pb2.StatusRequest(), timeout=seconds
+        )
+    except grpc.aio.AioRpcError as problem:
+        raise error_of(problem, thing="node") from None
+    return found
 
 
 async def seen_by(channel: grpc.aio.Channel) -> tuple[bytes, bytes]:
     """Return the timestamp and snapshot that the node hands back; raises what its call raised."""
-    try:
-        found = await node_pb2_grpc.NodeStub(channel).Status(
-            node_pb2.StatusRequest(), timeout=STATUS_SECONDS
-        )
-    except grpc.aio.AioRpcError as problem:
-        raise error_of(problem, thing="node") from None
+    found = await status_of(channel, seconds=STATUS_SECONDS)
     return found.timestamp, found.snapshot
+
+
+async def awaited_by(channel: grpc.aio.Channel, *, seconds: float) -> Awaited | None:
+    """Return what the node wants confirmed, None for nothing; raises what its call raised, and
+    Refused for words that no order can carry.
+    """
+    found = await status_of(channel, seconds=seconds)
+    if not found.HasField("awaited"):
+        return None
+    told = found.awaited
+    if not (_HEX32.fullmatch(told.tx) and _HEX64.fullmatch(told.nonce or "0" * 64)):
+        raise Refused("node", expected="a transaction and a nonce", got="else", reason="bad-schema")
+    return Awaited(told.plan, told.tx, told.nonce)
 
 
 async def _connect(stub: node_pb2_grpc.NodeStub, dial_s: float) -> OrderCall | Ended:
@@ -149,10 +191,11 @@ class _Stream:
         self._call, self._feed, self._listener = call, feed, listener
         self._wants: asyncio.Queue[node_pb2.Want] = asyncio.Queue(limits.OPEN_WANTS)
         self._refusal: Ended | None = None
+        self.awaits = ""
         self._bounds = Bounds()
 
-    async def run(self, order: bytes, *, idle_s: float) -> Ended:
-        await self._write(node_pb2.FromGateway(offer=node_pb2.Offer(order=order)))
+    async def run(self, first: node_pb2.FromGateway, *, idle_s: float) -> Ended:
+        await self._write(first)
         await self._listener.reached()
         hear = asyncio.ensure_future(self._hear(idle_s))
         answer = asyncio.ensure_future(self._answer())
@@ -166,6 +209,8 @@ class _Stream:
             for task in (hear, answer):
                 task.cancel()
             await asyncio.gather(hear, answer, return_exceptions=True)
+        if self.awaits:
+            return Ended("awaits", word=self.awaits)
         return self._refusal or Ended("ended")
 
     async def _hear(self, idle_s: float) -> None:
@@ -202,6 +247,8 @@ class _Stream:
         elif kind == "progress":
             hint = message.progress
             await self._listener.progress(shown(hint.state, 32), done=hint.done, total=hint.total)
+        elif kind == "awaits":
+            self.awaits = shown(message.awaits.tx, 32) or "?"
         elif kind == "refusal":
             told = message.refusal
             self._refusal = Ended(

@@ -21,10 +21,11 @@ from embrasure.fs import Folder, lock
 from embrasure.trust import dsse
 from embrasure.trust.door import Taken
 from embrasure.trust.floors import FloorStore
-from embrasure.trust.order import Order, check_order, parse_order
+from embrasure.trust.order import Order, check_action, check_order, parse_order
 from embrasure.trust.source import Source
 from node import credentials, hold
 from node.config import NodeConfig, app_names
+from node.confirm_messages import AwaitsNote
 from node.enrolment import may_have_answer
 from node.ground import Apps, FloorKeeper, Ground, Report, Silent
 from node.identity import Identity
@@ -38,6 +39,8 @@ from node.paths import Paths
 from node.receipts import Receipts
 from node.recovery import settle
 from node.secrets import Secrets
+from node.states import Confirm
+from node.waits import Waits, check_names
 
 _NO_NONCE = "0" * 32
 
@@ -83,6 +86,8 @@ class Acceptor:
             secrets=Secrets(paths, identity),
             clock=clock,
             isolation=isolation,
+            waits=Waits(),
+            confirm_s=config.confirm_s,
         )
         self._judge = Judge(paths, identity, floors, clock=clock, isolation=isolation.level)
         self._installer = Installer(self._ground, self._judge)
@@ -129,6 +134,7 @@ class Acceptor:
             if keyid in floors.union.keys:
                 return Answer("refuse", "denied", app)
             try:
+                check_action(order, "apply")
                 self._check(order, floor)
             except Refused as problem:
                 return Answer("refuse", problem.reason, app, floor=floor)
@@ -141,11 +147,56 @@ class Acceptor:
             judgement = self._judged(app, source)
             if judgement.docs is not None and judgement.docs.plan_digest != order.plan:
                 return Answer("wait", "plan", app)
-            return self._installer.act(app, judgement, source, report, nonce=order.nonce)
+            return self._installer.act(
+                app, judgement, source, report, nonce=order.nonce, confirm="gateway"
+            )
 
-    def poll(self, source: Source, report: Report) -> list[Answer]:
+    def awaited(self, opened_ms: int) -> AwaitsNote | None:
+        """Return what waits for a word, None when nothing does; with the nonce for a listener that
+        was opened (CLOCK_BOOTTIME) after the switch.
+        """
+        return self._ground.waits.shown(opened_ms)
+
+    def confirm(self, envelope: bytes, source: Source, *, opened_ms: int) -> Answer:
+        """Return how the install ended that the gateway's order confirms, over a new connection.
+
+        It lets a release stay that was approved, runs, and has soaked; nothing else. Raises Refused
+        for an order that does not hold.
+        """
+        order, keyid, _ = self._verified(envelope, source)
+        floors = self._ground.floors.load()
+        if keyid in floors.union.keys:
+            return Answer("refuse", "denied", order.app)
+        floor = floors.oseq.get(keyid, 0)
+        try:
+            self._check(order, floor)
+        except Refused as problem:
+            return Answer("refuse", problem.reason, order.app, floor=floor)
+        wait = self._ground.waits.of("gateway", opened_ms)
+        check_names(order, wait)
+        self._use_up(order, keyid)
+        self._ground.waits.confirm(wait)
+        return self._after(order.app, order.plan)
+
+    def look_again(self, source: Source, *, opened_ms: int) -> None:
+        """A release that waits for a mirror stays: its timestamp verified over a new connection.
+
+        Raises Refused, Unavailable; the release then waits on.
+        """
+        wait = self._ground.waits.of("mirror", opened_ms)
+        self._judge.refresh_top(source)
+        self._ground.waits.confirm(wait)
+
+    def _after(self, app: str, plan: str) -> Answer:
+        """Return what was told of a plan once the install that works now has ended."""
+        if self._mutex.acquire(timeout=limits.CONFIRMED_SECONDS):
+            self._mutex.release()
+        return Answer("none", "done", app, self._installer.told(app, plan))
+
+    def poll(self, source: Source, report: Report, *, is_local: bool = False) -> list[Answer]:
         """Return what became of each app of this node after a look at what `source` holds.
 
+        is_local: the administrator stands before the node, and needs nobody's word
         An app whose metadata does not hold is answered `refuse`, and stops no other app; when
         none holds, the first such error is raised. Raises Unavailable for a broken source.
         """
@@ -154,7 +205,7 @@ class Acceptor:
             problems: list[EmbrasureError] = []
             for app in app_names(self._ground.paths):
                 try:
-                    answers.append(self._look(app, source, report))
+                    answers.append(self._look(app, source, report, is_local=is_local))
                 except Unavailable:
                     raise
                 except EmbrasureError as problem:
@@ -178,11 +229,15 @@ class Acceptor:
         """
         self._judge.enrol(answer, source)
 
-    def _look(self, app: str, source: Source, report: Report) -> Answer:
+    def _look(self, app: str, source: Source, report: Report, *, is_local: bool) -> Answer:
         judgement = self._judged(app, source)  # denials count, whatever the owner holds
         if self._in_maintenance():
             return Answer("hold", "owner", app)
-        return self._installer.act(app, judgement, source, report, nonce=_NO_NONCE)
+        confirm: Confirm | None = "none" if is_local else None
+        if not is_local and self._identity.mode == "push":
+            # A push node installs by orders; whatever else has it look, the gateway must follow.
+            confirm = "gateway"
+        return self._installer.act(app, judgement, source, report, nonce=_NO_NONCE, confirm=confirm)
 
     def _in_maintenance(self) -> bool:
         told = datetime.fromtimestamp(self._ground.floors.load().time, tz=UTC)
@@ -254,10 +309,13 @@ class Acceptor:
 
     def _take(self, order: Order, keyid: str, payload: bytes) -> None:
         """The order's number is used up, on disk, before anything is done for it."""
+        self._use_up(order, keyid)
+        self._orders.keep(order.app, payload)
+
+    def _use_up(self, order: Order, keyid: str) -> None:
         self._ground.floors.change(
             lambda floors: msgspec.structs.replace(
                 floors, oseq={**floors.oseq, keyid: max(floors.oseq.get(keyid, 0), order.oseq)}
             )
         )
-        self._orders.keep(order.app, payload)
         self._judge.see_time(order.issued)

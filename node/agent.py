@@ -54,6 +54,8 @@ def await_apply(paths: Paths, stop: threading.Event) -> None:
 async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
     """Gateways are served until `stop` is set."""
     # Only a push node pays for gRPC.
+    import grpc
+
     from embrasure.net import renewal
     from embrasure.net.credentials import Pair, ServerKeys
     from embrasure.net.identity import Identity
@@ -64,6 +66,7 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
     from node import doorway as door_side
     from node import join_service
     from node.push import TABLE, NodeService
+    from node.push_listener import PushListener
 
     material = Material(paths)
     holder = TrustHolder(material.trust())
@@ -78,6 +81,18 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
     renewing = renewal.Renewal(
         Identity("node", config.id), holder, serving=lambda: keys.pair, keep=keep
     )
+    joining = join_service.joining_service(paths, partial(to_apply, paths))
+    doorway = door_side.Doorway(partial(to_apply, paths), keys.pair, material.ca_roots())
+
+    def make() -> grpc.aio.Server:
+        return build_server(
+            [served, renewal.renewal_service(renewing), joining, doorway.service()],
+            {**TABLE, **renewal.TABLE, **join_service.TABLE, **door_side.TABLE},
+            holder,
+            connections=limits.NODE_CONNECTIONS,
+        )
+
+    listener = PushListener(make, lambda server, at: bind(server, at, keys), config.listen)
     served = Service(
         node_pb2.DESCRIPTOR.services_by_name["Node"],
         node_pb2_grpc.add_NodeServicer_to_server,
@@ -85,19 +100,11 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
             partial(to_apply, paths),
             lambda: renewal.serial_of(keys.pair),
             lambda: material.believed,
+            listener,
         ),
     )
-    joining = join_service.joining_service(paths, partial(to_apply, paths))
-    doorway = door_side.Doorway(partial(to_apply, paths), keys.pair, material.ca_roots())
-    server = build_server(
-        [served, renewal.renewal_service(renewing), joining, doorway.service()],
-        {**TABLE, **renewal.TABLE, **join_service.TABLE, **door_side.TABLE},
-        holder,
-        connections=limits.NODE_CONNECTIONS,
-    )
-    port = bind(server, config.listen, keys)
     door = await doorway.open(config)
-    await server.start()
+    port = await listener.open()
     await asyncio.to_thread(await_apply, paths, stop)
     write_ports(paths, {"push": port, "door": door})
     try:
@@ -112,11 +119,12 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
                 LOG.warning("TLS files: %s [%s]", problem, problem.word)
     finally:
         await doorway.close()
-        await server.stop(1.0)
+        await listener.close()
 
 
 def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
     """Mirrors are asked, and receipts posted, until `stop` is set."""
+    from node.mirror_word import MirrorWord
     from node.poster import Poster
     from node.pull import Puller
 
@@ -134,13 +142,15 @@ def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
             stop=stop,
         )
         threading.Thread(target=poster.run, name="poster", daemon=True).start()
+    word = MirrorWord(connect, material.trust, config.mirrors, hearer=poster or Deaf(), stop=stop)
+    threading.Thread(target=word.run, name="mirror word", daemon=True).start()
     puller = Puller(
         connect,
         material.trust,
         material.ca_roots,
         config.mirrors,
         poll_s=config.poll_s,
-        hearer=poster or Deaf(),
+        hearer=word,
         stop=stop,
     )
     pulling = threading.Thread(target=puller.run, name="puller", daemon=True)

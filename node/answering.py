@@ -11,6 +11,7 @@ from typing import Protocol
 from embrasure.descriptor import write_all
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.trust.source import Source
+from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
 from node.messages import (
     AnswerNote,
@@ -45,6 +46,10 @@ class Hearer(Protocol):
         """The install stands here."""
         ...
 
+    def awaits(self, note: AwaitsNote) -> None:
+        """The release stays only if a word comes over a connection that is made from now on."""
+        ...
+
 
 class Deaf:
     """Nobody wants to know."""
@@ -54,6 +59,9 @@ class Deaf:
 
     def progress(self, note: ProgressNote) -> None:
         """Not shown."""
+
+    def awaits(self, note: AwaitsNote) -> None:
+        """Somebody else brings the word."""
 
 
 @dataclass(slots=True)
@@ -66,6 +74,7 @@ class Heard:
     seen: SeenNote | None = None
     trusted: TrustNote | None = None
     proof: str = ""
+    awaits: AwaitsNote | None = None
 
 
 class NoSource:
@@ -90,6 +99,9 @@ def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: 
                 serve(channel, message, source, hearer)
             case ReceiptNote() | ProgressNote():
                 hear(hearer, message)
+            case AwaitsNote():
+                heard.awaits = message
+                hearer.awaits(message)
             case AnswerNote():
                 heard.answers.append(message)
             case PostNote():

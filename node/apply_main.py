@@ -69,7 +69,8 @@ def run(paths: Paths, stop: threading.Event) -> None:
     with opened(paths) as acceptor, closing(Listener(paths.run, SOCKET)) as listener:
         records = NodeRecords(paths)
         joiner = Joiner(paths, clock.now, acceptor.enrol)
-        desk = Desk(acceptor, records, allowed=frozenset({os.geteuid()}), joiner=joiner)
+        desk = Desk(acceptor, records, allowed=frozenset({os.geteuid()}), joiner=joiner,
+                    keeper=acceptor)  # fmt: skip
         held = threading.Event()
 
         def clear() -> None:

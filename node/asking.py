@@ -15,6 +15,7 @@ from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.trust.layout import parse_file
 from embrasure.trust.receipt import read_record
+from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
 from node.messages import (
     End,
@@ -192,6 +193,10 @@ class IpcReport:
             self._channel.offer(ProgressNote(state=sentence(state), done=done, total=total))
         except EmbrasureError:
             self._is_lost = True
+
+    def awaits(self, note: AwaitsNote) -> None:
+        """Fetch knows that a word is needed, or is gone and asks once it is back."""
+        self.tell(note)
 
     def tell(self, message: Message) -> None:
         """Fetch got `message`, or is gone."""

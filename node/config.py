@@ -36,7 +36,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """`node.toml`. door: where a push node takes trust files (the metadata door); poll_s: longest
     time between two looks at the mirror; windows: when apps may be changed that say nothing else;
     production: below `/` it is always, elsewhere it can be asked for; fetch_user: whom the network
-    side runs as there; sandbox: where commands of a release run.
+    side runs as there; sandbox: where commands of a release run; confirm_s: how long a new release
+    waits for the word that lets it stay.
     """
 
     id: NodeId
@@ -52,6 +53,9 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     production: bool = False
     fetch_user: UserName = NET
     sandbox: Literal["auto", "bubblewrap", "systemd-run", "none"] = "auto"
+    confirm_s: Annotated[int, Meta(ge=1, le=limits.CONFIRM_LONGEST_SECONDS)] = (
+        limits.CONFIRM_SECONDS
+    )
 
 
 class AppConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

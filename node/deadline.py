@@ -63,7 +63,7 @@ def _left_ms(deadline: Deadline) -> int:
     if deadline.boot == boot_id():
         # Never more than it began with, whatever became of the clock (a moved container).
         return max(0, min(deadline.span_ms, deadline.until_ms - uptime_ms()))
-    return min(deadline.span_ms, max(deadline.left_ms, limits.REARM_SECONDS * 1000))
+    return _again_ms(deadline)
 
 
 def kept(deadline: Deadline) -> Deadline:
@@ -71,6 +71,22 @@ def kept(deadline: Deadline) -> Deadline:
     left = _left_ms(deadline)
     if deadline.boot == boot_id():
         return msgspec.structs.replace(deadline, left_ms=left)
+    return _from_now(deadline, left)
+
+
+def resumed(deadline: Deadline) -> Deadline:
+    """Return the deadline armed again with what was left when it was kept, and 30 s at least.
+
+    For what a restart has to do over again before it can wait on: that takes none of its time.
+    """
+    return _from_now(deadline, _again_ms(deadline))
+
+
+def _again_ms(deadline: Deadline) -> int:
+    return min(deadline.span_ms, max(deadline.left_ms, limits.REARM_SECONDS * 1000))
+
+
+def _from_now(deadline: Deadline, left: int) -> Deadline:
     return Deadline(
         boot=boot_id(), span_ms=deadline.span_ms, left_ms=left, until_ms=uptime_ms() + left
     )

@@ -5,6 +5,7 @@ Whoever asks, the same door answers; a peer that goes away in the middle changes
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,9 +16,10 @@ from embrasure.errors import EmbrasureError, Failed
 from embrasure.trust.door import Taken
 from embrasure.trust.source import Source
 from node.asking import IpcReport, IpcSource
+from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk
 from node.ground import Report
 from node.installer import Answer
-from node.ipc import Channel, Listener
+from node.ipc import Channel, Listener, check_peer
 from node.logs import FIELDS
 from node.messages import (
     AnswerNote,
@@ -67,6 +69,26 @@ class Door(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """What brings a new release the word that it needs to stay, or does without."""
+
+    def poll(self, source: Source, report: Report, *, is_local: bool) -> list[Answer]:
+        """Install what the source has for this node."""
+        ...
+
+    def awaited(self, opened_ms: int) -> AwaitsNote | None:
+        """Say what waits for a word."""
+        ...
+
+    def confirm(self, envelope: bytes, source: Source, *, opened_ms: int) -> Answer:
+        """Let the release stay that the gateway's order confirms."""
+        ...
+
+    def look_again(self, source: Source, *, opened_ms: int) -> None:
+        """Let the release stay that waits for a mirror, if its timestamp holds."""
+        ...
+
+
 class Records(Protocol):
     """What can be read of this node while an install runs."""
 
@@ -109,9 +131,10 @@ class Desk:
         *,
         allowed: frozenset[int],
         joiner: Joiner | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._door, self._records, self._allowed = door, records, allowed
-        self._joiner = joiner
+        self._joiner, self._keeper = joiner, keeper
         self._room = threading.BoundedSemaphore(CONVERSATIONS)
         self._working = threading.Lock()
 
@@ -152,11 +175,21 @@ class Desk:
     def _answer(self, channel: Channel[FromFetch], ask: FromFetch) -> None:
         report = IpcReport(channel)
         match ask:
-            case OrderAsk() | PollAsk():
+            case OrderAsk() | PollAsk() | LocalAsk():
                 self._work(channel, ask, report)
             case TrustAsk():
                 # Beside an install, not behind it: a stop must not wait for a soak.
                 report.tell(trusted(self._door.trust(IpcSource(channel))))
+            case ConfirmAsk() if self._keeper:
+                # Beside the install that waits for it.
+                envelope, source = unpack(ask.envelope), IpcSource(channel)
+                tell(report, self._keeper.confirm(envelope, source, opened_ms=ask.opened_ms))
+            case FreshAsk() if self._keeper:
+                self._keeper.look_again(IpcSource(channel), opened_ms=ask.opened_ms)
+            case AwaitedAsk() if self._keeper:
+                note = self._keeper.awaited(ask.opened_ms)
+                if note is not None:
+                    channel.send(note)
             case StatusAsk():
                 channel.send(self._records.state())
             case SeenAsk():
@@ -175,7 +208,7 @@ class Desk:
                 raise Failed("ipc", expected="a question", got=type(ask).__name__)
 
     def _work(
-        self, channel: Channel[FromFetch], ask: OrderAsk | PollAsk, report: IpcReport
+        self, channel: Channel[FromFetch], ask: OrderAsk | PollAsk | LocalAsk, report: IpcReport
     ) -> None:
         if not self._working.acquire(blocking=False):
             report.tell(AnswerNote(kind="wait", reason="busy", app="", floor=0))
@@ -184,6 +217,9 @@ class Desk:
             source = IpcSource(channel)
             if isinstance(ask, OrderAsk):
                 answers = [self._door.order(unpack(ask.envelope), source, report)]
+            elif isinstance(ask, LocalAsk) and self._keeper:
+                check_peer(channel.peer(), frozenset({os.geteuid()}))
+                answers = self._keeper.poll(source, report, is_local=True)
             else:
                 answers = self._door.poll(source, report)
         finally:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from embrasure import limits
 from embrasure.bundle.store import BlobStore
 from embrasure.clock import Clock
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore
+from node.confirm_messages import AwaitsNote
 from node.isolation import DEVELOPMENT, Isolation
 from node.journal import Journal
 from node.paths import Paths
@@ -17,6 +19,7 @@ from node.receipts import Receipts
 from node.secrets import Secrets
 from node.states import Release, release_name
 from node.supervisor import Instance, Unit
+from node.waits import Waits
 
 
 class Report(Protocol):
@@ -28,6 +31,10 @@ class Report(Protocol):
 
     def progress(self, state: str, done: int, total: int) -> None:
         """The install stands at `state`, `done` of `total` bytes."""
+        ...
+
+    def awaits(self, note: AwaitsNote) -> None:
+        """The release stays only if a word comes over a connection that is made from now on."""
         ...
 
 
@@ -72,6 +79,9 @@ class Silent:
     def progress(self, state: str, done: int, total: int) -> None:
         """Nothing happens."""
 
+    def awaits(self, note: AwaitsNote) -> None:
+        """Whoever asks is told."""
+
 
 class FloorKeeper:
     """The node's floors: every change is on disk before anything relies on it."""
@@ -101,7 +111,9 @@ class FloorKeeper:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The tools of one node. halt: set when the node is being stopped."""
+    """The tools of one node. confirm_s: how long a release waits for the word that lets it stay;
+    halt: set when the node is being stopped.
+    """
 
     paths: Paths
     supervisor: Apps
@@ -111,7 +123,9 @@ class Ground:
     floors: FloorKeeper
     secrets: Secrets
     clock: Clock
+    waits: Waits
     isolation: Isolation = DEVELOPMENT
+    confirm_s: int = limits.CONFIRM_SECONDS
     halt: threading.Event = field(default_factory=threading.Event)
 
 

@@ -18,7 +18,7 @@ from embrasure.trust import layout
 from embrasure.trust.fetcher import paced
 from embrasure.trust.floors import AppFloor, Committed
 from embrasure.trust.receipt import Kind, Outcome, Ran
-from node import collection, credentials, rollback, space, switch, tree, units
+from node import collection, confirming, credentials, rollback, space, switch, tree, units
 from node.probe import Died
 from node.releases import is_whole
 from node.states import Release, State
@@ -165,23 +165,20 @@ def starting(tx: Transaction) -> To:
 
 
 def probing(tx: Transaction) -> To:
-    """Every probe has passed its number of times in a row."""
-    try:
-        tx.watch(tx.installed(tx.record.to)).until_well()
-    except Died:
-        return _one_start_less(tx)
-    return To(State.PROVISIONAL)
-
-
-def provisional(tx: Transaction) -> To:
-    """`healthy` is told; then no probe has failed once through the soak of this node's wave."""
+    """Every probe has passed its number of times in a row, which is told; then none has failed
+    once through the soak of this node's wave.
+    """
     record = tx.record
     installed = tx.installed(record.to)
+    try:
+        tx.watch(installed).until_well()
+    except Died:
+        return _one_start_less(tx)
     tx.tell(Kind.HEALTHY, Outcome.OK, ran=Ran.MAIN, manifest=record.to.manifest)
     soak, began = installed.plan.waves[record.to.wave].soak_s, time.monotonic()
     tx.watch(installed).through(soak)
     soaked = max(soak, int(time.monotonic() - began))
-    return To(State.COMMITTED, {"soaked_s": soaked, "ending": "committed", "reason": ""})
+    return To(State.PROVISIONAL, {"soaked_s": soaked})
 
 
 def committed(tx: Transaction) -> To:
@@ -248,7 +245,7 @@ STEPS: Mapping[State, Callable[[Transaction], To]] = MappingProxyType(
         State.SWITCHING: switching,
         State.STARTING: starting,
         State.PROBING: probing,
-        State.PROVISIONAL: provisional,
+        State.PROVISIONAL: confirming.provisional,
         State.COMMITTED: committed,
         State.REJECTED: rejected,
         State.CLEANING: cleaning,

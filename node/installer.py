@@ -29,7 +29,7 @@ from node.receipts import Event
 from node.recovery import linked, settle
 from node.releases import APPROVAL, MANIFEST, PLAN
 from node.rollback import LONGEST_WAIT_SECONDS, degraded
-from node.states import RESTING, Record, Release, State, release_name
+from node.states import RESTING, Confirm, Record, Release, State, release_name
 from node.transaction import Offer, Transaction
 from node.windows import Pause
 
@@ -64,11 +64,19 @@ class Installer:
         self._alarms = Last(ground.paths, ALARMS)
 
     def act(
-        self, app: str, judgement: Judgement, source: Source, report: Report, *, nonce: str
+        self,
+        app: str,
+        judgement: Judgement,
+        source: Source,
+        report: Report,
+        *,
+        nonce: str,
+        confirm: Confirm | None,
     ) -> Answer:
         """Return what became of the app after the verdict is carried out.
 
-        nonce: of the order, 32 hex digits; zeros for a poll
+        nonce: of the order, 32 hex digits; zeros for a poll. confirm: whose word the release needs
+        to stay; None: what its manifest says.
         Raises Unavailable (`stopping`), and what keeps the disk from being written.
         """
         verdict, docs = judgement.verdict, judgement.docs
@@ -82,28 +90,18 @@ class Installer:
             return Answer(verdict.kind, verdict.reason, app)
         if docs is None:
             raise Refused("install", expected="documents", got="none", reason="internal")
+        if confirm is None:
+            asks = docs.manifest is not None and docs.manifest.confirm == "mirror"
+            confirm = "mirror" if asks else "none"
         record = self._ground.journal.read(app).record
         if record is not None and is_staged(record, docs):
-            return self._install(self._resumed(docs, record, nonce, verdict), docs, source, report)
+            asked = self._record(docs, record, nonce=nonce, wave=verdict.wave, confirm=confirm)
+            return self._install(resumed(record, asked), docs, source, report)
         record = self._settled(app, report)
         if self._is_too_early(record, docs):
             return Answer("wait", "later", app)
-        fresh = self._record(docs, record, nonce=nonce, wave=verdict.wave)
+        fresh = self._record(docs, record, nonce=nonce, wave=verdict.wave, confirm=confirm)
         return self._install(fresh, docs, source, report)
-
-    def _resumed(self, docs: Docs, record: Record, nonce: str, verdict: Verdict) -> Record:
-        """Return the record of what waits here, as this order or look asks for it."""
-        return msgspec.structs.replace(
-            self._record(docs, record, nonce=nonce, wave=verdict.wave),
-            tx=record.tx,
-            state=record.state,
-            transitions=record.transitions,
-            reason=record.reason,
-            detail=record.detail,
-            retry_at=record.retry_at,
-            began=record.began,
-            since=record.since,
-        )
 
     def _alarm(
         self, docs: Docs, verdict: Verdict, report: Report
@@ -166,7 +164,9 @@ class Installer:
         # A clock that was set back must not hold it for ever.
         return same and 0 < left <= LONGEST_WAIT_SECONDS
 
-    def _record(self, docs: Docs, last: Record | None, *, nonce: str, wave: int) -> Record:
+    def _record(
+        self, docs: Docs, last: Record | None, *, nonce: str, wave: int, confirm: Confirm
+    ) -> Record:
         if docs.plan is None or docs.gate is None or docs.policy is None:
             raise Refused("install", expected="plan, gate and policy", got="less", reason="plan")
         plan, gate = docs.plan, docs.gate
@@ -195,6 +195,9 @@ class Installer:
             gseq=gate.gseq,
             nonce=nonce,
             collect=docs.policy.collect_key,
+            confirm=confirm,
+            confirm_by=None,
+            nonce_hash="",
             migrated="no",
             began=int(self._ground.clock().timestamp()),
             boot=boot_id(),
@@ -268,6 +271,21 @@ class Installer:
         told = tuple((posted.signed, posted.body) for posted in found)
         kind: Kind = record.ending or "rejected"
         return Answer(kind, "" if kind == "committed" else record.reason, record.app, told)
+
+
+def resumed(record: Record, asked: Record) -> Record:
+    """Return the record of what waits here, as this order or look asks for it."""
+    return msgspec.structs.replace(
+        asked,
+        tx=record.tx,
+        state=record.state,
+        transitions=record.transitions,
+        reason=record.reason,
+        detail=record.detail,
+        retry_at=record.retry_at,
+        began=record.began,
+        since=record.since,
+    )
 
 
 def is_staged(record: Record, docs: Docs) -> bool:

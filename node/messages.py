@@ -1,9 +1,9 @@
 """Every message between fetch and apply: exact fields, one spelling, one parser for each side.
 
 Fetch asks (`OrderAsk`, `PollAsk`, `TrustAsk`, `StatusAsk`, `OutboxAsk`, `PostedAsk`, `ProveAsk`,
-`EnrolAsk`). While apply works on it, it wants files; fetch answers each `Want` with a `Pipe`,
-beside which a descriptor travels that the bytes come from, and an `End`. Apply notes what happens;
-`Done` or `Failure` is its last word.
+`EnrolAsk`, and those of `confirm_messages.py`). While apply works on it, it wants files; fetch
+answers each `Want` with a `Pipe`, beside which a descriptor travels that the bytes come from, and
+an `End`. Apply notes what happens; `Done` or `Failure` is its last word.
 """
 
 from __future__ import annotations
@@ -19,17 +19,12 @@ from embrasure import errors, limits
 from embrasure.errors import EmbrasureError, Refused, shown
 from embrasure.trust import canonical as form
 from embrasure.trust.documents import Base64, Count, Digest, Document, Name, Positive, convert
+from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk
+from node.message import App, HoldText, Sentence, Word
+from node.message import EndStatus as EndStatus
+from node.message import Message as Message
 
 DOCUMENT = "ipc message"
-Word = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9:_.-]{0,95}$")]
-Sentence = Annotated[str, Meta(max_length=512)]
-HoldText = Annotated[str, Meta(max_length=160)]
-App = Annotated[str, Meta(pattern=r"^([a-z][a-z0-9-]{0,47})?$")]
-EndStatus = Literal["ok", "not-found", "unavailable", "refused"]
-
-
-class Message(Document, frozen=True, kw_only=True, tag_field="is"):
-    """One message; its member `is` names it."""
 
 
 class OrderAsk(Message, frozen=True, kw_only=True, tag="order"):
@@ -220,6 +215,10 @@ class Failure(Message, frozen=True, kw_only=True, tag="failure"):
 
 FromFetch: TypeAlias = (
     OrderAsk
+    | ConfirmAsk
+    | FreshAsk
+    | LocalAsk
+    | AwaitedAsk
     | PollAsk
     | TrustAsk
     | StatusAsk
@@ -236,6 +235,7 @@ FromApply: TypeAlias = (
     | ReceiptNote
     | ProgressNote
     | AnswerNote
+    | AwaitsNote
     | TrustNote
     | PostNote
     | StateNote
@@ -248,12 +248,13 @@ FromApply: TypeAlias = (
 _FROM_FETCH: dict[str, type[FromFetch]] = {
     "order": OrderAsk, "poll": PollAsk, "trust": TrustAsk, "status": StatusAsk, "outbox": OutboxAsk,
     "seen": SeenAsk, "posted": PostedAsk, "prove": ProveAsk, "enrol": EnrolAsk, "pipe": Pipe,
-    "end": End,
+    "end": End, "confirm": ConfirmAsk, "fresh": FreshAsk, "awaited": AwaitedAsk,
+    "local": LocalAsk,
 }  # fmt: skip
 _FROM_APPLY: dict[str, type[FromApply]] = {
     "want": Want, "receipt": ReceiptNote, "progress": ProgressNote, "answer": AnswerNote,
     "trusted": TrustNote, "post": PostNote, "state": StateNote, "proved": ProvedNote, "done": Done,
-    "failure": Failure, "shown": SeenNote,
+    "failure": Failure, "shown": SeenNote, "awaits": AwaitsNote,
 }  # fmt: skip
 _ERRORS: dict[str, type[EmbrasureError]] = {
     "Damaged": errors.Damaged, "Denied": errors.Denied, "Failed": errors.Failed,

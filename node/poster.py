@@ -17,6 +17,7 @@ from embrasure.net.post import frame_post, post_path
 from embrasure.net.trustbundle import Trust
 from node.answering import Deaf, NoSource, converse
 from node.config import Server
+from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
 from node.messages import (
     FromApply,
@@ -59,6 +60,9 @@ class Poster:
 
     def progress(self, note: ProgressNote) -> None:
         """Not posted."""
+
+    def awaits(self, note: AwaitsNote) -> None:
+        """The puller brings that word."""
 
     def run(self) -> None:
         """Post whatever waits, until stopped."""

@@ -20,6 +20,7 @@ from node import commands, listening
 
 HOST = "127.0.0.1"
 _STARTING_SECONDS = 0.2
+_LOOK_SECONDS = 0.1  # until a dead app or a stopping node is seen
 _HEAD_BYTES = 64 * limits.KIB
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r\n")
 _RELEASE = re.compile(rb"\r\nembrasure-release:[ \t]*([0-9a-f]{16})[ \t]*\r\n", re.IGNORECASE)
@@ -171,6 +172,22 @@ class Watch:
         self._sleep_until(began + seconds)
         self._check_alive()
 
+    def while_waiting(self, word: threading.Event, left_s: Callable[[], float]) -> None:
+        """Return once `word` is set or no time is left, and no probe has failed once; else raises.
+
+        left_s: seconds; asked again and again
+        """
+        due = [time.monotonic() + p.interval_ms / 1000 for p in self._probes]
+        while (left := left_s()) > 0:
+            number = min(range(len(due)), key=due.__getitem__)
+            if word.wait(max(0.0, min(left, due[number] - time.monotonic(), _LOOK_SECONDS))):
+                return
+            self._check_alive()
+            if time.monotonic() >= due[number]:
+                if wrong := self._one(self._probes[number]):
+                    raise self._failed(wrong)
+                due[number] = time.monotonic() + self._probes[number].interval_ms / 1000
+
     def _one(self, probe: Probe) -> str:
         self._check_alive()
         self.wrong = ask(probe, self._target)
@@ -189,6 +206,6 @@ class Watch:
     def _sleep_until(self, moment: float) -> None:
         """A dead app and a stopping node are seen at once, not at the next probe."""
         while (left := moment - time.monotonic()) > 0:
-            if self._halt.wait(min(left, 0.1)):
+            if self._halt.wait(min(left, _LOOK_SECONDS)):
                 break
             self._check_alive()

@@ -9,13 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from logging import getLogger
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from embrasure import __version__, limits
 from embrasure.errors import Denied, EmbrasureError, Failed, Refused, Unavailable, shown
 from embrasure.net.identity import Role
 from embrasure.wire import node_pb2 as wire
 from node.answering import Deaf, Heard, Hearer, NoSource, converse
+from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk
 from node.ipc import Channel
 from node.messages import (
     FromApply,
@@ -43,9 +44,27 @@ TABLE: dict[str, frozenset[Role]] = {
 ORDERS = 4  # streams at once; apply works on one and answers the others `busy`
 _FIRST_WORD_SECONDS = 10.0
 _REFUSALS = frozenset({"none", "wait", "hold", "refuse"})
+PROVISIONAL = "provisional"
 _NO_APPLY = frozenset({"agent-not-running", "ipc-closed"})
 
 Connect = Callable[[], Channel[FromApply]]
+
+
+class Line(Protocol):
+    """The listener that this service is behind (`node.push_listener.PushListener`)."""
+
+    @property
+    def opened_ms(self) -> int:
+        """When it was opened (CLOCK_BOOTTIME): none of its connections is older."""
+        ...
+
+    def renew(self) -> None:
+        """Every connection of now ends soon, and the listener is open again."""
+        ...
+
+
+class HandedOver(Exception):
+    """The install goes on in apply; what it awaits must come over another connection."""
 
 
 class Teller:
@@ -66,6 +85,11 @@ class Teller:
         found = wire.Progress(state=note.state, done=note.done, total=note.total)
         self._stream.offer(wire.FromNode(progress=found))
 
+    def awaits(self, note: AwaitsNote) -> None:
+        """The gateway is told to dial anew. Raises HandedOver: this call is at its end."""
+        self._stream.write(wire.FromNode(awaits=wire.Awaits(app=note.app, tx=note.tx)))
+        raise HandedOver
+
     def refusal(self, kind: str, reason: str, floor: int = 0) -> None:
         """The gateway knows that the order was not obeyed, and why."""
         found = wire.Refusal(kind=kind, reason=reason, floor=floor)
@@ -76,16 +100,22 @@ class NodeService:
     """`embrasure.v1.Node`, for gateways only."""
 
     def __init__(
-        self, connect: Connect, serial: Callable[[], str], bundle: Callable[[], str]
+        self,
+        connect: Connect,
+        serial: Callable[[], str],
+        bundle: Callable[[], str],
+        line: Line,
     ) -> None:
         """Serve what `connect` reaches. serial: of the certificate; bundle: `tls.json`'s digest."""
         self._connect, self._serial, self._bundle = connect, serial, bundle
+        self._line = line
         self._pool = ThreadPoolExecutor(ORDERS + limits.OPEN_CALLS_PER_PEER, "conversation")
         self._orders = 0
 
     async def Order(self, requests: AsyncIterator[wire.FromGateway], context: Context) -> None:
         """One order: wants, receipts, and at most one refusal; then the node ends the call."""
-        envelope = await first_offer(requests)
+        opened_ms = self._line.opened_ms
+        asked = await first_ask(requests, opened_ms)
         if self._orders >= ORDERS:
             raise Unavailable("node", expected="a free hand", got="other orders", reason="busy")
         self._orders += 1
@@ -94,7 +124,7 @@ class NodeService:
             channel = await loop.run_in_executor(self._pool, self._connect)
             stream = Stream(loop, requests, context)
             try:
-                await loop.run_in_executor(self._pool, self._obey, channel, envelope, stream)
+                await loop.run_in_executor(self._pool, self._obey, channel, asked, stream)
             finally:
                 # When the call is gone this ends the thread, too; the install goes on in apply.
                 stream.end()
@@ -103,20 +133,40 @@ class NodeService:
             self._orders -= 1
 
     async def Status(self, request: wire.StatusRequest, context: Context) -> wire.StatusReply:
-        """Floors and states, read from the node's disk."""
+        """Floors and states, read from the node's disk; over a new connection, the nonce, too."""
+        opened_ms = self._line.opened_ms
         loop = asyncio.get_running_loop()
         heard = await loop.run_in_executor(self._pool, ask, self._connect, StatusAsk())
         if heard.state is None:
             raise Failed("node", expected="its state", got="none")
         shown = await loop.run_in_executor(self._pool, ask, self._connect, SeenAsk())
-        return reply_of(heard.state, shown.seen, self._serial(), self._bundle())
+        reply = reply_of(heard.state, shown.seen, self._serial(), self._bundle())
+        if any(one.state == PROVISIONAL for one in heard.state.apps):
+            await self._show_awaited(reply, opened_ms)
+        return reply
 
-    def _obey(self, channel: Channel[FromApply], envelope: bytes, stream: Stream) -> None:
+    async def _show_awaited(self, reply: wire.StatusReply, opened_ms: int) -> None:
+        """What awaits the gateway's word is in `reply`; an old connection sees that, and ends."""
+        question = AwaitedAsk(opened_ms=opened_ms)
+        loop = asyncio.get_running_loop()
+        heard = await loop.run_in_executor(self._pool, ask, self._connect, question)
+        note = heard.awaits
+        if note is None or note.by != "gateway":
+            return
+        found = wire.Awaited(app=note.app, plan=note.plan, tx=note.tx, nonce=note.nonce)
+        reply.awaited.CopyFrom(found)
+        if not note.nonce:
+            self._line.renew()
+
+    def _obey(
+        self, channel: Channel[FromApply], asked: OrderAsk | ConfirmAsk, stream: Stream
+    ) -> None:
         teller = Teller(stream)
         try:
-            heard = converse(
-                channel, OrderAsk(envelope=pack(envelope)), StreamSource(stream), teller
-            )
+            heard = converse(channel, asked, StreamSource(stream), teller)
+        except HandedOver:
+            # What a confirmation must not come over ends, whoever made it.
+            self._line.renew()
         except EmbrasureError as problem:
             if problem.reason in _NO_APPLY:
                 raise
@@ -129,8 +179,10 @@ class NodeService:
             ask(self._connect, PostedAsk(rseq=rseq))
 
 
-async def first_offer(requests: AsyncIterator[wire.FromGateway]) -> bytes:
-    """Return the order that the first message offers; raises Refused, Unavailable."""
+async def first_ask(
+    requests: AsyncIterator[wire.FromGateway], opened_ms: int
+) -> OrderAsk | ConfirmAsk:
+    """Return what the first message asks of apply; raises Refused, Unavailable."""
     try:
         first = await asyncio.wait_for(anext(requests, None), _FIRST_WORD_SECONDS)
     except TimeoutError:
@@ -138,9 +190,13 @@ async def first_offer(requests: AsyncIterator[wire.FromGateway]) -> bytes:
     if first is None:
         raise Refused("stream", expected="an offer", got="its end", reason="bad-schema")
     check_known(first)
-    if first.WhichOneof("kind") != "offer" or not 0 < len(first.offer.order) <= limits.ORDER_BYTES:
+    kind = first.WhichOneof("kind")
+    order = first.confirm.order if kind == "confirm" else first.offer.order
+    if kind not in ("offer", "confirm") or not 0 < len(order) <= limits.ORDER_BYTES:
         raise Refused("stream", expected="an offer first", got="else", reason="bad-schema")
-    return first.offer.order
+    if kind == "confirm":
+        return ConfirmAsk(envelope=pack(order), opened_ms=opened_ms)
+    return OrderAsk(envelope=pack(order))
 
 
 def kind_of(problem: EmbrasureError) -> str:
@@ -159,9 +215,10 @@ def refuse(heard: Heard, teller: Teller) -> None:
         teller.refusal(kind, answer.reason or answer.kind, answer.floor)
 
 
-def ask(
-    connect: Connect, question: StatusAsk | SeenAsk | PostedAsk, hearer: Hearer | None = None
-) -> Heard:
+Question: TypeAlias = StatusAsk | SeenAsk | PostedAsk | AwaitedAsk
+
+
+def ask(connect: Connect, question: Question, hearer: Hearer | None = None) -> Heard:
     """Return what apply says to a question that needs no file."""
     with connect() as channel:
         return converse(channel, question, NoSource(), hearer or Deaf())

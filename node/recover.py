@@ -27,7 +27,8 @@ class Act(StrEnum):
 class Found:
     """What is on disk. current: the release that the link names, None when absent or dangling.
 
-    whole: names of complete release folders. committed, previous: from the floors.
+    whole: names of complete release folders. committed, previous: from the floors. is_late: the
+    time is over in which a word had to come that lets the new release stay.
     """
 
     record: Record | None
@@ -36,6 +37,7 @@ class Found:
     whole: frozenset[str]
     committed: str | None
     previous: str | None
+    is_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,13 @@ def _open(found: Found, record: Record) -> Recovery:
     if not (is_new and switched):
         # A lost switch is never done again: the order that asked for it is long gone.
         return Recovery(Act.BACK, reason="power")
+    if record.state is State.PROVISIONAL and found.is_late:
+        return Recovery(Act.BACK, reason="no-confirm")
     if record.starts > 1:
         return Recovery(Act.AGAIN, record.to.id)
-    # Still untouched by blame while it soaks; before that it never once passed its probes.
-    is_soaking = record.state is State.PROVISIONAL
-    return Recovery(Act.BACK, reason="power" if is_soaking else "crash-loop")
+    # Once it was told healthy it is untouched by blame; else it never once passed its probes.
+    was_well = record.state is State.PROVISIONAL or record.final > record.since
+    return Recovery(Act.BACK, reason="power" if was_well else "crash-loop")
 
 
 def _way_back(found: Found, back: Release | None) -> str | None:

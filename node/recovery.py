@@ -10,6 +10,7 @@ from embrasure.errors import EmbrasureError
 from embrasure.fs import Folder
 from node import switch, units
 from node.config import load_app
+from node.deadline import kept, left_s
 from node.ground import Ground, Report, release_of
 from node.install import STEPS
 from node.journal import Entry
@@ -85,7 +86,8 @@ def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> R
     if plan.act is Act.DISCARD and record.state is not State.REJECTED:
         tx.enter(To(State.REJECTED, {"ending": "rejected", "reason": "power"}))
     elif plan.act is Act.AGAIN:
-        tx.enter(To(State.STARTING, {"starts": record.starts - 1}))
+        by = kept(record.confirm_by) if record.confirm_by else None
+        tx.enter(To(State.STARTING, {"starts": record.starts - 1, "confirm_by": by}))
     elif plan.act is Act.BACK:
         tx.enter(To(State.ROLLING_BACK, {"reason": plan.reason}))
     elif plan.act is Act.STRANDED and record.state is not State.DEGRADED:
@@ -121,7 +123,12 @@ def look(
         ),
         committed=committed.id if committed else None,
         previous=previous.id if previous else None,
+        is_late=_is_late(record),
     )
+
+
+def _is_late(record: Record | None) -> bool:
+    return record is not None and record.confirm_by is not None and left_s(record.confirm_by) <= 0
 
 
 def _known(ground: Ground, app: str, record: Record | None) -> dict[str, Release]:

@@ -15,7 +15,7 @@ from msgspec import Meta
 from embrasure import limits
 from embrasure.errors import Failed
 from embrasure.trust.documents import AppName, Count, Digest, Document, Positive
-from node.deadline import Hex16
+from node.deadline import Deadline, Hex16
 
 
 class State(StrEnum):
@@ -33,7 +33,7 @@ class State(StrEnum):
     SWITCHING = "switching"
     STARTING = "starting"
     PROBING = "probing"
-    PROVISIONAL = "provisional"  # probes passed; soaks (and, later, waits for its confirmation)
+    PROVISIONAL = "provisional"  # soaked; waits for its confirmation, if it needs one
     COMMITTED = "committed"
     CLEANING = "cleaning"
     REJECTED = "rejected"
@@ -84,11 +84,13 @@ _FINISHING = frozenset(
 
 Word = Literal[
     "", "probe", "crash-loop", "hook", "start", "no-space", "trust", "fetch", "power", "no-target",
-    "internal", "transitions", "turn", "bad-hash", "no-secret", "check",
+    "internal", "transitions", "turn", "bad-hash", "no-secret", "check", "no-confirm",
 ]  # fmt: skip
 # Only these say that the content itself is bad; they burn one of the node's tries.
 BURNS_A_TRY = frozenset({"probe", "crash-loop", "hook"})
 Ending = Literal["", "committed", "rolled_back", "interrupted", "rejected", "degraded"]
+# Whose word a new release needs to stay: nobody's, the gateway's, or a mirror's.
+Confirm = Literal["none", "gateway", "mirror"]
 ReleaseName = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,15}-[0-9a-f]{16}$")]
 
 
@@ -110,12 +112,13 @@ def release_name(seq: int, manifest: str) -> str:
 class Record(Document, frozen=True, kw_only=True):
     """One transaction of one app, as the journal holds it.
 
-    back: the last committed release, None at a first install; back_denied: it must not run again
-    if it is ever stopped. starts: how often `to` may still be
-    started before it is committed. try_number: what `tries` becomes when this attempt fails.
-    ending, reason, detail: how it came out and why; while it waits, what for, and `retry_at` until
-    when. since, final: numbers of the last receipt
-    before this transaction and of the last one about it. Times are Unix seconds.
+    back: the last committed release, None at a first install; back_denied: the policy of that time
+    forbids it to run again if it is ever stopped. confirm: whose word `to` needs to stay;
+    confirm_by: how long it waits for that; nonce_hash: SHA-256 of what that word must name.
+    starts: how often `to` may still be started before it is committed. try_number: what `tries`
+    becomes when this attempt fails. ending, reason, detail: how it came out and why; while it
+    waits, what for, and `retry_at` until when. since, final: numbers of the last receipt before
+    this transaction and of the last one about it. Times are Unix seconds.
     """
 
     v: Literal[1]
@@ -132,6 +135,9 @@ class Record(Document, frozen=True, kw_only=True):
     gseq: Positive
     nonce: Hex16
     collect: Digest
+    confirm: Confirm
+    confirm_by: Deadline | None
+    nonce_hash: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
     migrated: Literal["no", "started", "done"]
     began: Count
     boot: Hex16

@@ -13,11 +13,11 @@ from embrasure.trust.folder import FolderSource
 from embrasure.trust.listing import TrustFolderSource
 from node.answering import Deaf, converse
 from node.apply_main import opened, recover
+from node.confirm_messages import AwaitsNote, LocalAsk
 from node.desk import note_of, trusted
 from node.ipc import to_apply
 from node.messages import (
     AnswerNote,
-    PollAsk,
     ProgressNote,
     ReceiptNote,
     TrustAsk,
@@ -54,6 +54,9 @@ class Hears:
         """One line for each state."""
         self._states.tell(note.state)
 
+    def awaits(self, note: AwaitsNote) -> None:
+        """Nothing that an administrator installs here awaits a word."""
+
 
 class Reports:
     """What an Acceptor in this process says."""
@@ -68,6 +71,9 @@ class Reports:
         """One line for each state."""
         self._states.tell(state)
 
+    def awaits(self, note: AwaitsNote) -> None:
+        """Nothing that an administrator installs here awaits a word."""
+
 
 def apply_folder(paths: Paths, folder: Path, say: Say) -> list[AnswerNote]:
     """Return what became of each app after one look into the repository at `folder`."""
@@ -81,10 +87,11 @@ def apply_folder(paths: Paths, folder: Path, say: Say) -> list[AnswerNote]:
             raise
     else:
         with channel:
-            return converse(channel, PollAsk(), source, Hears(states)).answers
+            return converse(channel, LocalAsk(), source, Hears(states)).answers
     with opened(paths) as acceptor:
         recover(acceptor)
-        answers = [note_of(answer) for answer in acceptor.poll(source, Reports(states))]
+        found = acceptor.poll(source, Reports(states), is_local=True)
+        answers = [note_of(answer) for answer in found]
     say("no agent runs here, so the apps are stopped again: embrasure node run")
     return answers
 

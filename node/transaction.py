@@ -43,6 +43,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "power": Reason.POWER,
         "no-target": Reason.NO_TARGET,
         "no-secret": Reason.NO_SECRET,
+        "no-confirm": Reason.NO_CONFIRM,
     }
 )
 
@@ -318,6 +319,7 @@ def explain(problem: Exception, state: State) -> dict[str, object]:
         "no-space",
         "no-target",
         "no-secret",
+        "no-confirm",
         "turn",
     )
     for name in known:

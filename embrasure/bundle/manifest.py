@@ -149,7 +149,6 @@ def parse_manifest(raw: bytes) -> Manifest:
     check_migration(manifest)
     check_unused(
         "manifest",
-        confirm=manifest.confirm != "probes",
         requires=manifest.requires,
     )
     return manifest

@@ -1,4 +1,7 @@
-"""The order: the gateway's word to one push node, "apply plan P at gate g now", and no more."""
+"""The order: the gateway's word to one push node, and no more.
+
+`apply`: plan P at gate g, now. `confirm`: the release that you run since your transaction T stays.
+"""
 
 from __future__ import annotations
 
@@ -49,16 +52,22 @@ class Order(Document, frozen=True, kw_only=True):
 def parse_order(raw: bytes) -> Order:
     """Return the order in `raw`, the payload of a verified envelope; raises Refused."""
     order = read(raw, Order, limit=limits.ORDER_BYTES, document="order")
-    check_unused(
-        "order",
-        action_prefetch=order.action == "prefetch",
-        action_confirm=order.action == "confirm",
-        tx=order.tx,
-        node_nonce=order.node_nonce,
-    )
+    check_unused("order", action_prefetch=order.action == "prefetch")
+    is_confirm = order.action == "confirm"
+    if {order.tx is not None, order.node_nonce is not None} != {is_confirm}:
+        raise Refused(
+            "order", expected="`tx` and `node_nonce` to confirm, and only then",
+            got=order.action, reason="bad-schema",
+        )  # fmt: skip
     if order.gate is None:
         raise Refused("order", expected="the digest of a gate", got="none", reason="bad-schema")
     return order
+
+
+def check_action(order: Order, action: str) -> None:
+    """Return only when the order is of this kind: one is never taken for the other."""
+    if order.action != action:
+        raise Refused("order", expected=action, got=order.action, reason="bad-schema")
 
 
 def check_order(

@@ -67,6 +67,7 @@ class Reason(IntEnum):
     INTERNAL = 10
     DRIFT = 11
     NO_SECRET = 12
+    NO_CONFIRM = 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

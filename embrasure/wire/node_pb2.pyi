@@ -7,18 +7,26 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FromGateway(_message.Message):
-    __slots__ = ("offer", "data", "end", "ping")
+    __slots__ = ("offer", "data", "end", "ping", "confirm")
     OFFER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
+    CONFIRM_FIELD_NUMBER: _ClassVar[int]
     offer: Offer
     data: Data
     end: End
     ping: Ping
-    def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ...) -> None: ...
+    confirm: Confirm
+    def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., confirm: _Optional[_Union[Confirm, _Mapping]] = ...) -> None: ...
 
 class Offer(_message.Message):
+    __slots__ = ("order",)
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    order: bytes
+    def __init__(self, order: _Optional[bytes] = ...) -> None: ...
+
+class Confirm(_message.Message):
     __slots__ = ("order",)
     ORDER_FIELD_NUMBER: _ClassVar[int]
     order: bytes
@@ -49,18 +57,28 @@ class Ping(_message.Message):
     def __init__(self) -> None: ...
 
 class FromNode(_message.Message):
-    __slots__ = ("want", "receipt", "progress", "refusal", "ping")
+    __slots__ = ("want", "receipt", "progress", "refusal", "ping", "awaits")
     WANT_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
+    AWAITS_FIELD_NUMBER: _ClassVar[int]
     want: Want
     receipt: Receipt
     progress: Progress
     refusal: Refusal
     ping: Ping
-    def __init__(self, want: _Optional[_Union[Want, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ...) -> None: ...
+    awaits: Awaits
+    def __init__(self, want: _Optional[_Union[Want, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., awaits: _Optional[_Union[Awaits, _Mapping]] = ...) -> None: ...
+
+class Awaits(_message.Message):
+    __slots__ = ("app", "tx")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    TX_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    tx: str
+    def __init__(self, app: _Optional[str] = ..., tx: _Optional[str] = ...) -> None: ...
 
 class Want(_message.Message):
     __slots__ = ("id", "path", "offset", "limit")
@@ -107,7 +125,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("node", "epoch", "serial", "oseq", "rseq", "apps", "version", "tls", "timestamp", "snapshot")
+    __slots__ = ("node", "epoch", "serial", "oseq", "rseq", "apps", "version", "tls", "timestamp", "snapshot", "awaited")
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
@@ -118,6 +136,7 @@ class StatusReply(_message.Message):
     TLS_FIELD_NUMBER: _ClassVar[int]
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    AWAITED_FIELD_NUMBER: _ClassVar[int]
     node: str
     epoch: int
     serial: str
@@ -128,7 +147,20 @@ class StatusReply(_message.Message):
     tls: str
     timestamp: bytes
     snapshot: bytes
-    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., serial: _Optional[str] = ..., oseq: _Optional[int] = ..., rseq: _Optional[int] = ..., apps: _Optional[_Iterable[_Union[AppStatus, _Mapping]]] = ..., version: _Optional[str] = ..., tls: _Optional[str] = ..., timestamp: _Optional[bytes] = ..., snapshot: _Optional[bytes] = ...) -> None: ...
+    awaited: Awaited
+    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., serial: _Optional[str] = ..., oseq: _Optional[int] = ..., rseq: _Optional[int] = ..., apps: _Optional[_Iterable[_Union[AppStatus, _Mapping]]] = ..., version: _Optional[str] = ..., tls: _Optional[str] = ..., timestamp: _Optional[bytes] = ..., snapshot: _Optional[bytes] = ..., awaited: _Optional[_Union[Awaited, _Mapping]] = ...) -> None: ...
+
+class Awaited(_message.Message):
+    __slots__ = ("app", "plan", "tx", "nonce")
+    APP_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    TX_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    app: str
+    plan: str
+    tx: str
+    nonce: str
+    def __init__(self, app: _Optional[str] = ..., plan: _Optional[str] = ..., tx: _Optional[str] = ..., nonce: _Optional[str] = ...) -> None: ...
 
 class AppStatus(_message.Message):
     __slots__ = ("app", "state", "seq", "gseq", "manifest", "detail")

@@ -89,10 +89,11 @@ def test_an_order_installs_and_a_new_release_replaces_the_old(site: Site) -> Non
         files = site.fleet.repository.files
         assert reply.timestamp == files["metadata/timestamp.json"]
         assert reply.snapshot in files.values()
-        assert (reply.node, reply.oseq, reply.rseq) == (site.node.id, 2, 4)
+        # Two orders to install, and a confirmation of each.
+        assert (reply.node, reply.oseq, reply.rseq) == (site.node.id, 4, 4)
         assert [app.app for app in reply.apps] == [APP]
         shown = status(site.node)
-        assert (shown["agent"], shown["oseq"]) == ("running", 2)
+        assert (shown["agent"], shown["oseq"]) == ("running", 4)
     assert status(site.node)["agent"] == "not running"
 
 
@@ -365,7 +366,7 @@ def test_only_the_gateway_is_let_in(site: Site, ablation: Ablation) -> None:
 def test_an_order_counts_once_and_only_for_its_node(site: Site, ablation: Ablation) -> None:
     with running(site.node):
         said = site.deploy("1.0")
-        envelope = site.fleet.order(site.node, *site.ordered, oseq=2)
+        envelope = site.fleet.order(site.node, *site.ordered, oseq=3)
         first = asyncio.run(site.fleet.gateway(site.node).order(envelope))
         again = asyncio.run(site.fleet.gateway(site.node).order(envelope))
         assert first.receipts == again.receipts == said.receipts
@@ -379,4 +380,4 @@ def test_an_order_counts_once_and_only_for_its_node(site: Site, ablation: Ablati
         assert refused.refusals == [("refuse", "bad-signature")]
         with ablation("the signature of the order") as attack:
             # Who takes the payload out of it takes it for an order.
-            attack.succeeded(parse_order(base64.b64decode(forged["payload"])).oseq == 2)
+            attack.succeeded(parse_order(base64.b64decode(forged["payload"])).oseq == 3)

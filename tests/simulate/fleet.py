@@ -30,6 +30,7 @@ from embrasure.trust.documents import digest, write
 from embrasure.trust.gate import Gate
 from embrasure.trust.order import Order
 from embrasure.trust.plan import Plan
+from embrasure.wire.node_pb2 import Awaited
 from node.config import Server
 from node.identity import load_identity, load_seal_key, load_tls_key
 from node.paths import Paths
@@ -182,18 +183,36 @@ class SimFleet:
 
     def gateway(self, node: RealNode) -> SimGateway:
         """Return a gateway that dials `node` and serves what is published now."""
-        return SimGateway(self.authority, self.repository.files, port=node.port, node=node.id)
+        return SimGateway(
+            self.authority, self.repository.files, port=node.port, node=node.id,
+            confirm=lambda awaited: self.confirmation(node, awaited),
+        )  # fmt: skip
+
+    def confirmation(self, node: RealNode, awaited: Awaited, **changes: object) -> bytes:
+        """Return the gateway's signed word that what `node` wants confirmed stays."""
+        members = {
+            "action": "confirm", "plan": awaited.plan, "tx": awaited.tx,
+            "node_nonce": awaited.nonce, **changes,
+        }  # fmt: skip
+        return self._signed(node, app=awaited.app, gate="0" * 64, **members)
 
     def order(self, node: RealNode, plan: Plan, gate: Gate, *, oseq: int | None = None) -> bytes:
         """Return the gateway's signed order for `node`, with the next number."""
-        self._oseq = oseq or self._oseq + 1
-        at = self.repository.clock()
-        order = Order(
-            v=1, type="order", root=self.repository.root_id, env=ENV, node=node.id, node_epoch=1,
-            app=plan.app, plan=digest(plan), gate=digest(gate), action="apply", tx=None,
-            node_nonce=None, oseq=self._oseq, nonce=secrets.token_hex(16), issued=write_time(at),
-            expires=write_time(at + timedelta(seconds=limits.ORDER_SECONDS)),
+        return self._signed(
+            node, app=plan.app, plan=digest(plan), gate=digest(gate), action="apply", tx=None,
+            node_nonce=None, oseq=oseq or self._oseq + 1,
         )  # fmt: skip
+
+    def _signed(self, node: RealNode, **members: object) -> bytes:
+        self._oseq = int(str(members.get("oseq", self._oseq + 1)))
+        at = self.repository.clock()
+        common = {
+            "v": 1, "type": "order", "root": self.repository.root_id, "env": ENV, "node": node.id,
+            "node_epoch": 1, "oseq": self._oseq, "nonce": secrets.token_hex(16),
+            "issued": write_time(at),
+            "expires": write_time(at + timedelta(seconds=limits.ORDER_SECONDS)),
+        }  # fmt: skip
+        order = Order(**{**common, **members})  # type: ignore[arg-type]  # members by name
         signer = self.repository.signers[layout.gates_role(ENV)][0]
         return dsse.seal("order", write(order), signer)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -23,8 +24,10 @@ from typing import Any
 import msgspec
 from securesystemslib.signer import Signer
 
+from embrasure import limits
 from embrasure.bundle.manifest import Entry, HttpProbe, Manifest, Probe, parse_manifest
 from embrasure.clock import now, write_time
+from embrasure.errors import EmbrasureError
 from embrasure.trust import dsse
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.directory import Enrolled
@@ -36,6 +39,8 @@ from embrasure.trust.receipt import Receipt, parse_receipt
 from embrasure.trust.source import Source
 from node.accept import Acceptor
 from node.config import load_config
+from node.confirm_messages import AwaitsNote
+from node.deadline import uptime_ms
 from node.identity import create_identity, load_identity, load_seal_key, new_node_id
 from node.paths import Paths
 from node.supervisor import Supervisor
@@ -98,6 +103,39 @@ class Told:
     def progress(self, state: str, done: int, total: int) -> None:
         if not self.states or self.states[-1] != state:
             self.states.append(state)
+
+    def awaits(self, note: AwaitsNote) -> None:
+        """Nobody brings the word."""
+
+
+class Confirms(Told):
+    """A report whose gateway dials anew and confirms at once. changes: what its order says else."""
+
+    def __init__(self, bench: SimInstaller, **changes: object) -> None:
+        super().__init__()
+        self._bench, self._changes = bench, changes
+        self.answers: list[str] = []
+        self.threads: list[threading.Thread] = []
+
+    def awaits(self, note: AwaitsNote) -> None:
+        """The order is on its way, as the product's gateway would have it."""
+        thread = threading.Thread(target=self._answers)
+        self.threads.append(thread)
+        thread.start()
+
+    def _answers(self) -> None:
+        bench = self._bench
+        note = bench.acceptor.awaited(uptime_ms())
+        if note is None:
+            self.answers.append("nothing waits")
+            return
+        try:
+            answer = bench.acceptor.confirm(
+                bench.confirmation(note, **self._changes), bench.source(), opened_ms=uptime_ms()
+            )
+            self.answers.append(answer.reason)
+        except EmbrasureError as problem:
+            self.answers.append(problem.reason)
 
 
 class TestClock:
@@ -175,13 +213,21 @@ class SimInstaller:
     """One node, one app, one repository."""
 
     def __init__(
-        self, root: Path, *, app: str = "shop", mode: str = "pull", stop_seconds: float = 2
+        self,
+        root: Path,
+        *,
+        app: str = "shop",
+        mode: str = "pull",
+        stop_seconds: float = 2,
+        confirm_s: int = limits.CONFIRM_SECONDS,
     ) -> None:
         self.clock = TestClock()
         self.app = app
         self.repo = SimRepository(clock=self.clock)
         self.repo.add_app(app)
         self.paths = make_node(root / "node", self.repo, mode=mode)
+        with self.paths.node_toml.open("a") as config:
+            config.write(f"confirm_s = {confirm_s}\n")
         self.identity = load_identity(self.paths)
         self.node = self.repo.nodes[self.identity.node]
         self.repo.publish()
@@ -290,6 +336,15 @@ class SimInstaller:
         )
         order = msgspec.structs.replace(order, **changes)
         return dsse.seal("order", write(order), self.repo.sign_with[f"gates-{self.repo.env}"][0])
+
+    def confirmation(self, note: AwaitsNote, **changes: object) -> bytes:
+        """Return the signed order that confirms what waits, with a number just above the floor."""
+        floor = max(self.acceptor._ground.floors.load().oseq.values(), default=0)
+        members = {
+            "action": "confirm", "plan": note.plan, "tx": note.tx, "node_nonce": note.nonce,
+            "oseq": floor + 1, **changes,
+        }  # fmt: skip
+        return self.order(**members)  # type: ignore[arg-type]  # members by name
 
     def poll(self, source: Source | None = None) -> str:
         """Return what became of the app: `kind reason`."""

@@ -6,7 +6,9 @@ Honest by default. `cut` breaks the line in the middle of a file; `data` may say
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +32,7 @@ class Said:
     bodies: list[bytes] = field(default_factory=list)
     refusals: list[tuple[str, str]] = field(default_factory=list)
     progress: list[str] = field(default_factory=list)
+    awaits: list[str] = field(default_factory=list)
     code: grpc.StatusCode | None = None
     details: str = ""
     is_cut: bool = False
@@ -78,9 +81,12 @@ class SimGateway:
         port: int,
         node: str,
         leaf: Leaf | None = None,
+        confirm: Callable[[wire.Awaited], bytes] | None = None,
     ) -> None:
+        """confirm: returns the order that lets a release stay; None: a gateway that never does."""
         self.authority, self.files, self.port, self.node = authority, files, port, node
         self.leaf = leaf or authority.leaf("gateway", "g1")
+        self.confirm = confirm
 
     def channel(self) -> grpc.aio.Channel:
         """Return a new channel to the node."""
@@ -104,14 +110,52 @@ class SimGateway:
     ) -> Said:
         """Return what the node said to the order, after it ended the call or the line broke.
 
-        until: hang up as soon as it is true.
+        What it wants confirmed is confirmed over a new connection, and what it says there is in the
+        answer, too. until: hang up as soon as it is true.
         """
         said = Said()
+        first = wire.FromGateway(offer=wire.Offer(order=envelope))
+        await self._talk(first, said, cut=cut, serve=serve, until=until)
+        if said.awaits and self.confirm is not None and not said.is_cut:
+            awaited = await self.awaited()
+            if awaited is not None:
+                first = wire.FromGateway(confirm=wire.Confirm(order=self.confirm(awaited)))
+                await self._talk(first, said, cut=None, serve=serve, until=until)
+        return said
+
+    async def awaited(self, *, seconds: float = 10) -> wire.Awaited | None:
+        """Return what the node wants confirmed, with its nonce, over a connection made now."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with suppress(grpc.aio.AioRpcError):
+                found = await self.status()
+                if not found.HasField("awaited"):
+                    return None
+                if found.awaited.nonce:
+                    return found.awaited  # type: ignore[no-any-return]  # of a generated class
+            await asyncio.sleep(0.02)
+        return None
+
+    async def say(self, first: wire.FromGateway) -> Said:
+        """Return what the node said to this first message."""
+        said = Said()
+        await self._talk(first, said, cut=None, serve=None, until=None)
+        return said
+
+    async def _talk(
+        self,
+        first: wire.FromGateway,
+        said: Said,
+        *,
+        cut: Cut | None,
+        serve: Serve | None,
+        until: Callable[[Said], bool] | None,
+    ) -> None:
         async with self.channel() as open_channel:
             stub: Any = node_pb2_grpc.NodeStub(open_channel)
             call = stub.Order(timeout=50)
             try:
-                await call.write(wire.FromGateway(offer=wire.Offer(order=envelope)))
+                await call.write(first)
                 while (message := await call.read()) is not grpc.aio.EOF:
                     await self._answer(call, message, said, cut=cut, serve=serve)
                     if until is not None and until(said):
@@ -124,7 +168,6 @@ class SimGateway:
                 said.code, said.details = problem.code(), problem.details() or ""
             except asyncio.InvalidStateError:  # a write after the node ended the call
                 said.code, said.details = await call.code(), await call.details()
-        return said
 
     async def _answer(
         self, call: Any, message: Any, said: Said, *, cut: Cut | None, serve: Serve | None
@@ -136,7 +179,9 @@ class SimGateway:
                 for answer in answers:
                     await call.write(answer)
                     await check_cut(cut, message.want, answer)
-            case "receipt":
+            case "awaits":
+                said.awaits.append(message.awaits.tx)
+            case "receipt" if message.receipt.signed not in said.receipts:
                 said.receipts.append(message.receipt.signed)
                 said.bodies.append(message.receipt.body)
             case "refusal":

@@ -259,7 +259,7 @@ def test_too_many_files_are_refused(app: Path, monkeypatch: pytest.MonkeyPatch) 
         (("GREETING", "greeting"), Misuse),
         (('port = "web"', 'port = "db"'), Refused),
         (('kind = "http"', 'kind = "icmp"'), Misuse),
-        (("[run]", 'confirm = "mirror"\n[run]'), NotSupported),
+        (("[run]", 'confirm = "gateway"\n[run]'), Misuse),
         (("[run]", "irreversible = true\n[run]"), Refused),
         (("[[probes]]", '[[hooks]]\npoint = "migrate"\nargv = ["sh"]\n[[probes]]'), Refused),
         (("[run]", 'requires = [{app = "db"}]\n[run]'), NotSupported),

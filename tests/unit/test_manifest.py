@@ -82,7 +82,6 @@ def test_without_the_tree_rule_every_bad_tree_of_good_form_passes(
         ({"secrets": [{"name": "x", "min_version": 1, "mode": "0444"}]}, "bad-mode"),
         ({"secrets": [{"name": "x", "min_version": 1, "mode": "0400"}] * 2}, "duplicate"),
         ({"secrets": [{"name": "../x", "min_version": 1, "mode": "0400"}]}, "bad-schema"),
-        ({"confirm": "mirror"}, "not-supported"),
         ({"irreversible": True}, "migration"),
         ({"hooks": [MIGRATE]}, "migration"),
         ({"hooks": [MIGRATE, REVERT], "irreversible": True}, "migration"),

@@ -70,13 +70,27 @@ def test_an_order_of_another_or_of_another_time_is_refused(
     assert check(order(**changes)) == reason
 
 
+def test_an_order_without_a_rule_is_not_supported() -> None:
+    with pytest.raises(NotSupported):
+        parse_order(write(order(action="prefetch")))
+
+
+TX, NONCE = {"tx": "d" * 32}, {"node_nonce": "e" * 64}
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"action": "confirm"}, {"action": "prefetch"}, {"tx": "d" * 32}, {"node_nonce": "e" * 64}],
-)
-def test_an_order_without_a_rule_is_not_supported(changes: dict[str, object]) -> None:
-    with pytest.raises(NotSupported):
+    [
+        TX, NONCE, {**TX, **NONCE}, {"action": "confirm"}, {"action": "confirm", **TX},
+        {"action": "confirm", **NONCE},
+    ],
+)  # fmt: skip
+def test_an_order_names_a_wait_if_and_only_if_it_confirms_it(changes: dict[str, object]) -> None:
+    with pytest.raises(Refused) as caught:
         parse_order(write(order(**changes)))
+    assert caught.value.reason == "bad-schema"
+    whole = order(action="confirm", **TX, **NONCE)
+    assert parse_order(write(whole)) == whole
 
 
 def test_an_order_without_a_gate_is_refused() -> None:

@@ -76,7 +76,7 @@ def test_the_switch_is_announced_before_and_committed_after_it_is_durable(
     assert [n for n in journal if n > durable]
     told = [n for n, (call, what) in enumerate(steps) if call == "fsync" and "outbox" in what]
     committed = [n for n in journal if n > durable]
-    # `healthy` follows PROVISIONAL; `soaked` follows COMMITTED and the floors.
+    # `healthy` follows PROBING; `soaked` follows COMMITTED and the floors.
     floors = last(steps, "fsync", "/floors")
     assert max(told) > floors > durable
     assert min(told) > committed[0]

@@ -16,7 +16,7 @@ from node import hold
 from node.records import NodeRecords
 from node.show import state_text
 from tests.ablation import Ablation
-from tests.simulate.installer import SimInstaller, Told
+from tests.simulate.installer import Confirms, SimInstaller, Told
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_gateway_cannot_order_past_a_hold_and_the_owner_can_let_go(
     assert not bench.paths.current(bench.app).exists()
     with ablation("the look at the owner's hold") as attack:
         attack.without("node.hold.held", lambda *_: "")
-        told = bench.acceptor.order(bench.order(oseq=2), bench.source(), Told())
+        told = bench.acceptor.order(bench.order(oseq=2), bench.source(), Confirms(bench))
         attack.succeeded(told.kind == "committed")
 
 
@@ -104,7 +104,7 @@ def test_maintenance_takes_no_order_and_the_same_order_holds_afterwards(
         NodeRecords(bench.paths).state(), is_running=True
     )
     assert hold.take_away(bench.paths, hold.NODE)
-    assert bench.acceptor.order(order, bench.source(), Told()).kind == "committed"
+    assert bench.acceptor.order(order, bench.source(), Confirms(bench)).kind == "committed"
 
 
 def test_maintenance_lets_the_install_under_way_finish(bench: SimInstaller) -> None:

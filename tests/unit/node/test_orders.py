@@ -12,12 +12,12 @@ from embrasure.errors import Refused
 from embrasure.trust.receipt import Kind
 from node.accept import Answer
 from tests.ablation import Ablation
-from tests.simulate.installer import SimInstaller, Told
+from tests.simulate.installer import Confirms, SimInstaller, Told
 from tests.simulate.sources import DeadSource
 
 
 def give(bench: SimInstaller, envelope: bytes) -> Answer:
-    return bench.acceptor.order(envelope, bench.source(), Told())
+    return bench.acceptor.order(envelope, bench.source(), Confirms(bench))
 
 
 def test_an_order_installs_and_its_nonce_is_in_the_receipts(bench: SimInstaller) -> None:
@@ -41,7 +41,7 @@ def test_the_same_order_again_is_answered_with_its_receipts_and_switches_nothing
     assert (again.kind, again.reason, again.receipts) == ("none", "repeat", first.receipts)
     assert bench.supervisor.running(bench.app) == running
     # A new order for what is committed is answered the same way.
-    later = give(bench, bench.order(oseq=2))
+    later = give(bench, bench.order(oseq=3))
     assert (later.kind, later.reason, later.receipts) == ("none", "done", first.receipts)
 
 
@@ -52,9 +52,10 @@ def test_a_lower_number_is_refused_and_the_floor_is_named(
     bench.publish("1.0")
     give(bench, bench.order(oseq=7))
     bench.publish("2.0")
-    for oseq in (6, 7):
+    # The confirmation has used up a number, too.
+    for oseq in (6, 7, 8):
         answer = give(bench, bench.order(oseq=oseq))
-        assert (answer.kind, answer.reason, answer.floor) == ("refuse", "replay", 7)
+        assert (answer.kind, answer.reason, answer.floor) == ("refuse", "replay", 8)
     assert bench.ask() == "1.0"
     bench.restart()
     assert give(bench, bench.order(oseq=7)).reason == "replay"

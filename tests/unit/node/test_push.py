@@ -24,6 +24,7 @@ from embrasure.trust.source import Source
 from embrasure.wire import node_pb2, node_pb2_grpc
 from embrasure.wire import node_pb2 as wire
 from node import ipc
+from node.deadline import uptime_ms
 from node.desk import Desk
 from node.ground import Report
 from node.installer import Answer
@@ -117,6 +118,17 @@ class ShownRecords:
         self.taken.append(rseq)
 
 
+class Always:
+    """A listener that was opened when this was made, and stays so."""
+
+    def __init__(self) -> None:
+        self.opened_ms = uptime_ms()
+        self.renewed = 0
+
+    def renew(self) -> None:
+        self.renewed += 1
+
+
 class Bench:
     """One node whose door is `door`, listening for gateways."""
 
@@ -135,7 +147,7 @@ class Bench:
         holder = TrustHolder(trust_from(AUTHORITY))
         keys = ServerKeys(Pair(leaf.key_pem, leaf.chain_pem), holder, roles=["gateway"])
         connect = partial(ipc.connect, self.folder, ipc.SOCKET, self.me)
-        service = NodeService(connect, lambda: "abc", lambda: "d" * 64)
+        service = NodeService(connect, lambda: "abc", lambda: "d" * 64, Always())
         descriptor = node_pb2.DESCRIPTOR.services_by_name["Node"]
         served = Service(descriptor, node_pb2_grpc.add_NodeServicer_to_server, service)
         server = build_server([served], TABLE, holder)

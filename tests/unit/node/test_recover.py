@@ -41,9 +41,18 @@ def test_a_new_release_with_starts_left_is_tried_again(state: State) -> None:
 def test_a_release_without_starts_left_goes_back() -> None:
     probing = recover(found(make_record(State.PROBING, starts=1), NEW))
     assert probing == Recovery(Act.BACK, reason="crash-loop")
-    # While it soaks, it passed its probes before: the cut is not its fault.
-    soaking = recover(found(make_record(State.PROVISIONAL, starts=1), NEW))
-    assert soaking == Recovery(Act.BACK, reason="power")
+    # While it soaks, it was told healthy before: the cut is not its fault.
+    for record in (
+        make_record(State.PROBING, starts=1, since=4, final=5),
+        make_record(State.PROVISIONAL, starts=1),
+    ):
+        assert recover(found(record, NEW)) == Recovery(Act.BACK, reason="power")
+
+
+def test_a_release_whose_word_did_not_come_in_time_goes_back_and_is_not_started_again() -> None:
+    record = make_record(State.PROVISIONAL, starts=2)
+    assert recover(found(record, NEW, is_late=True)) == Recovery(Act.BACK, reason="no-confirm")
+    assert recover(found(record, NEW)) == Recovery(Act.AGAIN, NEW)
 
 
 @pytest.mark.parametrize("state", sorted(BACK))
@@ -114,6 +123,7 @@ def disks(draw: st.DrawFn) -> Found:
         whole=frozenset(draw(st.sets(st.sampled_from([OLD, NEW, OLDER])))),
         committed=draw(NAMES),
         previous=draw(NAMES),
+        is_late=draw(st.booleans()),
     )
 
 
@@ -146,5 +156,6 @@ def test_twice_is_once(disk: Found) -> None:
     after = Found(
         record=disk.record, damaged=disk.damaged, whole=disk.whole, committed=disk.committed,
         previous=disk.previous, current=plan.link if plan.link is not None else disk.current,
+        is_late=disk.is_late,
     )  # fmt: skip
     assert recover(after) == plan

@@ -39,7 +39,8 @@ def node(fleet: SimFleet) -> RealNode:
 
 def poll(fleet: SimFleet, node: RealNode, source: object = None) -> list[tuple[str, str]]:
     with opened(node.paths) as acceptor:
-        answers = acceptor.poll(source or fleet.repository.source(), Silent())  # type: ignore[arg-type]  # any source
+        found = source or fleet.repository.source()
+        answers = acceptor.poll(found, Silent(), is_local=True)  # type: ignore[arg-type]  # any source
     return [(answer.kind, answer.reason) for answer in answers]
 
 

@@ -20,6 +20,7 @@ from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, Receipt, sign_re
 from embrasure.trust.source import Source
 from node.answering import Deaf, Heard, Hearer, converse
 from node.asking import IpcReport, IpcSource, Pace
+from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
 from node.messages import (
     Done,
@@ -67,6 +68,9 @@ class Loud:
 
     def receipt(self, note: ReceiptNote) -> None:
         self.receipts.append(note.rseq)
+
+    def awaits(self, note: AwaitsNote) -> None:
+        pass
 
     def progress(self, note: ProgressNote) -> None:
         self.hints += 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from embrasure.trust.documents import digest
+from node.confirm_messages import AwaitsNote
 from node.states import State
 from tests.ablation import Ablation
 from tests.simulate.doors import given
@@ -26,6 +27,9 @@ class Stops:
 
     def receipt(self, signed: bytes, body: bytes) -> None:
         self.told.receipt(signed, body)
+
+    def awaits(self, note: AwaitsNote) -> None:
+        self.told.awaits(note)
 
     def progress(self, state: str, done: int, total: int) -> None:
         self.told.progress(state, done, total)
