@@ -318,8 +318,12 @@ def test_a_gateway_that_the_new_bundle_no_longer_lists_is_shut_out(
         site.fleet.repository.set_bundle(
             msgspec.structs.replace(site.fleet.bundle(), gateways=("g2",))
         )
-        # The order that brings the news is the old gateway's last one.
-        assert site.kinds(site.deploy("2.0")) == INSTALLED
+        # The order that brings the news is the old gateway's last one: it cannot even confirm it.
+        site.ordered = site.fleet.publish(site.node, "2.0")
+        gateway = site.fleet.gateway(site.node)
+        gateway.confirms_as = site.fleet.authority.leaf("gateway", "g2")
+        said = asyncio.run(gateway.order(site.fleet.order(site.node, *site.ordered)))
+        assert site.kinds(said) == INSTALLED
         until(lambda: site.order().code is grpc.StatusCode.PERMISSION_DENIED, what="a refusal")
         gateway = site.fleet.gateway(site.node)
         gateway.leaf = site.fleet.authority.leaf("gateway", "g2")

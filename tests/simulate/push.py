@@ -87,6 +87,7 @@ class SimGateway:
         self.authority, self.files, self.port, self.node = authority, files, port, node
         self.leaf = leaf or authority.leaf("gateway", "g1")
         self.confirm = confirm
+        self.confirms_as: Leaf | None = None  # another gateway that confirms
 
     def channel(self) -> grpc.aio.Channel:
         """Return a new channel to the node."""
@@ -117,6 +118,7 @@ class SimGateway:
         first = wire.FromGateway(offer=wire.Offer(order=envelope))
         await self._talk(first, said, cut=cut, serve=serve, until=until)
         if said.awaits and self.confirm is not None and not said.is_cut:
+            self.leaf = self.confirms_as or self.leaf
             awaited = await self.awaited()
             if awaited is not None:
                 first = wire.FromGateway(confirm=wire.Confirm(order=self.confirm(awaited)))
