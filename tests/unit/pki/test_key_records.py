@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from embrasure import limits
-from embrasure.errors import Denied, Failed, NotFound, Refused
+from embrasure.errors import Denied, EmbrasureError, Failed, NotFound, Refused
 from embrasure.trust.documents import write
 from pki import keyrecords, keyuri, schemes, signers
 from pki.keyfacts import Purpose
@@ -127,6 +128,59 @@ def test_a_record_beside_what_uses_it_is_named_by_its_path(tmp_path: Path) -> No
     assert signers.within("keyrecord:ca.json", tmp_path) == f"keyrecord:{file}"
     with pytest.raises(Denied):
         keyrecords.bind(keyrecords.read_record(file), OTHER, file=file)
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("beside", [False, True], ids=["by its place", "by its record"])
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [({"purpose": "operator", "root": FLEET}, "key-purpose"),
+     ({"purpose": "security", "root": OTHER}, "key-root")],
+)  # fmt: skip
+def test_what_a_record_does_not_allow_is_refused_before_anything_is_asked(
+    asked: dict[str, Any], reason: str, beside: bool, tmp_path: Path, ablation: Ablation
+) -> None:
+    """The token is never looked for, the service never called, no passphrase wanted."""
+    uri = "hsm:2?label=x&module-path=/nowhere/p11.so"
+    if beside:
+        free = keyrecords.keep(record(uri))
+        keyrecords.write_record(tmp_path, "alice.json", free, root=FLEET)
+        uri = f"keyrecord:{tmp_path / 'alice.json'}"
+    else:
+        keyrecords.keep(record(uri, root=FLEET))
+
+    def opened() -> str:
+        with pytest.raises(EmbrasureError) as told:
+            signers.open_key(uri, lambda _: pytest.fail("it was asked for"), **asked)
+        return told.value.reason
+
+    assert opened() == reason
+    with ablation("what the record allows") as attack:
+        attack.without("pki.signers.check_use")
+        # On to the library of the token, which is not here.
+        attack.succeeded(opened() == "usage")
+
+
+@pytest.mark.misuse
+def test_a_record_of_one_fleet_is_not_written_as_anothers(
+    tmp_path: Path, ablation: Ablation
+) -> None:
+    bound = record(root=OTHER, purpose="ca")
+    with pytest.raises(Denied) as told:
+        keyrecords.write_record(tmp_path, "node.json", bound, root=FLEET)
+    assert told.value.reason == "key-root" and not (tmp_path / "node.json").exists()
+    # The honest one is ours alone to read and write, and never written over.
+    free = record(purpose="ca")
+    keyrecords.write_record(tmp_path, "node.json", free, root=FLEET)
+    assert (tmp_path / "node.json").stat().st_mode & 0o777 == 0o600
+    assert keyrecords.read_record(tmp_path / "node.json").root == FLEET
+    with pytest.raises(EmbrasureError) as again:
+        keyrecords.write_record(tmp_path, "node.json", free, root=FLEET)
+    assert again.value.reason == "exists"
+    with ablation("the fleet that the record names") as attack:
+        attack.without("pki.keyrecords.check_use")
+        keyrecords.write_record(tmp_path, "again.json", bound, root=FLEET)
+        attack.succeeded(signers.facts_of(f"keyrecord:{tmp_path}/again.json").root == FLEET)
 
 
 @pytest.mark.misuse

@@ -181,6 +181,25 @@ def test_a_passphrase_has_twelve_characters_at_least() -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("short", ["äöüäöüäöüäö".encode(), b"\xff" * 11, b""])
+def test_a_passphrase_is_counted_in_characters_not_in_bytes(short: bytes) -> None:
+    with pytest.raises(Misuse):
+        keyfile.check_passphrase(short)
+    keyfile.check_passphrase("äöüäöüäöüäöü".encode())
+
+
+@pytest.mark.misuse
+def test_what_cannot_be_read_again_is_never_written(ablation: Ablation) -> None:
+    """A key file that nobody can open would be a key that is lost."""
+    opened = reopen(make())
+    wrong = msgspec.structs.replace(opened.header, salt="AAAA")
+    with pytest.raises(Refused):
+        keyfile._seal(wrong, opened.private, opened.box_key)
+    with ablation("the reading of what was made") as attack:
+        attack.without("pki.keyfile.parse")
+        attack.succeeded(b"AAAA" in keyfile._seal(wrong, opened.private, opened.box_key))
+
+
 def test_a_key_file_is_bound_to_a_fleet_under_the_same_passphrase() -> None:
     opened = reopen(make())
     bound = reopen(keyfile.rebind(opened, FLEET))

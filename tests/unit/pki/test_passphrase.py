@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,33 @@ def test_it_comes_from_a_descriptor() -> None:
     os.close(start)
     assert passphrase_source(fd=end, file=None, no_input=True)("key") == b"correct horse battery"
     os.close(end)
+
+
+@pytest.mark.parametrize("length", [1025, 2048, 100_000])
+def test_one_that_is_too_long_is_never_cut_short(length: int) -> None:
+    """A cut one would be the passphrase of nothing, or of less than was meant."""
+    end, start = os.pipe()
+    writer = threading.Thread(target=write_all, args=(start, b"x" * length))
+    writer.start()
+    with pytest.raises(Misuse):
+        passphrase_source(fd=end, file=None, no_input=True)
+    os.close(end)
+    writer.join()
+
+
+def test_the_longest_one_is_taken(tmp_path: Path) -> None:
+    end, start = os.pipe()
+    write_all(start, b"x" * 1024)
+    assert passphrase_source(fd=end, file=None, no_input=True)("key") == b"x" * 1024
+    os.close(end)
+    file = private(tmp_path, b"x" * 1023 + b"\n")
+    assert passphrase_source(fd=None, file=file, no_input=True)("key") == b"x" * 1023
+
+
+def write_all(descriptor: int, text: bytes) -> None:
+    # Who reads may have enough, and hang up.
+    with contextlib.suppress(BrokenPipeError), open(descriptor, "wb") as file:
+        file.write(text)
 
 
 def test_a_closed_descriptor_is_a_usage_error() -> None:
