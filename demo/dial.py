@@ -86,7 +86,7 @@ async def _order(fleet: Fleet, node: DemoNode, port: int, forgery: Forgery, ear:
     node_ca = x509.load_pem_x509_certificate((fleet.trust / "ca" / "node.crt").read_bytes())
     line = channel(
         f"127.0.0.1:{port}", role="node", name=node.id, domain=DOMAIN,
-        issuer_pems=pem_of(node_ca), key_pem=key, chain_pem=chain,
+        issuer_pems=pem_of(node_ca), key=key, chain_pem=chain,
     )  # fmt: skip
     try:
         stub = node_pb2_grpc.NodeStub(line)

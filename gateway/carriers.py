@@ -169,14 +169,14 @@ class Carriers:
                           got="others", reason="denied")  # fmt: skip
 
     def _channel(self, place: Place, trust: Trust) -> grpc.aio.Channel:
-        key_pem, chain_pem = self.parts.identity.client()
+        key, chain_pem = self.parts.identity.client()
         return channel(
             place.address,
             role=place.role,
             name=place.name,
             domain=trust.domain,
             issuer_pems=trust.pem([place.role]),
-            key_pem=key_pem,
+            key=key,
             chain_pem=chain_pem,
         )
 

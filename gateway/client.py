@@ -79,7 +79,7 @@ class AdminClient:
                 name="gateway",
                 domain=context.domain,
                 issuer_pems=issuers,
-                key_pem=key,
+                key=key,
                 chain_pem=chain,
             )
 

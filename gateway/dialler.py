@@ -136,7 +136,7 @@ class Dialler:
     async def _ask(self, name: str, node: str, line: _Line) -> Ended:
         stored, entry, address = await asyncio.to_thread(self._read, name, node)
         trust = self.steering.library.trust(stored.rollout.env, stored.rollout.app)
-        key_pem, chain_pem = self.parts.identity.client()
+        key, chain_pem = self.parts.identity.client()
         ear = _Ear(self, name, entry)
         wave = stored.plan.waves[stored.member(node).wave]
         async with channel(
@@ -145,7 +145,7 @@ class Dialler:
             name=node,
             domain=trust.domain,
             issuer_pems=trust.pem(["node"]),
-            key_pem=key_pem,
+            key=key,
             chain_pem=chain_pem,
         ) as line_out:
             found: Awaited | Ended | None = None

@@ -68,7 +68,7 @@ class Holders:
     async def _ask(self, env: str, entry: Entry, address: str) -> str:
         """Return what a push node says now, "" when it cannot be asked."""
         with suppress(EmbrasureError, grpc.RpcError):
-            key_pem, chain_pem = self.parts.identity.client()
+            key, chain_pem = self.parts.identity.client()
             known = await asyncio.to_thread(believed, self.parts, self.library, env)
             at = listener(("node", entry.id, env), address, known)
             async with channel(
@@ -77,7 +77,7 @@ class Holders:
                 name=entry.id,
                 domain=at.trust.domain,
                 issuer_pems=at.trust.pem(["node"]),
-                key_pem=key_pem,
+                key=key,
                 chain_pem=chain_pem,
             ) as line:
                 stub = node_pb2_grpc.NodeStub(line)

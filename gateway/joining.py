@@ -105,14 +105,14 @@ class Relay:
         if len(load_certificates(leaf, what="leaf")) != 1:
             raise Refused("leaf", expected="one certificate", got="several", reason="pem")
         trust = await asyncio.to_thread(self.library.trust, env, "")
-        key_pem, chain_pem = self.parts.identity.client()
+        key, chain_pem = self.parts.identity.client()
         async with channel(
             address,
             role="node",
             name=node,
             domain=trust.domain,
             issuer_pems=leaf,
-            key_pem=key_pem,
+            key=key,
             chain_pem=chain_pem,
         ) as line:
             try:

@@ -159,7 +159,7 @@ class Renewals:
         certifier = self.parts.certifier
         if certifier is None:
             raise no_issuer(one)
-        key_pem, chain_pem = self.parts.identity.client()
+        key, chain_pem = self.parts.identity.client()
         who = one.identity
         async with channel(
             one.address,
@@ -167,7 +167,7 @@ class Renewals:
             name=who.name,
             domain=one.trust.domain,
             issuer_pems=issuers,
-            key_pem=key_pem,
+            key=key,
             chain_pem=chain_pem,
         ) as line:
             stub = renewal_pb2_grpc.RenewalStub(line)

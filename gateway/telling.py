@@ -97,11 +97,11 @@ class Telling:
 
     async def _tell(self, one: ListenerAt, names: frozenset[str]) -> None:
         files = await asyncio.to_thread(self._files, names)
-        key_pem, chain_pem = await asyncio.to_thread(self.parts.identity.client)
+        key, chain_pem = await asyncio.to_thread(self.parts.identity.client)
         caller = Caller(
             domain=one.trust.domain,
             roots_pem=one.trust.pem([one.identity.role]),
-            key_pem=key_pem,
+            key=key,
             chain_pem=chain_pem,
         )
         told = await deliver(

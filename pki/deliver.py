@@ -104,7 +104,7 @@ def caller_of(files: Mapping[str, bytes], identity: Path | None, pins: Sequence[
     return Caller(
         domain=bundles[0].domain,
         roots_pem=b"".join(pem_of(cert) for cert in dict.fromkeys(roots)),
-        key_pem=fs.read_file(identity / "tls.key", limit=limits.KEYFILE_BYTES, private=True),
+        key=fs.read_file(identity / "tls.key", limit=limits.KEYFILE_BYTES, private=True),
         chain_pem=fs.read_file(identity / "tls.crt", limit=limits.TLS_BUNDLE_BYTES),
     )
 

@@ -166,14 +166,14 @@ def channel(
     name: str,
     domain: str,
     issuer_pems: bytes,
-    key_pem: bytes | ec.EllipticCurvePrivateKey,
+    key: bytes | ec.EllipticCurvePrivateKey,
     chain_pem: bytes,
     options: Sequence[Option] = (),
 ) -> grpc.aio.Channel:
     """Return a channel to `address` that speaks only with the server `role`/`name`.
 
-    issuer_pems: the one or two issuers of that role; key_pem, chain_pem: who we are. A key whose
-    bytes nobody has, such as one in a token, is handed in itself and signs each handshake.
+    issuer_pems: the one or two issuers of that role; key, chain_pem: who we are. key: PEM, or what
+    signs each handshake itself where nobody has its bytes, such as one in a token.
     A channel keeps its credentials for ever: make a new one for a new certificate.
     Raises Refused (`pem`, `pair`).
     """
@@ -182,7 +182,7 @@ def channel(
         # Without a name to demand gRPC would check the address instead.
         raise Misuse("dialled role", expected="one that listens", got=role)
     load_certificates(issuer_pems, what=f"issuers of {role}")
-    credentials = client_credentials(issuer_pems, key_pem, chain_pem)
+    credentials = client_credentials(issuer_pems, key, chain_pem)
     override: Option = ("grpc.ssl_target_name_override", host)
     return grpc.aio.secure_channel(
         address, credentials, options=[*CHANNEL_OPTIONS, *options, override]

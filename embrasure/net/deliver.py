@@ -25,7 +25,7 @@ class Caller:
 
     domain: str
     roots_pem: bytes
-    key_pem: bytes | ec.EllipticCurvePrivateKey
+    key: bytes | ec.EllipticCurvePrivateKey
     chain_pem: bytes
 
     def __repr__(self) -> str:
@@ -46,7 +46,7 @@ async def deliver(
         name=name,
         domain=caller.domain,
         issuer_pems=caller.roots_pem,
-        key_pem=caller.key_pem,
+        key=caller.key,
         chain_pem=caller.chain_pem,
     )
     taken: dict[str, int] = {}

@@ -92,7 +92,7 @@ async def run(source: FolderSource, mirror: LyingMirror, *, letterbox_of: str | 
     try:
         async with channel(
             f"127.0.0.1:{port}", role="mirror", name="m1", domain=AUTHORITY.domain,
-            issuer_pems=AUTHORITY.issuer_pem("mirror"), key_pem=own.key_pem,
+            issuer_pems=AUTHORITY.issuer_pem("mirror"), key=own.key_pem,
             chain_pem=own.chain_pem,
         ) as line:  # fmt: skip
             return await publish(line, source, CONTENTS, letterbox_of=letterbox_of)
@@ -150,7 +150,7 @@ def test_a_mirror_that_is_not_there_is_unavailable(source: FolderSource) -> None
         own = AUTHORITY.leaf("gateway", "g1")
         async with channel(
             "127.0.0.1:9", role="mirror", name="m2", domain=AUTHORITY.domain,
-            issuer_pems=AUTHORITY.issuer_pem("mirror"), key_pem=own.key_pem,
+            issuer_pems=AUTHORITY.issuer_pem("mirror"), key=own.key_pem,
             chain_pem=own.chain_pem,
         ) as line:  # fmt: skip
             await publish(line, source, CONTENTS)

@@ -65,7 +65,7 @@ async def dial(
         lying(AUTHORITY, NODE, script, leaf=leaf) as port,
         channel(
             f"127.0.0.1:{port}", role="node", name=NODE, domain=AUTHORITY.domain,
-            issuer_pems=AUTHORITY.issuer_pem("node"), key_pem=own.key_pem,
+            issuer_pems=AUTHORITY.issuer_pem("node"), key=own.key_pem,
             chain_pem=own.chain_pem,
         ) as line,
     ):  # fmt: skip
@@ -251,7 +251,7 @@ def test_a_closed_port_is_unreachable(feed: Feed) -> None:
         own = AUTHORITY.leaf("gateway", "g1")
         async with channel(
             "127.0.0.1:9", role="node", name=NODE, domain=AUTHORITY.domain,
-            issuer_pems=AUTHORITY.issuer_pem("node"), key_pem=own.key_pem,
+            issuer_pems=AUTHORITY.issuer_pem("node"), key=own.key_pem,
             chain_pem=own.chain_pem,
         ) as line:  # fmt: skip
             return await push(

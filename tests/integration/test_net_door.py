@@ -365,7 +365,7 @@ def test_idle_connections_of_a_thief_do_not_hold_the_door(
                 line = await held.enter_async_context(
                     channel(
                         f"127.0.0.1:{port}", role="node", name=NODE, domain=thief.domain,
-                        issuer_pems=thief.roots_pem, key_pem=thief.key_pem,
+                        issuer_pems=thief.roots_pem, key=thief.key,
                         chain_pem=thief.chain_pem,
                     )
                 )  # fmt: skip

@@ -594,7 +594,7 @@ def test_a_caller_cannot_dial_a_role_that_has_no_server(authority: Authority) ->
             name="anna",
             domain=authority.domain,
             issuer_pems=authority.issuer_pem("operator"),
-            key_pem=leaf.key_pem,
+            key=leaf.key_pem,
             chain_pem=leaf.chain_pem,
         )
 

@@ -103,7 +103,7 @@ async def call(listener: str, port: int, leaf: Leaf) -> None:
     service, _, method, _ = SERVED[listener]
     async with channel(
         f"127.0.0.1:{port}", role="mirror", name="m1", domain=AUTHORITY.domain,
-        issuer_pems=AUTHORITY.issuer_pem("mirror"), key_pem=leaf.key_pem, chain_pem=leaf.chain_pem,
+        issuer_pems=AUTHORITY.issuer_pem("mirror"), key=leaf.key_pem, chain_pem=leaf.chain_pem,
     ) as line:  # fmt: skip
         make: Any = line.unary_unary(f"/{service.full_name}/{method}")
         await make(b"", timeout=10)

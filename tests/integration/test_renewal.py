@@ -352,7 +352,7 @@ def test_an_expired_certificate_is_refused_even_when_it_is_the_one_expected(
         try:
             async with channel(
                 f"127.0.0.1:{port}", role="node", name="n1", domain=fleet.authority.domain,
-                issuer_pems=leaf.pem, key_pem=own.key_pem, chain_pem=own.chain_pem,
+                issuer_pems=leaf.pem, key=own.key_pem, chain_pem=own.chain_pem,
             ) as line:  # fmt: skip
                 try:
                     await asyncio.wait_for(line.channel_ready(), 2)

@@ -77,7 +77,7 @@ def dial(listener: Listener, key: ec.EllipticCurvePrivateKey, chain: bytes) -> g
         name="n1",
         domain=listener.authority.domain,
         issuer_pems=listener.authority.issuer_pem("node"),
-        key_pem=key,
+        key=key,
         chain_pem=chain,
     )
 

@@ -85,7 +85,7 @@ class JoinThief:
 
             line = channel(
                 f"127.0.0.1:{port}", role="node", name=identity.node, domain=identity.domain,
-                issuer_pems=identity.boot_cert_pem, key_pem=self._key, chain_pem=self._chain,
+                issuer_pems=identity.boot_cert_pem, key=self._key, chain_pem=self._chain,
             )  # fmt: skip
             async with line:
                 stub: Any = joining_pb2_grpc.JoiningStub(line)

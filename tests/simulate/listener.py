@@ -113,7 +113,7 @@ class Listener:
             name=name,
             domain=self.authority.domain,
             issuer_pems=self.authority.issuer_pem("node"),
-            key_pem=leaf.key_pem,
+            key=leaf.key_pem,
             chain_pem=leaf.chain_pem,
         )
 

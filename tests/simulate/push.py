@@ -97,7 +97,7 @@ class SimGateway:
             name=self.node,
             domain=self.authority.domain,
             issuer_pems=self.authority.issuer_pem("node"),
-            key_pem=self.leaf.key_pem,
+            key=self.leaf.key_pem,
             chain_pem=self.leaf.chain_pem,
         )
 

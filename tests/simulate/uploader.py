@@ -34,7 +34,7 @@ class Uploader:
             name=name,
             domain=authority.domain,
             issuer_pems=authority.issuer_pem("mirror"),
-            key_pem=own.key_pem,
+            key=own.key_pem,
             chain_pem=own.chain_pem,
         )
         # The stubs' aio faces carry no types.

@@ -28,7 +28,7 @@ async def dialled(
     """One call is answered whose handshake `key` signs."""
     async with channel(
         f"127.0.0.1:{listener.port}", role="node", name="n1", domain=AUTHORITY.domain,
-        issuer_pems=AUTHORITY.issuer_pem("node"), key_pem=key, chain_pem=chain,
+        issuer_pems=AUTHORITY.issuer_pem("node"), key=key, chain_pem=chain,
     ) as line:  # fmt: skip
         await call(line, kind, METHODS[kind])
 
