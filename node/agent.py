@@ -5,6 +5,11 @@ Push: listens for the gateway. Pull: asks mirrors and posts to the letterbox.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from node import bare
+
+    bare.leave_out()  # before what follows imports it
+
 import asyncio
 import json
 import sys

@@ -5,6 +5,11 @@ It never imports gRPC or protobuf: what comes from outside reaches it through pi
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from node import bare
+
+    bare.leave_out()  # before what follows imports it
+
 import os
 import resource
 import sys

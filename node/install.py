@@ -34,6 +34,12 @@ def offered(tx: Transaction) -> To:
     return To(State.RESERVED)
 
 
+def _user(tx: Transaction) -> int:
+    """Whom the app runs as: what he could write to is never shared with another release."""
+    user = tx.ground.isolation.user(tx.app, tx.config)
+    return os.geteuid() if user is None else user.uid
+
+
 def reserved(tx: Transaction) -> To:
     """There is room for all of it; old releases are collected first when there is not."""
     offer = offer_of(tx)
@@ -41,9 +47,7 @@ def reserved(tx: Transaction) -> To:
     with Folder.open(ground.paths.releases(tx.app), create=True) as releases:
 
         def check_room() -> None:
-            space.check_all(
-                offer.manifest, blobs=ground.blobs, releases=releases, user=os.geteuid()
-            )
+            space.check_all(offer.manifest, blobs=ground.blobs, releases=releases, user=_user(tx))
 
         try:
             check_room()
@@ -85,7 +89,7 @@ def verified(tx: Transaction) -> To:
             try:
                 tree.build(
                     releases, tx=record.tx, manifest=offer.manifest, documents=offer.documents,
-                    blobs=tx.ground.blobs, user=os.geteuid(),
+                    blobs=tx.ground.blobs, user=_user(tx),
                 )  # fmt: skip
             except EmbrasureError as problem:
                 if problem.reason == "bad-hash":

@@ -17,7 +17,7 @@ from logging import getLogger
 
 from embrasure.errors import Denied, EmbrasureError, Misuse, NotFound
 from embrasure.fs import Folder, lock
-from node import service
+from node import bare, service
 from node.config import load_config
 from node.isolation import demanded
 from node.paths import Paths
@@ -124,6 +124,7 @@ def run_only(paths: Paths, name: str) -> int:
     For a service manager with a unit for each; it starts them again.
     """
     config = load_config(paths)
+    bare.leave_out()
     # Each imports what only it needs.
     if name == "apply":
         from node import apply_main
