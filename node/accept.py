@@ -88,6 +88,7 @@ class Acceptor:
             isolation=isolation,
             waits=Waits(),
             confirm_s=config.confirm_s,
+            policy=lambda: self._judge.trusting.policy(),
         )
         self._judge = Judge(paths, identity, floors, clock=clock, isolation=isolation.level)
         self._installer = Installer(self._ground, self._judge)

@@ -11,6 +11,7 @@ from embrasure import limits
 from embrasure.bundle.store import BlobStore
 from embrasure.clock import Clock
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore
+from embrasure.trust.policy import Policy
 from node.confirm_messages import AwaitsNote
 from node.isolation import DEVELOPMENT, Isolation
 from node.journal import Journal
@@ -112,7 +113,8 @@ class FloorKeeper:
 @dataclass(frozen=True, slots=True)
 class Ground:
     """The tools of one node. confirm_s: how long a release waits for the word that lets it stay;
-    halt: set when the node is being stopped.
+    policy: the newest one that was verified, None without; halt: set when the node is being
+    stopped.
     """
 
     paths: Paths
@@ -126,6 +128,7 @@ class Ground:
     waits: Waits
     isolation: Isolation = DEVELOPMENT
     confirm_s: int = limits.CONFIRM_SECONDS
+    policy: Callable[[], Policy | None] = lambda: None
     halt: threading.Event = field(default_factory=threading.Event)
 
 

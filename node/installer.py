@@ -15,7 +15,6 @@ from embrasure.trust.decide import Verdict
 from embrasure.trust.documents import write
 from embrasure.trust.floors import AppFloor
 from embrasure.trust.load import Docs
-from embrasure.trust.policy import Policy
 from embrasure.trust.receipt import Kind as ReceiptKind
 from embrasure.trust.receipt import Outcome, Ran, Reason
 from embrasure.trust.source import Source
@@ -28,7 +27,7 @@ from node.orders import ALARMS, Last
 from node.receipts import Event
 from node.recovery import linked, settle
 from node.releases import APPROVAL, MANIFEST, PLAN
-from node.rollback import LONGEST_WAIT_SECONDS, degraded
+from node.rollback import LONGEST_WAIT_SECONDS, degraded, is_denied
 from node.states import RESTING, Confirm, Record, Release, State, release_name
 from node.transaction import Offer, Transaction
 from node.windows import Pause
@@ -291,10 +290,3 @@ def resumed(record: Record, asked: Record) -> Record:
 def is_staged(record: Record, docs: Docs) -> bool:
     """Return whether this very plan lies here, built, and waits for its moment."""
     return record.state is State.WAITING and record.to.plan == docs.plan_digest
-
-
-def is_denied(app: str, release: Release, policy: Policy) -> bool:
-    """Return whether policy forbids to go back to this release; the node's own union of
-    revocations is asked when it comes to that.
-    """
-    return release.manifest in policy.denied.manifests or release.seq < policy.min_seq.get(app, 0)

@@ -11,9 +11,10 @@ from functools import partial
 import msgspec
 
 from embrasure import limits
-from embrasure.errors import EmbrasureError, Failed
+from embrasure.errors import EmbrasureError, Failed, Refused
 from embrasure.fs import Folder
 from embrasure.trust.floors import AppFloor
+from embrasure.trust.policy import Policy
 from embrasure.trust.receipt import Kind, Outcome, Ran
 from node import switch
 from node.migration import is_one_way
@@ -54,7 +55,8 @@ def burn_try(tx: Transaction) -> None:
             used = max(floor.tries.get(record.to.plan, 0), record.try_number)
             return msgspec.structs.replace(floor, tries={**floor.tries, record.to.plan: used})
 
-        tx.ground.journal.with_room(partial(tx.ground.floors.change_app, tx.app, burn))
+        with contextlib.suppress(Refused):  # floors that are lost install nothing any more
+            tx.ground.journal.with_room(partial(tx.ground.floors.change_app, tx.app, burn))
 
 
 def _is_untouched(tx: Transaction, back: Release | None) -> bool:
@@ -86,11 +88,30 @@ def _revert(tx: Transaction) -> None:
 
 def check_target(tx: Transaction, back: Release) -> None:
     """Return only when the old release is whole and not denied; raises Failed (`no-target`)."""
-    is_denied = tx.record.back_denied or back.manifest in tx.ground.floors.load().union.manifests
-    if is_denied:
-        raise _no_target(tx, "one that was denied")
+    check_denied(tx, back)
     if not is_whole(tx.ground.paths, tx.app, back, deep=True):
         raise _no_target(tx, "one that is damaged on disk")
+
+
+def check_denied(tx: Transaction, back: Release) -> None:
+    """Return only when nothing names the old release: no revocation, no policy, no lowest number.
+
+    As they are now, not as they were when the install began. Trust that was lost closes no way
+    back: then what was known at the beginning counts.
+    """
+    policy, revoked = None, False
+    with contextlib.suppress(EmbrasureError):
+        revoked = back.manifest in tx.ground.floors.load().union.manifests
+    with contextlib.suppress(EmbrasureError):
+        policy = tx.ground.policy()
+    by_policy = tx.record.back_denied if policy is None else is_denied(tx.app, back, policy)
+    if revoked or by_policy:
+        raise _no_target(tx, "one that was denied")
+
+
+def is_denied(app: str, release: Release, policy: Policy) -> bool:
+    """Return whether policy forbids to go back to this release."""
+    return release.manifest in policy.denied.manifests or release.seq < policy.min_seq.get(app, 0)
 
 
 def _no_target(tx: Transaction, got: str) -> Failed:

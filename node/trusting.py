@@ -73,6 +73,13 @@ class Trusting:
             return None
         return found, held.version(layout.REVOCATIONS)
 
+    def policy(self) -> Policy | None:
+        """Return the newest policy that was verified here, whoever brought it; None without one.
+
+        However old it is: what it denies stays denied.
+        """
+        return self._policy(self.door.newest())
+
     def _obey(self, held: Offline) -> None:
         """Floors and the files of the network side say what the newest offline roles say."""
         policy, revocations = self._policy(held), self._revocations(held)
