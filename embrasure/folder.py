@@ -296,6 +296,11 @@ class Folder:
         with explaining(to._text, new):
             fsops.rename(self.fd, check_name(name), to.fd, check_name(new), replaces=replace)
 
+    def exchange(self, name: str, other: str) -> None:
+        """Each of the two names means what the other one meant, in one step."""
+        with explaining(self._text, name):
+            fsops.exchange(self.fd, check_name(name), check_name(other))
+
     def unlink(self, name: str, *, missing_ok: bool = False) -> None:
         """No file or link is called `name` here; raises NotFound."""
         with explaining(self._text, name):

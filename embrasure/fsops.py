@@ -18,7 +18,7 @@ from embrasure import kernel
 
 Call = Literal[
     "mkdir", "create", "write", "truncate", "chmod", "chown", "touch", "symlink", "link", "clone",
-    "allocate", "rename", "unlink", "rmdir", "fsync", "syncfs",
+    "allocate", "rename", "exchange", "unlink", "rmdir", "fsync", "syncfs",
 ]  # fmt: skip
 
 
@@ -157,6 +157,14 @@ def rename(fd: int, name: str, to_fd: int, new: str, *, replaces: bool) -> None:
             raise
         link(fd, name, to_fd, new)
         unlink(fd, name)
+
+
+def exchange(fd: int, name: str, other: str) -> None:
+    """Each of the two names means what the other one meant, in one step; both exist."""
+    _do(
+        lambda: Op(call="exchange", fd=fd, name=name, to_fd=fd, new=other),
+        _did(lambda: kernel.exchange(fd, name, other)),
+    )
 
 
 def unlink(fd: int, name: str) -> None:

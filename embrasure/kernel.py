@@ -12,7 +12,7 @@ from collections.abc import Callable
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 _INSIDE = RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
 _OPENAT2 = 437  # the same number on every architecture; no C library wraps it
-_RENAME_NOREPLACE = 1
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _FALLOC_FL_KEEP_SIZE = 1
 _FICLONE = 0x40049409
 _TRIES = 64  # of one openat2 that somebody else's renames disturb
@@ -98,17 +98,25 @@ def rename_new(from_fd: int, name: str, to_fd: int, new: str) -> None:
 
     Raises OSError (EINVAL, ENOSYS) where the file system or the kernel cannot promise that.
     """
-    _renameat2(from_fd, name, to_fd, new)
+    _renameat2(from_fd, name, to_fd, new, _RENAME_NOREPLACE)
 
 
-def _renameat2(from_fd: int, name: str, to_fd: int, new: str) -> None:
+def exchange(fd: int, name: str, other: str) -> None:
+    """Both names exist, and each now means what the other one meant, in one step.
+
+    Raises OSError (EINVAL, ENOSYS) where the file system cannot do that.
+    """
+    _renameat2(fd, name, fd, other, _RENAME_EXCHANGE)
+
+
+def _renameat2(from_fd: int, name: str, to_fd: int, new: str, flags: int) -> None:
     _finished(
         lambda: _libc.renameat2(
             ctypes.c_int(from_fd),
             ctypes.c_char_p(os.fsencode(name)),
             ctypes.c_int(to_fd),
             ctypes.c_char_p(os.fsencode(new)),
-            ctypes.c_uint(_RENAME_NOREPLACE),
+            ctypes.c_uint(flags),
         ),
         new,
     )

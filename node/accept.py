@@ -38,6 +38,7 @@ from node.orders import ORDERS, Last
 from node.paths import Paths
 from node.receipts import Receipts
 from node.recovery import settle
+from node.repair import repair
 from node.secrets import Secrets
 from node.states import Confirm
 from node.waits import Waits, check_names
@@ -215,6 +216,14 @@ class Acceptor:
             if problems and len(problems) == len(answers):
                 raise problems[0]
             return answers
+
+    def repair(self, app: str, source: Source, report: Report) -> Answer:
+        """Return what became of the app's committed release: rebuilt where files differ, or `none`.
+
+        source: where what is lost here may lie. Raises Refused, Denied, Unavailable, Damaged.
+        """
+        with self._working():
+            return repair(self._ground, self._judge, app, source, report)
 
     def trust(self, source: Source) -> Taken:
         """Return what `source` had of newer trust files; they count at once, whatever else runs.

@@ -1,4 +1,4 @@
-"""The messages about a release that runs and stays only if it is confirmed."""
+"""Messages about a release that stays only if it is confirmed, and what an administrator asks."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ class LocalAsk(Message, frozen=True, kw_only=True, tag="local"):
 
     What is installed so needs nobody's word to stay. Heard of apply's own user only.
     """
+
+
+class RepairAsk(Message, frozen=True, kw_only=True, tag="repair"):
+    """The administrator: rebuild what differs of this app's committed release.
+
+    I may have what is lost. Heard of apply's own user only.
+    """
+
+    app: AppName
 
 
 class FreshAsk(Message, frozen=True, kw_only=True, tag="fresh"):

@@ -16,7 +16,7 @@ from embrasure.errors import EmbrasureError, Failed
 from embrasure.trust.door import Taken
 from embrasure.trust.source import Source
 from node.asking import IpcReport, IpcSource
-from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk
+from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk, RepairAsk
 from node.ground import Report
 from node.installer import Answer
 from node.ipc import Channel, Listener, check_peer
@@ -62,6 +62,10 @@ class Door(Protocol):
 
     def poll(self, source: Source, report: Report) -> list[Answer]:
         """Install what the source has for this node, if it holds."""
+        ...
+
+    def repair(self, app: str, source: Source, report: Report) -> Answer:
+        """Rebuild what differs of the app's committed release."""
         ...
 
     def trust(self, source: Source) -> Taken:
@@ -175,7 +179,7 @@ class Desk:
     def _answer(self, channel: Channel[FromFetch], ask: FromFetch) -> None:
         report = IpcReport(channel)
         match ask:
-            case OrderAsk() | PollAsk() | LocalAsk():
+            case OrderAsk() | PollAsk() | LocalAsk() | RepairAsk():
                 self._work(channel, ask, report)
             case TrustAsk():
                 # Beside an install, not behind it: a stop must not wait for a soak.
@@ -208,7 +212,10 @@ class Desk:
                 raise Failed("ipc", expected="a question", got=type(ask).__name__)
 
     def _work(
-        self, channel: Channel[FromFetch], ask: OrderAsk | PollAsk | LocalAsk, report: IpcReport
+        self,
+        channel: Channel[FromFetch],
+        ask: OrderAsk | PollAsk | LocalAsk | RepairAsk,
+        report: IpcReport,
     ) -> None:
         if not self._working.acquire(blocking=False):
             report.tell(AnswerNote(kind="wait", reason="busy", app="", floor=0))
@@ -220,6 +227,9 @@ class Desk:
             elif isinstance(ask, LocalAsk) and self._keeper:
                 check_peer(channel.peer(), frozenset({os.geteuid()}))
                 answers = self._keeper.poll(source, report, is_local=True)
+            elif isinstance(ask, RepairAsk):
+                check_peer(channel.peer(), frozenset({os.geteuid()}))
+                answers = [self._door.repair(ask.app, source, report)]
             else:
                 answers = self._door.poll(source, report)
         finally:

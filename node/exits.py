@@ -43,7 +43,7 @@ def exit_of(answer: AnswerNote) -> int:
     """Return the exit code that says what became of one app."""
     word = answer.reason.partition(":")[0]
     match answer.kind:
-        case "committed" | "none":
+        case "committed" | "none" | "repaired":
             return DONE
         case "rolled_back" | "interrupted":
             return ROLLED_BACK

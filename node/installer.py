@@ -34,7 +34,7 @@ from node.windows import Pause
 
 Kind = Literal[
     "none", "wait", "hold", "refuse", "committed", "rolled_back", "interrupted", "rejected",
-    "degraded",
+    "degraded", "repaired",
 ]  # fmt: skip
 
 

@@ -234,6 +234,15 @@ class Judge:
         """Return the role file that names the manifest, byte for byte as it was verified."""
         return self._client.role_bytes(docs.view, layout.app_role(docs.env, docs.app))
 
+    def held_approval(self, app: str) -> bytes:
+        """Return the role file of the app's approval that is held here; raises Refused, Misuse."""
+        role = layout.app_role(self._identity.env, app)
+        return self._client.role_bytes(self._client.held(), role)
+
+    def held_document(self, digest: str, *, limit: int) -> bytes | None:
+        """Return a signed document that is still kept here, None when it is not."""
+        return self._client.documents.get(digest, length=limit)
+
     def secrets(self, docs: Docs, source: Source) -> dict[str, bytes]:
         """Return the sealed files that the approval lists for the manifest, by document name.
 

@@ -19,7 +19,7 @@ from embrasure import errors, limits
 from embrasure.errors import EmbrasureError, Refused, shown
 from embrasure.trust import canonical as form
 from embrasure.trust.documents import Base64, Count, Digest, Document, Name, Positive, convert
-from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk
+from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk, RepairAsk
 from node.message import App, HoldText, Sentence, Word
 from node.message import EndStatus as EndStatus
 from node.message import Message as Message
@@ -220,6 +220,7 @@ FromFetch: TypeAlias = (
     | LocalAsk
     | AwaitedAsk
     | PollAsk
+    | RepairAsk
     | TrustAsk
     | StatusAsk
     | SeenAsk
@@ -249,7 +250,7 @@ _FROM_FETCH: dict[str, type[FromFetch]] = {
     "order": OrderAsk, "poll": PollAsk, "trust": TrustAsk, "status": StatusAsk, "outbox": OutboxAsk,
     "seen": SeenAsk, "posted": PostedAsk, "prove": ProveAsk, "enrol": EnrolAsk, "pipe": Pipe,
     "end": End, "confirm": ConfirmAsk, "fresh": FreshAsk, "awaited": AwaitedAsk,
-    "local": LocalAsk,
+    "local": LocalAsk, "repair": RepairAsk,
 }  # fmt: skip
 _FROM_APPLY: dict[str, type[FromApply]] = {
     "want": Want, "receipt": ReceiptNote, "progress": ProgressNote, "answer": AnswerNote,

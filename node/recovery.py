@@ -54,7 +54,7 @@ def _settle(ground: Ground, app: str, entry: Entry, report: Report) -> Record | 
             app, found.committed, plan.link or "nothing",
         )  # fmt: skip
     if plan.act not in (Act.AGAIN, Act.BACK) and plan.link is not None:
-        _run(ground, app, known[plan.link])
+        serve(ground, app, known[plan.link])
     if entry.record is None or plan.act is Act.NOTHING:
         return entry.record
     return _finish(ground, entry.record, plan, report)
@@ -77,7 +77,7 @@ def _keep_serving(ground: Ground, app: str, record: Record | None) -> None:
         return
     with contextlib.suppress(EmbrasureError):
         if is_whole(ground.paths, app, known[name], deep=False):
-            _run(ground, app, known[name])
+            serve(ground, app, known[name])
 
 
 def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> Record:
@@ -159,7 +159,7 @@ def linked_in(paths: Paths, app: str) -> str | None:
         return None
 
 
-def _run(ground: Ground, app: str, release: Release) -> None:
+def serve(ground: Ground, app: str, release: Release) -> None:
     """`current` names the release, and it runs and is kept alive."""
     running = ground.supervisor.running(app)
     if linked(ground, app) != release.id:

@@ -57,7 +57,7 @@ RESTING = frozenset({_S.IDLE, _S.DEGRADED})
 
 NEXT: dict[State, frozenset[State]] = {
     _S.IDLE: frozenset({_S.OFFERED, _S.DEGRADED}),
-    _S.DEGRADED: frozenset({_S.OFFERED}),
+    _S.DEGRADED: frozenset({_S.OFFERED, _S.IDLE}),  # a later plan; a repair
     _S.OFFERED: frozenset({_S.RESERVED, _S.REJECTED}),
     _S.RESERVED: frozenset({_S.FETCHING, _S.REJECTED}),
     _S.FETCHING: frozenset({_S.VERIFIED, _S.REJECTED}),

@@ -11,9 +11,9 @@ from pathlib import Path
 from embrasure.errors import Failed, Misuse, Unavailable
 from embrasure.trust.folder import FolderSource
 from embrasure.trust.listing import TrustFolderSource
-from node.answering import Deaf, converse
+from node.answering import Deaf, NoSource, converse
 from node.apply_main import opened, recover
-from node.confirm_messages import AwaitsNote, LocalAsk
+from node.confirm_messages import AwaitsNote, LocalAsk, RepairAsk
 from node.desk import note_of, trusted
 from node.ipc import to_apply
 from node.messages import (
@@ -94,6 +94,23 @@ def apply_folder(paths: Paths, folder: Path, say: Say) -> list[AnswerNote]:
         answers = [note_of(answer) for answer in found]
     say("no agent runs here, so the apps are stopped again: embrasure node run")
     return answers
+
+
+def repair(paths: Paths, app: str, folder: Path | None, say: Say) -> AnswerNote:
+    """Return what became of the app's committed release; `folder`: where lost files may lie."""
+    source = NoSource() if folder is None else FolderSource(folder)
+    states = States(say)
+    try:
+        channel = to_apply(paths)
+    except Unavailable as absent:
+        if absent.reason != "agent-not-running":
+            raise
+    else:
+        with channel:
+            (answer,) = converse(channel, RepairAsk(app=app), source, Hears(states)).answers
+            return answer
+    with opened(paths) as acceptor:
+        return note_of(acceptor.repair(app, source, Reports(states)))
 
 
 def trust_folder(paths: Paths, folder: Path) -> TrustNote:

@@ -39,6 +39,9 @@ ME = frozenset({os.geteuid()})
 class Slow:
     """A door that works until it is let go, or fails as it is told to."""
 
+    def repair(self, app: str, source: Source, report: Report) -> Answer:
+        return Answer("none", "whole", app)
+
     def trust(self, source: Source) -> Taken:
         return Taken({"root": 2})
 
