@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_source_cannot_bring_other_bytes(running: SimInstaller) -> None:
         change(path, b"9.9")
 
     class Liar:
-        def fetch(self, path: str, *, offset: int, limit: int):  # type: ignore[no-untyped-def]  # as the real one
+        def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
             return iter([b"6.6"[:limit]])
 
     with pytest.raises(EmbrasureError):
