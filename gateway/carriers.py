@@ -27,11 +27,12 @@ from gateway import tables
 from gateway.collect import acknowledge, collect, open_post
 from gateway.dialling import pause_s
 from gateway.guarding import while_believed
-from gateway.mirrors import publish, seen_by
+from gateway.mirrors import approval_by, publish, seen_by
 from gateway.parts import EngineParts
 from gateway.receipts import Told
 from gateway.renumber import go_on_above
 from gateway.steering import Steering
+from gateway.takeover import above_former, learn, unpublished
 
 LOG = getLogger(__name__)
 MOST_PAUSE_S = 60.0
@@ -59,6 +60,7 @@ class Shown:
     version: int = 0
     problem: str = ""
     failures: int = 0
+    asked: set[str] = field(default_factory=set)  # approval roles whose numbers it was asked for
 
 
 @dataclass(slots=True)
@@ -123,6 +125,7 @@ class Carriers:
                 trust, every = self._trust(place), self.parts.pace.recheck_s
                 async with self._channel(place, trust) as out:
                     check = partial(self._check_believed, place, trust)
+                    await while_believed(self._learn(place, shown, out), check, every_s=every)
                     await while_believed(self._bring(place, shown, out), check, every_s=every)
                     if place.kind == "letterbox" and self._due(visited) <= 0:
                         await while_believed(self._empty(place, out), check, every_s=every)
@@ -187,6 +190,17 @@ class Carriers:
         if place.env in envs or not envs:
             return place.env
         return envs[0]
+
+    async def _learn(self, place: Place, shown: Shown, out: grpc.aio.Channel) -> None:
+        """A gateway that has not published an app yet asks a mirror what was published before."""
+        parts, who = self.parts, f"{place.kind}/{place.name}"
+        roles = await asyncio.to_thread(unpublished, parts.repository)
+        if place.kind != "mirror" or not set(roles) - shown.asked:
+            return
+        if not shown.asked:
+            stamp, snapshot = await seen_by(out)
+            await asyncio.to_thread(above_former, parts, stamp, snapshot, who=who)
+        await learn(parts, partial(approval_by, out), roles, shown.asked, who)
 
     async def _bring(self, place: Place, shown: Shown, out: grpc.aio.Channel) -> None:
         """The place shows what is published, having verified it itself."""

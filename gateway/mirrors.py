@@ -62,13 +62,23 @@ async def publish(
 
 async def seen_by(channel: grpc.aio.Channel) -> tuple[bytes, bytes]:
     """Return the timestamp and snapshot that are verified there; raises what the call raised."""
+    found = await _shown(channel, "")
+    return found.timestamp, found.snapshot
+
+
+async def approval_by(channel: grpc.aio.Channel, role: str) -> bytes:
+    """Return the file of an approval role that was verified there, empty for none."""
+    return bytes((await _shown(channel, role)).approval)
+
+
+async def _shown(channel: grpc.aio.Channel, role: str) -> mirror_pb2.ShownReply:
+    stub = mirror_pb2_grpc.MirrorIngestStub(channel)
+    request = mirror_pb2.ShownRequest(approval=role)
     try:
-        found = await mirror_pb2_grpc.MirrorIngestStub(channel).Shown(
-            mirror_pb2.ShownRequest(), timeout=CALL_SECONDS
-        )
+        found: mirror_pb2.ShownReply = await stub.Shown(request, timeout=CALL_SECONDS)
     except grpc.aio.AioRpcError as problem:
         raise error_of(problem, thing="mirror") from None
-    return found.timestamp, found.snapshot
+    return found
 
 
 async def _lacking(

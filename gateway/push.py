@@ -115,12 +115,17 @@ async def push(
     return Ended("awaits", word=stream.awaits) if stream.awaits else ended
 
 
-async def status_of(channel: grpc.aio.Channel, *, seconds: float) -> node_pb2.StatusReply:
-    """Return what the node says of itself; raises what its call raised."""
+async def status_of(
+    channel: grpc.aio.Channel, *, seconds: float, approval: str = ""
+) -> node_pb2.StatusReply:
+    """Return what the node says of itself; raises what its call raised.
+
+    approval: a role whose file it is asked for too
+    """
     found: node_pb2.StatusReply
     try:
         found = await node_pb2_grpc.NodeStub(channel).Status(
-            node_pb2.StatusRequest(), timeout=seconds
+            node_pb2.StatusRequest(approval=approval), timeout=seconds
         )
     except grpc.aio.AioRpcError as problem:
         raise error_of(problem, thing="node") from None
@@ -131,6 +136,11 @@ async def seen_by(channel: grpc.aio.Channel) -> tuple[bytes, bytes]:
     """Return the timestamp and snapshot that the node hands back; raises what its call raised."""
     found = await status_of(channel, seconds=STATUS_SECONDS)
     return found.timestamp, found.snapshot
+
+
+async def approval_by(channel: grpc.aio.Channel, role: str) -> bytes:
+    """Return the file of an approval role that the node hands back, empty for none."""
+    return bytes((await status_of(channel, seconds=STATUS_SECONDS, approval=role)).approval)
 
 
 async def awaited_by(channel: grpc.aio.Channel, *, seconds: float) -> Awaited | None:

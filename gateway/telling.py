@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from logging import getLogger
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError
+from embrasure.net.credentials import channel
 from embrasure.net.deliver import Caller, deliver
 from embrasure.trust import layout
 from embrasure.trust.directory import shard_of
@@ -22,6 +24,8 @@ from gateway.init import is_trust_file
 from gateway.library import Library
 from gateway.listeners import ListenerAt, all_listeners
 from gateway.parts import EngineParts
+from gateway.push import approval_by
+from gateway.takeover import learn, unpublished
 
 LOG = getLogger(__name__)
 
@@ -31,6 +35,7 @@ class _Node:
     """What one node was told: the files of the last delivery it answered, and when to try again."""
 
     told: frozenset[str] = frozenset()
+    asked: set[str] = field(default_factory=set)  # approval roles whose numbers it was asked for
     failures: int = 0
     again_at: float = 0.0
 
@@ -70,6 +75,7 @@ class Telling:
         async with self._room:
             try:
                 await self._tell(one, names)
+                await self._learn(one, node)
             except EmbrasureError as problem:
                 node.failures += 1
                 pace = self.parts.pace
@@ -109,6 +115,20 @@ class Telling:
         )
         for role, word in told.refused.items():
             LOG.warning("%s refused %s: %s", one.identity, role, word)
+
+    async def _learn(self, one: ListenerAt, node: _Node) -> None:
+        """A gateway that has not published an app yet asks what the node has seen of it."""
+        parts = self.parts
+        roles = await asyncio.to_thread(unpublished, parts.repository, one.key[2])
+        if not set(roles) - node.asked:
+            return
+        key_pem, chain_pem = await asyncio.to_thread(parts.identity.client)
+        async with channel(
+            one.address, role="node", name=one.identity.name, domain=one.trust.domain,
+            issuer_pems=one.trust.pem(["node"]), key_pem=key_pem, chain_pem=chain_pem,
+        ) as out:  # fmt: skip
+            who = f"node/{one.identity.name}"
+            await learn(parts, partial(approval_by, out), roles, node.asked, who)
 
     def _files(self, names: frozenset[str]) -> dict[str, bytes]:
         source = self.parts.repository.source()

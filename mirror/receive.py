@@ -74,13 +74,16 @@ class Ingest:
     async def Shown(
         self, request: mirror_pb2.ShownRequest, context: Context
     ) -> mirror_pb2.ShownReply:
-        """What a restored gateway needs to find its own numbers."""
+        """What a restored or a new gateway needs to find its numbers."""
         folder = self._publisher.client.workflow.folder
 
         def look() -> mirror_pb2.ShownReply:
+            role = request.approval
+            known = layout.is_approval_role(role)
             return mirror_pb2.ShownReply(
                 timestamp=newest_file(folder, layout.TIMESTAMP, limit=limits.TIMESTAMP_BYTES),
                 snapshot=newest_file(folder, layout.SNAPSHOT, limit=limits.SNAPSHOT_BYTES),
+                approval=newest_file(folder, role, limit=limits.DELEGATED_BYTES) if known else b"",
             )
 
         return await asyncio.to_thread(look)

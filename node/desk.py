@@ -100,8 +100,8 @@ class Records(Protocol):
         """Where the node stands."""
         ...
 
-    def seen(self) -> SeenNote:
-        """The newest timestamp and snapshot that the node has verified."""
+    def seen(self, approval: str = "") -> SeenNote:
+        """The newest timestamp that the node has verified, and the snapshot or this approval."""
         ...
 
     def posts(self, limit: int) -> list[PostNote]:
@@ -197,7 +197,7 @@ class Desk:
             case StatusAsk():
                 channel.send(self._records.state())
             case SeenAsk():
-                channel.send(self._records.seen())
+                channel.send(self._records.seen(ask.approval))
             case OutboxAsk():
                 for post in self._records.posts(ask.limit):
                     channel.send(post)

@@ -18,6 +18,7 @@ from msgspec import Meta
 from embrasure import errors, limits
 from embrasure.errors import EmbrasureError, Refused, shown
 from embrasure.trust import canonical as form
+from embrasure.trust import layout
 from embrasure.trust.documents import Base64, Count, Digest, Document, Name, Positive, convert
 from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk, RepairAsk
 from node.message import App, HoldText, Sentence, Word
@@ -25,6 +26,7 @@ from node.message import EndStatus as EndStatus
 from node.message import Message as Message
 
 DOCUMENT = "ipc message"
+ApprovalRole = Annotated[str, Meta(pattern=rf"^({layout.APPROVAL.pattern})?$")]
 
 
 class OrderAsk(Message, frozen=True, kw_only=True, tag="order"):
@@ -46,7 +48,11 @@ class StatusAsk(Message, frozen=True, kw_only=True, tag="status"):
 
 
 class SeenAsk(Message, frozen=True, kw_only=True, tag="seen"):
-    """Fetch: hand me the newest timestamp and snapshot, as they were signed."""
+    """Fetch: hand me the newest timestamp and snapshot, as they were signed; or, in the place of
+    the snapshot, the file of this approval role.
+    """
+
+    approval: ApprovalRole = ""
 
 
 class OutboxAsk(Message, frozen=True, kw_only=True, tag="outbox"):
@@ -188,10 +194,11 @@ class StateNote(Message, frozen=True, kw_only=True, tag="state"):
 
 
 class SeenNote(Message, frozen=True, kw_only=True, tag="shown"):
-    """Apply: the newest verified timestamp and snapshot, as they were served; empty for none."""
+    """Apply: the newest verified files, as they were served; empty for none."""
 
     timestamp: Annotated[str, Meta(max_length=2 * limits.TIMESTAMP_BYTES)]
     snapshot: Annotated[str, Meta(max_length=2 * limits.SEEN_BYTES)]
+    approval: Annotated[str, Meta(max_length=2 * limits.SEEN_BYTES)] = ""
 
 
 class Done(Message, frozen=True, kw_only=True, tag="done"):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from embrasure import __version__, limits
 from embrasure.errors import Denied, EmbrasureError, Failed, Refused, Unavailable, shown
 from embrasure.net.identity import Role
+from embrasure.trust import layout
 from embrasure.wire import node_pb2 as wire
 from node.answering import Deaf, Heard, Hearer, NoSource, converse
 from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk
@@ -139,7 +140,9 @@ class NodeService:
         heard = await loop.run_in_executor(self._pool, ask, self._connect, StatusAsk())
         if heard.state is None:
             raise Failed("node", expected="its state", got="none")
-        shown = await loop.run_in_executor(self._pool, ask, self._connect, SeenAsk())
+        wanted = request.approval if layout.is_approval_role(request.approval) else ""
+        seen = SeenAsk(approval=wanted)
+        shown = await loop.run_in_executor(self._pool, ask, self._connect, seen)
         reply = reply_of(heard.state, shown.seen, self._serial(), self._bundle())
         if any(one.state == PROVISIONAL for one in heard.state.apps):
             await self._show_awaited(reply, opened_ms)
@@ -248,4 +251,5 @@ def reply_of(state: StateNote, seen: SeenNote | None, serial: str, bundle: str) 
         tls=bundle,
         timestamp=unpack(seen.timestamp) if seen else b"",
         snapshot=unpack(seen.snapshot) if seen else b"",
+        approval=unpack(seen.approval) if seen else b"",
     )

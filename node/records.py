@@ -61,12 +61,16 @@ class NodeRecords:
             apps=tuple(self._app(app, floors.app(app), at) for app in apps[:APPS]),
         )
 
-    def seen(self) -> SeenNote:
-        """Return what a restored gateway needs to find its own numbers; nothing in it is secret.
+    def seen(self, approval: str = "") -> SeenNote:
+        """Return what a restored or a new gateway needs to find its numbers; nothing is secret.
 
-        A snapshot that fits no message is left out.
+        approval: the file of this role, in the place of the snapshot
+        A file that fits no message is left out.
         """
         stamp = newest_file(self._paths.tuf, layout.TIMESTAMP, limit=STAMP_BYTES)
+        if layout.is_approval_role(approval):
+            raw = newest_file(self._paths.tuf, approval, limit=limits.SEEN_BYTES)
+            return SeenNote(timestamp=pack(stamp), snapshot="", approval=pack(raw))
         snapshot = newest_file(self._paths.tuf, layout.SNAPSHOT, limit=limits.SEEN_BYTES)
         return SeenNote(timestamp=pack(stamp), snapshot=pack(snapshot))
 

@@ -15,6 +15,7 @@ from embrasure.errors import Misuse, Refused
 ENV = re.compile(r"[a-z][a-z0-9]{0,15}")
 APP = re.compile(r"[a-z][a-z0-9-]{0,47}")
 NODE_ID = re.compile(r"n-[a-z2-7]{26}")
+APPROVAL = re.compile(r"[a-z][a-z0-9]{0,15}-[a-z][a-z0-9-]{0,47}")  # `<env>-<app>`
 IDENTITY_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 # An app of environment `fleet` would be the role `fleet-<app>`; so these are no environments.
@@ -66,6 +67,11 @@ def gates_role(env: str) -> str:
 def app_role(env: str, app: str) -> str:
     """Return the approval role: k of n operators over the plan of one app in one environment."""
     return f"{env}-{app}"
+
+
+def is_approval_role(role: str) -> bool:
+    """Return whether `role` has the name of an approval role: no reserved word in front."""
+    return APPROVAL.fullmatch(role) is not None and role.partition("-")[0] not in RESERVED
 
 
 def policy_path(env: str) -> str:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65mbrasure/wire/mirror.proto\x12\x0c\x65mbrasure.v1\"\x1f\n\x0eMissingRequest\x12\r\n\x05paths\x18\x01 \x03(\t\"%\n\x07Lacking\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04held\x18\x02 \x01(\x04\"6\n\x0cMissingReply\x12&\n\x07lacking\x18\x01 \x03(\x0b\x32\x15.embrasure.v1.Lacking\"A\n\x05Piece\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\"\x18\n\x08PutReply\x12\x0c\n\x04held\x18\x01 \x01(\x04\"#\n\x0ePublishRequest\x12\x11\n\ttimestamp\x18\x01 \x01(\x0c\")\n\x0cPublishReply\x12\x19\n\x11timestamp_version\x18\x01 \x01(\x04\"\x0e\n\x0cShownRequest\"1\n\nShownReply\x12\x11\n\ttimestamp\x18\x01 \x01(\x0c\x12\x10\n\x08snapshot\x18\x02 \x01(\x0c\"\x1f\n\x0e\x43ollectRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"?\n\x04Post\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04rseq\x18\x02 \x01(\x04\x12\x0e\n\x06header\x18\x03 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\"!\n\x04Slot\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04rseq\x18\x02 \x01(\x04\"7\n\x12\x41\x63knowledgeRequest\x12!\n\x05slots\x18\x01 \x03(\x0b\x32\x12.embrasure.v1.Slot\"!\n\x10\x41\x63knowledgeReply\x12\r\n\x05\x66reed\x18\x01 \x01(\r2\x8d\x02\n\x0cMirrorIngest\x12\x43\n\x07Missing\x12\x1c.embrasure.v1.MissingRequest\x1a\x1a.embrasure.v1.MissingReply\x12\x34\n\x03Put\x12\x13.embrasure.v1.Piece\x1a\x16.embrasure.v1.PutReply(\x01\x12\x43\n\x07Publish\x12\x1c.embrasure.v1.PublishRequest\x1a\x1a.embrasure.v1.PublishReply\x12=\n\x05Shown\x12\x1a.embrasure.v1.ShownRequest\x1a\x18.embrasure.v1.ShownReply2\x9b\x01\n\tLetterbox\x12=\n\x07\x43ollect\x12\x1c.embrasure.v1.CollectRequest\x1a\x12.embrasure.v1.Post0\x01\x12O\n\x0b\x41\x63knowledge\x12 .embrasure.v1.AcknowledgeRequest\x1a\x1e.embrasure.v1.AcknowledgeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65mbrasure/wire/mirror.proto\x12\x0c\x65mbrasure.v1\"\x1f\n\x0eMissingRequest\x12\r\n\x05paths\x18\x01 \x03(\t\"%\n\x07Lacking\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04held\x18\x02 \x01(\x04\"6\n\x0cMissingReply\x12&\n\x07lacking\x18\x01 \x03(\x0b\x32\x15.embrasure.v1.Lacking\"A\n\x05Piece\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\x12\x0c\n\x04last\x18\x04 \x01(\x08\"\x18\n\x08PutReply\x12\x0c\n\x04held\x18\x01 \x01(\x04\"#\n\x0ePublishRequest\x12\x11\n\ttimestamp\x18\x01 \x01(\x0c\")\n\x0cPublishReply\x12\x19\n\x11timestamp_version\x18\x01 \x01(\x04\" \n\x0cShownRequest\x12\x10\n\x08\x61pproval\x18\x01 \x01(\t\"C\n\nShownReply\x12\x11\n\ttimestamp\x18\x01 \x01(\x0c\x12\x10\n\x08snapshot\x18\x02 \x01(\x0c\x12\x10\n\x08\x61pproval\x18\x03 \x01(\x0c\"\x1f\n\x0e\x43ollectRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"?\n\x04Post\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04rseq\x18\x02 \x01(\x04\x12\x0e\n\x06header\x18\x03 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\"!\n\x04Slot\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04rseq\x18\x02 \x01(\x04\"7\n\x12\x41\x63knowledgeRequest\x12!\n\x05slots\x18\x01 \x03(\x0b\x32\x12.embrasure.v1.Slot\"!\n\x10\x41\x63knowledgeReply\x12\r\n\x05\x66reed\x18\x01 \x01(\r2\x8d\x02\n\x0cMirrorIngest\x12\x43\n\x07Missing\x12\x1c.embrasure.v1.MissingRequest\x1a\x1a.embrasure.v1.MissingReply\x12\x34\n\x03Put\x12\x13.embrasure.v1.Piece\x1a\x16.embrasure.v1.PutReply(\x01\x12\x43\n\x07Publish\x12\x1c.embrasure.v1.PublishRequest\x1a\x1a.embrasure.v1.PublishReply\x12=\n\x05Shown\x12\x1a.embrasure.v1.ShownRequest\x1a\x18.embrasure.v1.ShownReply2\x9b\x01\n\tLetterbox\x12=\n\x07\x43ollect\x12\x1c.embrasure.v1.CollectRequest\x1a\x12.embrasure.v1.Post0\x01\x12O\n\x0b\x41\x63knowledge\x12 .embrasure.v1.AcknowledgeRequest\x1a\x1e.embrasure.v1.AcknowledgeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,21 +46,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PUBLISHREPLY']._serialized_start=303
   _globals['_PUBLISHREPLY']._serialized_end=344
   _globals['_SHOWNREQUEST']._serialized_start=346
-  _globals['_SHOWNREQUEST']._serialized_end=360
-  _globals['_SHOWNREPLY']._serialized_start=362
-  _globals['_SHOWNREPLY']._serialized_end=411
-  _globals['_COLLECTREQUEST']._serialized_start=413
-  _globals['_COLLECTREQUEST']._serialized_end=444
-  _globals['_POST']._serialized_start=446
-  _globals['_POST']._serialized_end=509
-  _globals['_SLOT']._serialized_start=511
-  _globals['_SLOT']._serialized_end=544
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=546
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=601
-  _globals['_ACKNOWLEDGEREPLY']._serialized_start=603
-  _globals['_ACKNOWLEDGEREPLY']._serialized_end=636
-  _globals['_MIRRORINGEST']._serialized_start=639
-  _globals['_MIRRORINGEST']._serialized_end=908
-  _globals['_LETTERBOX']._serialized_start=911
-  _globals['_LETTERBOX']._serialized_end=1066
+  _globals['_SHOWNREQUEST']._serialized_end=378
+  _globals['_SHOWNREPLY']._serialized_start=380
+  _globals['_SHOWNREPLY']._serialized_end=447
+  _globals['_COLLECTREQUEST']._serialized_start=449
+  _globals['_COLLECTREQUEST']._serialized_end=480
+  _globals['_POST']._serialized_start=482
+  _globals['_POST']._serialized_end=545
+  _globals['_SLOT']._serialized_start=547
+  _globals['_SLOT']._serialized_end=580
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=582
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=637
+  _globals['_ACKNOWLEDGEREPLY']._serialized_start=639
+  _globals['_ACKNOWLEDGEREPLY']._serialized_end=672
+  _globals['_MIRRORINGEST']._serialized_start=675
+  _globals['_MIRRORINGEST']._serialized_end=944
+  _globals['_LETTERBOX']._serialized_start=947
+  _globals['_LETTERBOX']._serialized_end=1102
 # @@protoc_insertion_point(module_scope)

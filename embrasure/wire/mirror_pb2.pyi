@@ -57,16 +57,20 @@ class PublishReply(_message.Message):
     def __init__(self, timestamp_version: _Optional[int] = ...) -> None: ...
 
 class ShownRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("approval",)
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    approval: str
+    def __init__(self, approval: _Optional[str] = ...) -> None: ...
 
 class ShownReply(_message.Message):
-    __slots__ = ("timestamp", "snapshot")
+    __slots__ = ("timestamp", "snapshot", "approval")
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
     timestamp: bytes
     snapshot: bytes
-    def __init__(self, timestamp: _Optional[bytes] = ..., snapshot: _Optional[bytes] = ...) -> None: ...
+    approval: bytes
+    def __init__(self, timestamp: _Optional[bytes] = ..., snapshot: _Optional[bytes] = ..., approval: _Optional[bytes] = ...) -> None: ...
 
 class CollectRequest(_message.Message):
     __slots__ = ("limit",)

@@ -121,11 +121,13 @@ class Refusal(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., reason: _Optional[str] = ..., floor: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("approval",)
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    approval: str
+    def __init__(self, approval: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("node", "epoch", "serial", "oseq", "rseq", "apps", "version", "tls", "timestamp", "snapshot", "awaited")
+    __slots__ = ("node", "epoch", "serial", "oseq", "rseq", "apps", "version", "tls", "timestamp", "snapshot", "awaited", "approval")
     NODE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SERIAL_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +139,7 @@ class StatusReply(_message.Message):
     TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     AWAITED_FIELD_NUMBER: _ClassVar[int]
+    APPROVAL_FIELD_NUMBER: _ClassVar[int]
     node: str
     epoch: int
     serial: str
@@ -148,7 +151,8 @@ class StatusReply(_message.Message):
     timestamp: bytes
     snapshot: bytes
     awaited: Awaited
-    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., serial: _Optional[str] = ..., oseq: _Optional[int] = ..., rseq: _Optional[int] = ..., apps: _Optional[_Iterable[_Union[AppStatus, _Mapping]]] = ..., version: _Optional[str] = ..., tls: _Optional[str] = ..., timestamp: _Optional[bytes] = ..., snapshot: _Optional[bytes] = ..., awaited: _Optional[_Union[Awaited, _Mapping]] = ...) -> None: ...
+    approval: bytes
+    def __init__(self, node: _Optional[str] = ..., epoch: _Optional[int] = ..., serial: _Optional[str] = ..., oseq: _Optional[int] = ..., rseq: _Optional[int] = ..., apps: _Optional[_Iterable[_Union[AppStatus, _Mapping]]] = ..., version: _Optional[str] = ..., tls: _Optional[str] = ..., timestamp: _Optional[bytes] = ..., snapshot: _Optional[bytes] = ..., awaited: _Optional[_Union[Awaited, _Mapping]] = ..., approval: _Optional[bytes] = ...) -> None: ...
 
 class Awaited(_message.Message):
     __slots__ = ("app", "plan", "tx", "nonce")

@@ -81,7 +81,7 @@ class Still:
             apps=(),
         )
 
-    def seen(self) -> SeenNote:
+    def seen(self, approval: str = "") -> SeenNote:
         return SeenNote(timestamp="", snapshot="")
 
     def posts(self, limit: int) -> list[PostNote]:

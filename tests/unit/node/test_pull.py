@@ -75,7 +75,7 @@ class Waiting:
             maintenance="", isolation=NOWHERE, apps=(),
         )  # fmt: skip
 
-    def seen(self) -> SeenNote:
+    def seen(self, approval: str = "") -> SeenNote:
         return SeenNote(timestamp="", snapshot="")
 
     def posts(self, limit: int) -> list[PostNote]:

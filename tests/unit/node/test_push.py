@@ -111,7 +111,7 @@ class ShownRecords:
             apps=(app,),
         )
 
-    def seen(self) -> SeenNote:
+    def seen(self, approval: str = "") -> SeenNote:
         return SeenNote(timestamp="", snapshot="")
 
     def posts(self, limit: int) -> list[PostNote]:
