@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from logging import getLogger
 
-from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused
@@ -24,6 +24,7 @@ from gateway.renumber import check_left
 from gateway.repository import Repository
 
 LOG = getLogger(__name__)
+MOST = limits.VERSION_MOST // 2  # of a former publisher: half of all numbers are left for this one
 Ask = Callable[[str], Awaitable[bytes]]
 
 
@@ -102,12 +103,7 @@ def above_former(parts: EngineParts, timestamp: bytes, snapshot: bytes, *, who: 
         return False
     stamp = form.read_metadata(timestamp, Timestamp, layout.TIMESTAMP)
     listing = form.read_metadata(snapshot, Snapshot, layout.SNAPSHOT)
-    root, *former = _roots(repository)
-    if form.is_signed(root, layout.TIMESTAMP, stamp) or not any(
-        form.is_signed(root, layout.TIMESTAMP, stamp)
-        and form.is_signed(root, layout.SNAPSHOT, listing)
-        for root in former
-    ):
+    if not is_former(_roots(repository), stamp, listing):
         return False
     seen = {
         layout.TIMESTAMP: stamp.signed.version,
@@ -118,7 +114,7 @@ def above_former(parts: EngineParts, timestamp: bytes, snapshot: bytes, *, who: 
         role: version
         for role, version in seen.items()
         if (role in (layout.TIMESTAMP, layout.SNAPSHOT) or role.startswith("gates-"))
-        and 0 < repository.published_version(role) <= version <= limits.VERSION_MOST // 2
+        and 0 < repository.published_version(role) <= version <= MOST
     }
     if not higher:
         return False
@@ -126,6 +122,16 @@ def above_former(parts: EngineParts, timestamp: bytes, snapshot: bytes, *, who: 
         repository.go_above(higher)
     LOG.warning("%s has files of a former publisher: numbers go on above", who)
     return True
+
+
+def is_former(roots: list[Root], stamp: Metadata[Timestamp], listing: Metadata[Snapshot]) -> bool:
+    """Return whether one of the older `roots` vouches for both files, and the newest does not."""
+    newest, *older = roots
+    return not form.is_signed(newest, layout.TIMESTAMP, stamp) and any(
+        form.is_signed(root, layout.TIMESTAMP, stamp)
+        and form.is_signed(root, layout.SNAPSHOT, listing)
+        for root in older
+    )
 
 
 def _roots(repository: Repository) -> list[Root]:

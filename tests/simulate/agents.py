@@ -237,6 +237,9 @@ class SimAgent:
             oseq=self.oseq,
             timestamp=self.hands or newest_file(folder, "timestamp", limit=limits.TIMESTAMP_BYTES),
             snapshot=newest_file(folder, "snapshot", limit=limits.SNAPSHOT_BYTES),
+            approval=newest_file(folder, request.approval, limit=limits.DELEGATED_BYTES)
+            if request.approval
+            else b"",
         )
 
 
