@@ -125,7 +125,7 @@ class Telling:
         key_pem, chain_pem = await asyncio.to_thread(parts.identity.client)
         async with channel(
             one.address, role="node", name=one.identity.name, domain=one.trust.domain,
-            issuer_pems=one.trust.pem(["node"]), key_pem=key_pem, chain_pem=chain_pem,
+            issuer_pems=one.trust.pem(["node"]), key=key_pem, chain_pem=chain_pem,
         ) as out:  # fmt: skip
             who = f"node/{one.identity.name}"
             await learn(parts, partial(approval_by, out), roles, node.asked, who)

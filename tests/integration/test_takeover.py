@@ -54,7 +54,7 @@ async def shown(fleet: Fleet, held: Opened) -> int:
     async with channel(
         f"127.0.0.1:{port(fleet.folder / 'm1', 'ingest')}", role="mirror", name="m1",
         domain=DOMAIN, issuer_pems=(fleet.trust / "ca" / "mirror.crt").read_bytes(),
-        key_pem=key, chain_pem=chain,
+        key=key, chain_pem=chain,
     ) as out:  # fmt: skip
         return await publish(out, held.repository.source(), Library(held.repository).contents())
 
