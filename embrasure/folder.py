@@ -247,9 +247,10 @@ class Folder:
 
     def ensure(self, name: str, *, mode: int = 0o700) -> Folder:
         """Return the folder `name`, made and synced if it was not there."""
-        with contextlib.suppress(Refused):
-            self.mkdir(name, mode=mode).close()
-            self.fsync()
+        if not self.has(name):  # looked at first: a disk that takes nothing still has it
+            with contextlib.suppress(Refused):
+                self.mkdir(name, mode=mode).close()
+                self.fsync()
         return self.child(name)
 
     def chmod_file(self, name: str, mode: int) -> None:

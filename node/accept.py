@@ -23,7 +23,7 @@ from embrasure.trust.door import Taken
 from embrasure.trust.floors import FloorStore
 from embrasure.trust.order import Order, check_action, check_order, parse_order
 from embrasure.trust.source import Source
-from node import credentials, hold
+from node import credentials, hold, leftovers
 from node.config import NodeConfig, app_names
 from node.confirm_messages import AwaitsNote
 from node.enrolment import may_have_answer
@@ -73,6 +73,7 @@ class Acceptor:
         self._held = contextlib.ExitStack()
         self._held.enter_context(lock(paths.lock / "node", seconds=1))
         credentials.take_all_away(paths)
+        leftovers.clear(paths)
         self._identity = identity
         self._clock = clock
         self._mutex = threading.RLock()

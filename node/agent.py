@@ -22,7 +22,7 @@ from embrasure import limits
 from embrasure.errors import EmbrasureError, Unavailable
 from embrasure.fs import lock, replace_file
 from embrasure.notify import ALIVE, READY, STOPPING, notify
-from node import service
+from node import leftovers, service
 from node.answering import Deaf, NoSource, converse
 from node.config import NodeConfig, load_config
 from node.ipc import to_apply
@@ -73,6 +73,7 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
     from node.push import TABLE, NodeService
     from node.push_listener import PushListener
 
+    leftovers.clear_own(paths)
     material = Material(paths)
     holder = TrustHolder(material.trust())
     keys = ServerKeys(

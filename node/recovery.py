@@ -77,7 +77,10 @@ def _keep_serving(ground: Ground, app: str, record: Record | None) -> None:
         return
     with contextlib.suppress(EmbrasureError):
         if is_whole(ground.paths, app, known[name], deep=False):
-            serve(ground, app, known[name])
+            # A disk that has turned read-only does not take the link either: it runs all the same.
+            with contextlib.suppress(EmbrasureError):
+                _link(ground, app, known[name])
+            _start(ground, app, known[name])
 
 
 def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> Record:
@@ -161,10 +164,18 @@ def linked_in(paths: Paths, app: str) -> str | None:
 
 def serve(ground: Ground, app: str, release: Release) -> None:
     """`current` names the release, and it runs and is kept alive."""
-    running = ground.supervisor.running(app)
+    _link(ground, app, release)
+    _start(ground, app, release)
+
+
+def _link(ground: Ground, app: str, release: Release) -> None:
     if linked(ground, app) != release.id:
         with Folder.open(ground.paths.app(app)) as folder:
             ground.journal.with_room(partial(switch.switch, folder, release.id))
+
+
+def _start(ground: Ground, app: str, release: Release) -> None:
+    running = ground.supervisor.running(app)
     if running is None or running.unit.release != release.id:
         installed = load_release(ground.paths, app, release)
         unit = units.unit_of(ground.paths, installed, load_app(ground.paths, app), ground.isolation)

@@ -30,7 +30,7 @@ def make_shared(paths: Paths, app: str, user: User | None) -> None:
         if user is None:
             return
         with top.ensure(paths.releases(app).name) as releases:
-            releases.chmod(_RELEASES_MODE)
+            _set_mode(releases, _RELEASES_MODE)
         own(top, 0, user.gid, _APP_MODE)
         shared = paths.shared(app)
         found = top.stat(shared.name)
@@ -47,11 +47,16 @@ def make_shared(paths: Paths, app: str, user: User | None) -> None:
 
 def own(folder: Folder, uid: int, gid: int, mode: int) -> None:
     """The held folder has the owner and the mode."""
+    _set_mode(folder, mode)
     found = os.fstat(folder.fd)
-    if stat.S_IMODE(found.st_mode) != mode:
-        folder.chmod(mode)
     if (found.st_uid, found.st_gid) != (uid, gid):
         folder.chown(uid, gid)
+
+
+def _set_mode(folder: Folder, mode: int) -> None:
+    # Looked at first: a disk that has turned read-only must not keep an app from starting.
+    if stat.S_IMODE(os.fstat(folder.fd).st_mode) != mode:
+        folder.chmod(mode)
 
 
 def room_of(

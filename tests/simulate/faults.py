@@ -113,7 +113,8 @@ class Faults:
         self._each(self.count)
         if self.count == self._fail_at or (self._lasting and self.count > self._fail_at > 0):
             raise OSError(self._error, os.strerror(self._error))
-        if self.count == self._kill_at and not self._after:
+        # An operation that fails by itself is followed by the next one, or by nothing.
+        if 0 < self._kill_at == self.count - int(self._after):
             self.kill()
         if 0 < self._short_at <= self.count and op.call == "write" and len(op.data) > 1:
             self._short_at = 0

@@ -44,6 +44,7 @@ from node.deadline import uptime_ms
 from node.identity import create_identity, load_identity, load_seal_key, new_node_id
 from node.paths import Paths
 from node.supervisor import Supervisor
+from tests.simulate.inner import InnerApps
 from tests.simulate.nodes import SimNode
 from tests.simulate.releases import SimRelease, make_release
 from tests.simulate.repository import SimRepository
@@ -220,7 +221,10 @@ class SimInstaller:
         mode: str = "pull",
         stop_seconds: float = 2,
         confirm_s: int = limits.CONFIRM_SECONDS,
+        inner: bool = False,
     ) -> None:
+        """inner: apps are sockets of this process (`tests/simulate/inner.py`), no programs."""
+        self.inner = inner
         self.clock = TestClock()
         self.app = app
         self.repo = SimRepository(clock=self.clock)
@@ -249,7 +253,11 @@ class SimInstaller:
 
     def open(self) -> None:
         """The node's apply side runs."""
-        self.supervisor = Supervisor(self.paths, stop_seconds=self.stop_seconds)
+        self.supervisor: Supervisor | InnerApps
+        if self.inner:
+            self.supervisor = InnerApps(self.paths)
+        else:
+            self.supervisor = Supervisor(self.paths, stop_seconds=self.stop_seconds)
         self.acceptor = Acceptor(
             self.paths, load_config(self.paths), self.identity, self.supervisor, clock=self.clock
         )

@@ -1,0 +1,167 @@
+"""Every operation of the disk in installs and changes of keys, each with a fault: nothing breaks.
+
+What is real here and what is not: docs/node.md, "Sweeps". `-m campaign` takes many more pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from node.states import State, advance
+from node.transaction import To, Transaction
+from tests.ablation import Ablation
+from tests.simulate.sweep import (
+    KINDS,
+    Case,
+    Counters,
+    Kind,
+    Scene,
+    every_case,
+    recovery_length,
+    sweep,
+    traced,
+)
+from tests.simulate.sweep_install import hook_scenes, install_scenes
+from tests.simulate.sweep_keys import key_scenes
+from tests.unit.node.test_sync_order import without
+
+pytestmark = [pytest.mark.sweep, pytest.mark.timeout(1200)]
+LEAST = 5_000
+HOOKS_SHARE = 25  # each case of a scene whose hooks are programs takes ten times as long
+PAIRS, CAMPAIGN_PAIRS = 300, 20_000
+SEED = 4
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The scenes, and how many operations each takes."""
+
+    swept: tuple[Scene, ...]
+    hooked: tuple[Scene, ...]
+    traces: dict[str, list[tuple[str, str]]]
+
+    def cases(self, scenes: Sequence[Scene], kinds: Sequence[Kind] = KINDS) -> list[Case]:
+        """Return every case of these scenes."""
+        return [
+            case
+            for scene in scenes
+            for case in every_case(scene.name, self.traces[scene.name], kinds)
+        ]
+
+    def scene(self, name: str) -> Scene:
+        """Return the scene of this name."""
+        return next(one for one in (*self.swept, *self.hooked) if one.name == name)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    root, counters = tmp_path_factory.mktemp("sweep"), Counters()
+    swept: list[Scene] = [*install_scenes(root, counters), *key_scenes(root)]
+    hooked: list[Scene] = [*hook_scenes(root, counters)]
+    yield Ground(
+        tuple(swept), tuple(hooked), {scene.name: traced(scene) for scene in (*swept, *hooked)}
+    )
+
+
+@pytest.mark.long
+def test_no_fault_at_any_operation_breaks_a_node(ground: Ground) -> None:
+    # On a disk that stays read-only every place is much like its neighbours.
+    cases = ground.cases(ground.swept) + ground.cases(ground.swept, ("erofs",))[::3]
+    outcome = sweep(ground.swept, cases)
+    some = ground.cases(ground.hooked)[::HOOKS_SHARE]
+    hooked = sweep(ground.hooked, some)
+    outcome.cases += hooked.cases
+    outcome.broken += hooked.broken
+    print("\n".join(outcome.figures("crash_sweep")))
+    print({**outcome.by_scene, **hooked.by_scene})
+    assert outcome.broken == []
+    assert outcome.cases == len(cases) + len(some) >= LEAST
+
+
+def pairs(ground: Ground, count: int) -> list[Case]:
+    """Return pairs of a crash of an act and one of its recovery, drawn evenly with a fixed seed."""
+    names = [scene.name for scene in ground.swept if scene.name not in ("renewal", "first_keys")]
+    length = functools.cache(lambda name, at: recovery_length(ground.scene(name), at))
+    chosen = random.Random(SEED)  # noqa: S311  # the same pairs each time
+    found: list[Case] = []
+    while len(found) < count:
+        name = chosen.choice(names)
+        at = chosen.randrange(1, len(ground.traces[name]) + 1)
+        # Measured at every eighth place only: a neighbour's recovery is as long, or nearly.
+        then = chosen.randrange(1, length(name, max(1, at // 8 * 8)) + 1)
+        found.append(Case(name, chosen.choice(("kill_before", "kill_after")), at, then))
+    return found
+
+
+def double(ground: Ground, count: int) -> None:
+    outcome = sweep(ground.swept, pairs(ground, count))
+    print("\n".join(outcome.figures("double_crash")))
+    assert outcome.broken == []
+    assert outcome.cases == count
+
+
+@pytest.mark.long
+def test_a_crash_in_the_recovery_of_a_crash_breaks_nothing(ground: Ground) -> None:
+    double(ground, PAIRS)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(7200)
+def test_many_crashes_in_the_recovery_of_a_crash_break_nothing(ground: Ground) -> None:
+    double(ground, CAMPAIGN_PAIRS)
+
+
+def unwritten(state: State) -> Callable[[Transaction, To], None]:
+    """Return `Transaction.enter` that keeps one state in memory only."""
+    real = Transaction.enter
+
+    def enter(self: Transaction, to: To) -> None:
+        if to.state is state:
+            self.record = advance(self.record, to.state, **to.changes)
+        else:
+            real(self, to)
+
+    return enter
+
+
+@pytest.mark.long
+@pytest.mark.misuse
+def test_a_sweep_finds_one_journal_write_that_is_missing(
+    ground: Ground, ablation: Ablation
+) -> None:
+    """Control: what was told as a success is undone after a crash."""
+    upgrade = [ground.scene("upgrade")]
+    cases = ground.cases(upgrade, ("kill_before",))[-60:]
+    assert sweep(upgrade, cases).broken == []
+    with ablation("the record of COMMITTED") as attack:
+        attack.without("node.transaction.Transaction.enter", unwritten(State.COMMITTED))
+        broken = sweep(upgrade, cases).broken
+        attack.succeeded([line for line in broken if "I2" in line])
+
+
+@pytest.mark.long
+@pytest.mark.misuse
+@pytest.mark.parametrize("folder", ["releases", "shop", "journal"])
+def test_a_sweep_finds_one_sync_that_is_missing(
+    ground: Ground, folder: str, ablation: Ablation
+) -> None:
+    """Control: a kill loses no writes, so the order tells it (`tests/simulate/order.py`)."""
+    upgrade = [ground.scene("upgrade")]
+    cases = ground.cases(upgrade, ("short",))[:4]
+    assert sweep(upgrade, cases).broken == []
+    with ablation(f"the fsync of {folder}") as attack:
+        attack.without("embrasure.folder.Folder.fsync", without("fsync", folder))
+        attack.succeeded(sweep(upgrade, cases).broken)
+
+
+@pytest.mark.long
+def test_a_fault_that_nothing_meets_is_told(ground: Ground) -> None:
+    """The sweep is checked as well: it never counts a case that was none."""
+    upgrade = ground.scene("upgrade")
+    beyond = Case("upgrade", "kill_before", len(ground.traces["upgrade"]) + 1)
+    assert [line for line in sweep([upgrade], [beyond], workers=1).broken if "never met" in line]

@@ -1,0 +1,322 @@
+"""Sweeps: the same act again and again, each time with one fault at one operation of the disk.
+
+A scene has a base folder, an act upon a copy of it, a recovery by the node's own code, and checks
+of what must then hold. A case is one kind of fault at one operation. Kills are real: the act runs
+in a forked process that ends by SIGKILL. All other faults happen in the worker, which lives on.
+
+sweep(scenes, cases, workers=2) -> Outcome     # cases: from `every_case`, or a part of it
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import gc
+import json
+import mmap
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from embrasure import fsops
+from tests.simulate.faults import Faults
+from tests.simulate.order import Order
+from tests.simulate.trees import copy_tree, fingerprint, remove, room
+
+Kind = Literal[
+    "kill_before", "kill_after", "eio", "enospc", "erofs", "short_kill", "short", "kills"
+]
+KINDS: tuple[Kind, ...] = ("kill_before", "kill_after", "eio", "enospc", "short_kill", "short")
+KILLS = ("kill_before", "kill_after", "short_kill")
+ERRORS = {"eio": errno.EIO, "enospc": errno.ENOSPC, "erofs": errno.EROFS}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One fault. at: the operation, counted from 1; then: one of the recovery that ends it, too."""
+
+    scene: str
+    kind: Kind
+    at: int
+    then: int = 0
+
+    def faults(self) -> Faults:
+        """Return what makes it happen."""
+        if self.kind in ERRORS:
+            return Faults(fail_at=self.at, error=ERRORS[self.kind], lasting=self.kind == "erofs")
+        if self.kind == "short":
+            return Faults(short_at=self.at)
+        short = self.at if self.kind == "short_kill" else 0
+        return Faults(kill_at=self.at, after=self.kind != "kill_before", short_at=short)
+
+
+class Scene(Protocol):
+    """What is swept. Its methods are called in a worker, after `enter`."""
+
+    name: str
+
+    def enter(self, folder: Path) -> Path:
+        """Return the base: a folder of which each case gets a copy at `folder`."""
+        ...
+
+    def act(self, faults: Faults) -> str:
+        """Return the error of the node's code that ended the act, "" for none.
+
+        On the copy, with the faults armed at the beginning.
+        """
+        ...
+
+    def serving(self) -> list[str]:
+        """Return what is wrong with the service at the end of an act in which writes failed."""
+        ...
+
+    def recover(self, faults: Faults) -> None:
+        """The node's own recovery, as after a restart, with the faults armed at its beginning."""
+        ...
+
+    def opened(self) -> AbstractContextManager[None]:
+        """The node runs, once more recovered, until the block ends."""
+        ...
+
+    def check(self, count: Counters) -> list[str]:
+        """Return what does not hold after the recovery, while it is open: one sentence each."""
+        ...
+
+
+class Counters:
+    """Numbers that outlive a killed process: they lie in memory that it shares."""
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def add(self, slot: int) -> None:
+        """One more."""
+        self._shared[slot] += 1
+
+    def get(self, slot: int) -> int:
+        """Return how many."""
+        return self._shared[slot]
+
+    def clear(self) -> None:
+        """All are 0."""
+        self._shared[:64] = bytes(64)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a sweep went."""
+
+    cases: int = 0
+    broken: list[str] = field(default_factory=list)
+    by_scene: dict[str, int] = field(default_factory=dict)
+
+    def figures(self, name: str) -> list[str]:
+        """Return the two lines that CI reads."""
+        return [
+            f"figure: {name}_cases = {self.cases} cases",
+            f"figure: {name}_broken = {len(self.broken)} cases",
+        ]
+
+
+def every_case(scene: str, trace: Sequence[tuple[str, str]], kinds: Sequence[Kind]) -> list[Case]:
+    """Return a case of each kind at each operation; a short one only at a write."""
+    return [
+        Case(scene, kind, at)
+        for at, (call, _) in enumerate(trace, start=1)
+        for kind in kinds
+        if call == "write" or not kind.startswith("short")
+    ]
+
+
+def traced(scene: Scene, counters: Counters | None = None) -> list[tuple[str, str]]:
+    """Return every operation of the act, undisturbed, which must end well."""
+    with room() as top:
+        place = Place(scene, top, counters or Counters())
+        faults = Faults()
+        place.reset()
+        said, wrong = scene.act(faults), place.recovered()
+        if said or wrong:
+            raise RuntimeError(f"{scene.name} without a fault: {said} {wrong}")
+        return faults.trace
+
+
+def recovery_length(scene: Scene, at: int) -> int:
+    """Return how many operations the recovery takes after a kill at operation `at`."""
+    with room() as top:
+        place = Place(scene, top, Counters())
+        place.faulted(Case(scene.name, "kill_before", at))
+        faults = Faults()
+        scene.recover(faults)
+        return faults.count
+
+
+def sweep(scenes: Sequence[Scene], cases: Sequence[Case], *, workers: int = 2) -> Outcome:
+    """Return how all cases went, shared out among that many processes."""
+    named = {scene.name: scene for scene in scenes}
+    shuffled = list(cases)
+    random.Random(1).shuffle(shuffled)  # noqa: S311  # only evens out the load
+    pipes = []
+    for number in range(workers):
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(read_end)
+            _work(named, shuffled[number::workers], write_end)
+        os.close(write_end)
+        pipes.append((child, read_end))
+    outcome = Outcome()
+    for child, read_end in pipes:
+        with os.fdopen(read_end, "rb") as pipe:
+            for line in pipe:
+                _take(outcome, json.loads(line))
+        _, status = os.waitpid(child, 0)
+        if status:
+            outcome.broken.append(f"a worker ended with {status}")
+    if outcome.cases != len(cases):
+        outcome.broken.append(f"{outcome.cases} of {len(cases)} cases were run")
+    return outcome
+
+
+def _take(outcome: Outcome, told: dict[str, object]) -> None:
+    outcome.cases += 1
+    scene = str(told["scene"])
+    outcome.by_scene[scene] = outcome.by_scene.get(scene, 0) + 1
+    if told["wrong"]:
+        outcome.broken.append(f"{told['case']}: {told['wrong']}")
+
+
+def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int) -> None:
+    """Run the cases in this process, which was forked for them, and end it."""
+    status = 1
+    try:
+        with room() as top, os.fdopen(pipe, "wb", buffering=0) as out:
+            gc.disable()  # a collection in a forked process copies what it looks at
+            alone()
+            counters, places = Counters(), dict[str, Place]()
+            for case in cases:
+                if case.scene not in places:
+                    own = top / case.scene
+                    own.mkdir()
+                    places[case.scene] = Place(named[case.scene], own, counters)
+                wrong = places[case.scene].run(case)
+                told = {"scene": case.scene, "case": str(case), "wrong": "; ".join(wrong)}
+                out.write(json.dumps(told).encode() + b"\n")
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+_CLONE_NEWNET, _SIOCSIFFLAGS, _IFF_UP = 0x40000000, 0x8914, 1
+
+
+def alone() -> bool:
+    """Return whether this process has a network of its own now, if it may: only loopback.
+
+    Who holds a port is read from a table of all sockets, which is long on a busy machine.
+    """
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH", b"lo", _IFF_UP))
+    return True
+
+
+class Place:
+    """One scene in one folder of one worker."""
+
+    def __init__(self, scene: Scene, room: Path, counters: Counters) -> None:
+        self._scene, self._counters = scene, counters
+        self._folder = room / "copy"
+        self._base = scene.enter(self._folder)
+        self._print = fingerprint(self._base)
+
+    def run(self, case: Case) -> list[str]:
+        """Return what is wrong after the case."""
+        try:
+            wrong = self.faulted(case)
+            return wrong or self._recovered_and_checked(case)
+        except Exception as problem:
+            return [f"{type(problem).__name__}: {problem} {_where(problem)}"]
+
+    def reset(self) -> None:
+        """The folder is a copy of the base."""
+        self._counters.clear()
+        remove(self._folder)
+        copy_tree(self._base, self._folder)
+
+    def faulted(self, case: Case) -> list[str]:
+        """The act was done with the fault; returns what is wrong already."""
+        self.reset()
+        if case.kind == "short":
+            return self._in_order(case.faults())
+        if case.kind not in KILLS:
+            self._scene.act(case.faults())
+            return self._scene.serving()
+        return [] if self._killed(case.faults(), "act") else ["the fault was never met"]
+
+    def _in_order(self, faults: Faults) -> list[str]:
+        """Return what came too early in an act that nothing ends: a short write is continued."""
+        order = Order()
+        with fsops.watched(order):
+            said = self._scene.act(faults)
+        if said:
+            return [f"after a short write: {said}"]
+        order.told("the end")
+        return order.wrong[:3]
+
+    def _recovered_and_checked(self, case: Case) -> list[str]:
+        # A recovery may be shorter than the place of its kill: then it simply ends.
+        if case.then:
+            self._killed(Faults(kill_at=case.then, after=case.at % 2 == 1), "recover")
+        return self.recovered()
+
+    def recovered(self) -> list[str]:
+        """The recovery is done, twice; returns what does not hold."""
+        self._scene.recover(Faults())
+        before, wrong = fingerprint(self._folder), []
+        with self._scene.opened():
+            if (after := fingerprint(self._folder)) != before:
+                changed = sorted({path for path, _ in before ^ after})
+                wrong.append(f"I3: a second recovery changed {changed[:6]}")
+            wrong += self._scene.check(self._counters)
+        if fingerprint(self._base) != self._print:
+            wrong.append("the base was changed through a link")
+        return wrong
+
+    def _killed(self, faults: Faults, what: Literal["act", "recover"]) -> bool:
+        """Return whether the process that did it was killed on its way."""
+        child = os.fork()
+        if child == 0:
+            status = 3
+            try:
+                said = getattr(self._scene, what)(faults)
+                status = 0
+                if what == "act":
+                    print("was not killed:", said or "it ended well", file=sys.stderr)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            return True
+        if status:
+            raise RuntimeError(f"the {what} ended with {status}")
+        return False
+
+
+def _where(problem: BaseException) -> str:
+    last = traceback.extract_tb(problem.__traceback__)[-3:]
+    return " < ".join(f"{Path(one.filename).name}:{one.lineno}" for one in reversed(last))
