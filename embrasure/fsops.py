@@ -232,8 +232,8 @@ def give(fd: int, name: str, uid: int, gid: int, mode: int) -> None:
 
 
 def _give(fd: int, name: str, uid: int, gid: int, mode: int) -> None:
+    os.chmod(name, mode, dir_fd=fd)  # first: afterwards it is not ours any more
     os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
-    os.chmod(name, mode, dir_fd=fd)
 
 
 def touch(fd: int, name: str) -> None:

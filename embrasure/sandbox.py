@@ -196,9 +196,50 @@ def filter_calls(*, families: Sequence[int] = (), refused: Iterable[str] = ()) -
     _call(number, ctypes.c_uint(1), ctypes.c_uint(0), ctypes.byref(made))
 
 
+# Capabilities, by their numbers in capability.h
+
+CAPABILITIES: Mapping[str, int] = MappingProxyType(
+    {"CHOWN": 0, "KILL": 5, "SETGID": 6, "SETUID": 7}
+)
+_CAPSET = (126, 91)
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _LAST_CAPABILITY = 23, 24, 63
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Sets(ctypes.Structure):
+    _fields_ = (
+        ("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )  # fmt: skip
+
+
+def keep_capabilities(names: Iterable[str]) -> None:
+    """This thread, and those it starts, have these capabilities for ever, and no program that they
+    start has another; raises OSError.
+    """
+    numbers = {CAPABILITIES[name] for name in names}
+    for number in range(_LAST_CAPABILITY + 1):
+        held = _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1  # -1: unknown to this kernel
+        if held and number not in numbers and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    kept = sum(1 << number for number in numbers)
+    sets = (_Sets * 2)(_Sets(kept, kept, 0), _Sets(0, 0, 0))
+    header = _Header(_CAPABILITY_VERSION_3, 0)
+    number = _CAPSET[_MACHINES[platform.machine()][1]]
+    _call(number, ctypes.byref(header), ctypes.byref(sets))
+
+
 def leave_the_network() -> None:
-    """This thread, and those it starts, can make no socket but a Unix one; raises OSError."""
-    filter_calls(families=(socket.AF_UNIX,))
+    """This thread, and those it starts, can make no socket that leaves the host; raises OSError.
+
+    Netlink stays: it is a door to this kernel only, and bubblewrap makes its rooms with it.
+    """
+    filter_calls(families=(socket.AF_UNIX, socket.AF_NETLINK))
 
 
 def main() -> int:

@@ -69,7 +69,8 @@ class Acceptor:
                 hint="node.toml is of another node than the keys", reason="identity",
             )  # fmt: skip
         for folder in paths.folders():
-            Folder.open(folder, create=True).close()
+            if folder != paths.tls or not isolation.is_production:  # there it is fetch's alone
+                Folder.open(folder, create=True).close()
         self._held = contextlib.ExitStack()
         self._held.enter_context(lock(paths.lock / "node", seconds=1))
         credentials.take_all_away(paths)

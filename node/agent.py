@@ -11,7 +11,10 @@ if __name__ == "__main__":
     bare.leave_out()  # before what follows imports it
 
 import asyncio
+import importlib
 import json
+import os
+import resource
 import sys
 import threading
 from functools import partial
@@ -19,20 +22,27 @@ from logging import getLogger
 from pathlib import Path
 
 from embrasure import limits
-from embrasure.errors import EmbrasureError, Unavailable
+from embrasure.errors import Denied, EmbrasureError, Unavailable
 from embrasure.fs import lock, replace_file
 from embrasure.notify import ALIVE, READY, STOPPING, notify
-from node import leftovers, service
+from embrasure.sandbox import take_no_privilege
+from node import leftovers, logs, service
 from node.answering import Deaf, NoSource, converse
 from node.config import NodeConfig, load_config
 from node.ipc import to_apply
+from node.isolation import is_production
 from node.join_files import own_receipt_id
 from node.logs import FIELDS
 from node.material import Material
 from node.messages import StatusAsk
 from node.paths import Paths
+from node.users import find_user
 
 LOG = getLogger(__name__)
+_PUSH = ("embrasure.net.renewal", "embrasure.net.pairfile", "embrasure.net.server",
+         "embrasure.net.trustbundle", "embrasure.wire.node_pb2_grpc", "node.doorway",
+         "node.join_service", "node.push", "encodings.idna")  # fmt: skip
+_PULL = ("node.poster", "node.pull", "encodings.idna")
 _STEP_SECONDS = 0.05
 _RELOAD_SECONDS = 2.0  # between looks at the TLS files
 _LOOK_SECONDS = 5.0  # between two proofs of life of a pull node for the service manager
@@ -182,8 +192,41 @@ def run(paths: Paths, stop: threading.Event) -> None:
 
 
 def alone(paths: Paths, parent: int | None) -> int:
-    """Return the exit code of the fetch process, which ends at SIGTERM, and with `parent`."""
+    """Return the exit code of the fetch process, which ends at SIGTERM, and with `parent`.
+
+    In production it is fetch's user from the start, or becomes it before it reads anything else
+    than its configuration; then all that it needs is imported already.
+    """
+    try:
+        config = load_config(paths)
+        if is_production(paths, config):
+            become(config)
+    except EmbrasureError as problem:
+        logs.start("fetch")
+        LOG.error("%s [%s]; hint: %s", problem, problem.word, problem.hint or "none")
+        return problem.exit_code
     return service.run("fetch", parent, lambda stop: run(paths, stop))
+
+
+def become(config: NodeConfig) -> None:
+    """This process is fetch's user, without any privilege; raises Denied (`no-user`)."""
+    user = find_user(config.fetch_user, what="fetch")
+    if os.geteuid() == 0:
+        import_all(config)
+        os.setgroups([])
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+    if os.geteuid() != user.uid:
+        raise Denied("fetch", expected=f"user {user.uid}", got=f"user {os.geteuid()}",
+                     reason="no-user")  # fmt: skip
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    take_no_privilege()
+
+
+def import_all(config: NodeConfig) -> None:
+    """Everything is loaded that the user, who may not read our files, will run."""
+    for name in _PUSH if config.mode == "push" else _PULL:
+        importlib.import_module(name)
 
 
 def main() -> int:

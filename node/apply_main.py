@@ -21,17 +21,20 @@ from logging import getLogger
 from pathlib import Path
 
 from embrasure import clock, limits
+from embrasure.descriptor import explaining
 from embrasure.errors import EmbrasureError
 from embrasure.notify import ALIVE, READY, STOPPING, notify
+from embrasure.sandbox import CAPABILITIES, keep_capabilities, leave_the_network
 from node import service
 from node.accept import Acceptor
 from node.config import load_config
 from node.desk import Desk
 from node.identity import load_identity
 from node.ipc import SOCKET, Listener
-from node.isolation import demanded
+from node.isolation import check_users, demanded, is_production
 from node.joining import Joiner
 from node.metrics import Metrics
+from node.ownership import prepare
 from node.paths import Paths
 from node.records import NodeRecords
 from node.supervisor import Supervisor
@@ -40,14 +43,32 @@ LOG = getLogger(__name__)
 _LOOK_SECONDS = 5.0  # between two proofs of life for the service manager
 
 
+def keep_little() -> None:
+    """Of root's capabilities four are left: to give files away, to start apps as their users, to
+    stop them.
+    """
+    with explaining("the capabilities of apply"):
+        keep_capabilities(CAPABILITIES)
+
+
 @contextmanager
 def opened(paths: Paths) -> Iterator[Acceptor]:
     """Yield the one Acceptor of this node; raises Unavailable (`busy`) while another has it.
 
-    At the end every app that it started is stopped.
+    In production this thread, and all that it starts from here on, can make no socket that leaves
+    the host; the supervisor's thread, which came before, starts the apps. At the end every app that
+    it started is stopped.
     """
-    config, identity = load_config(paths), load_identity(paths)
+    config = load_config(paths)
+    production = is_production(paths, config)
+    if production:
+        prepare(paths, check_users(paths, config)[0])
+        keep_little()
+    identity = load_identity(paths)
     with closing(Supervisor(paths)) as supervisor:
+        if production:
+            with explaining("the filter of apply"):
+                leave_the_network()
         isolation = demanded(paths, config)
         acceptor = Acceptor(
             paths, config, identity, supervisor, clock=clock.now, isolation=isolation
@@ -69,13 +90,25 @@ def recover(acceptor: Acceptor) -> None:
             LOG.error("%s [%s]", problem, problem.word)
 
 
+def whom(paths: Paths) -> tuple[frozenset[int], int | None]:
+    """Return the users who may speak with apply, and the group whose members may try."""
+    config = load_config(paths)
+    if not is_production(paths, config):
+        return frozenset({os.geteuid()}), None
+    fetch = check_users(paths, config)[0]
+    return frozenset({os.geteuid(), fetch.uid}), fetch.gid
+
+
 def run(paths: Paths, stop: threading.Event) -> None:
     """Installs are taken until `stop` is set; what was committed runs from the start on."""
-    with opened(paths) as acceptor, closing(Listener(paths.run, SOCKET)) as listener:
+    allowed, group = whom(paths)
+    with (
+        opened(paths) as acceptor,
+        closing(Listener(paths.run, SOCKET, group=group)) as listener,
+    ):
         records = NodeRecords(paths)
         joiner = Joiner(paths, clock.now, acceptor.enrol)
-        desk = Desk(acceptor, records, allowed=frozenset({os.geteuid()}), joiner=joiner,
-                    keeper=acceptor)  # fmt: skip
+        desk = Desk(acceptor, records, allowed=allowed, joiner=joiner, keeper=acceptor)
         held = threading.Event()
 
         def clear() -> None:

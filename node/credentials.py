@@ -6,16 +6,17 @@ A folder is there whole or not at all, for the node's own user alone, and goes w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from embrasure.errors import NotFound
 from embrasure.fs import Folder
 from node.paths import Paths
+from node.users import User
 
 VARIABLE = "CREDENTIALS_DIRECTORY"  # as systemd calls it: an app works unchanged under both
 _UNFINISHED = ".tmp-"
-_FOLDER_MODE, _FILE_MODE = 0o500, 0o400
+_FOLDER_MODE, _FILE_MODE, _GROUP_MODE, _PASSING_MODE = 0o500, 0o400, 0o750, 0o711
 
 
 def folder_of(paths: Paths, app: str, release: str) -> Path:
@@ -28,8 +29,13 @@ def is_placed(paths: Paths, app: str, release: str) -> bool:
     return folder_of(paths, app, release).is_dir()
 
 
-def place(paths: Paths, app: str, release: str, secrets: Mapping[str, bytes]) -> None:
-    """Each secret is a file of its name (0400); after an error none is."""
+def place(
+    paths: Paths, app: str, release: str, secrets: Mapping[str, bytes], user: User | None = None
+) -> None:
+    """Each secret is a file of its name (0400); after an error none is.
+
+    user: whose files they are, None for ours. The folder stays ours: we can always take it away.
+    """
     unfinished = f"{_UNFINISHED}{release}"
     with (
         Folder.open(paths.run) as run,
@@ -41,11 +47,24 @@ def place(paths: Paths, app: str, release: str, secrets: Mapping[str, bytes]) ->
             with folder.mkdir(unfinished, mode=0o700) as new:
                 for name, plain in secrets.items():
                     new.create(name, plain, mode=_FILE_MODE)
-                new.chmod(_FOLDER_MODE)
+                if user is None:
+                    new.chmod(_FOLDER_MODE)
+                else:
+                    _give(new, secrets, user)
+                    for above in (top, folder):
+                        above.chmod(_PASSING_MODE)
             folder.rename(unfinished, folder, release)
         except BaseException:
             _drop(folder, unfinished)
             raise
+
+
+def _give(folder: Folder, names: Iterable[str], user: User) -> None:
+    """The user reads the files, and nobody but that user comes into the folder."""
+    for name in names:
+        folder.give(name, user.uid, user.gid, _FILE_MODE)
+    folder.chmod(_GROUP_MODE)
+    folder.chown(0, user.gid)
 
 
 def in_memory(paths: Paths, mounts: str = "/proc/self/mountinfo") -> bool:

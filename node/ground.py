@@ -16,10 +16,12 @@ from node.confirm_messages import AwaitsNote
 from node.isolation import DEVELOPMENT, Isolation
 from node.journal import Journal
 from node.paths import Paths
+from node.probing import Prober
 from node.receipts import Receipts
 from node.secrets import Secrets
 from node.states import Release, release_name
 from node.supervisor import Instance, Unit
+from node.users import User
 from node.waits import Waits
 
 
@@ -56,6 +58,10 @@ class Apps(Protocol):
 
     def members(self, instance: Instance) -> frozenset[int]:
         """Return the living processes of the instance."""
+        ...
+
+    def prober(self, user: User | None, *, grpc: bool = False) -> Prober:
+        """Return a process that asks the app in this one's place, as `user`."""
         ...
 
     def tail(self, app: str, length: int) -> bytes:

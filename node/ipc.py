@@ -171,11 +171,24 @@ def check_peer(peer: Peer, allowed: frozenset[int]) -> None:
         raise Denied("ipc", expected="a process of embrasure", got=f"uid {peer.uid}", reason="peer")
 
 
+def check_folder(folder: Folder, owners: frozenset[int]) -> None:
+    """Return only when one of `owners` has the folder and nobody else can write to it."""
+    found = os.fstat(folder.fd)
+    if found.st_uid not in owners or found.st_mode & 0o022:
+        raise Denied(
+            str(folder.path), expected="a folder of embrasure that no other user can write to",
+            got=f"owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
+            reason="bad-owner",
+        )  # fmt: skip
+
+
 @contextmanager
-def _held(folder: Path) -> Iterator[tuple[Folder, str]]:
-    """Yield `folder`, which only we may change, and a short path to it whatever its own length."""
+def _held(folder: Path, owners: frozenset[int]) -> Iterator[tuple[Folder, str]]:
+    """Yield `folder`, which one of `owners` alone may change, and a short path to it whatever its
+    own length.
+    """
     with Folder.open(folder) as held:
-        held.check_mine()
+        check_folder(held, owners)
         yield held, f"/proc/self/fd/{held.fd}"
 
 
@@ -184,7 +197,7 @@ def connect(folder: Path, name: str, allowed: frozenset[int]) -> Channel[FromApp
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     channel: Channel[FromApply] = Channel(connection, parse_from_apply)
     try:
-        with _held(folder) as (_, short):
+        with _held(folder, frozenset({os.geteuid(), 0})) as (_, short):
             connection.connect(f"{short}/{name}")
         check_peer(channel.peer(), allowed)
     except (OSError, NotFound) as problem:
@@ -203,19 +216,26 @@ def connect(folder: Path, name: str, allowed: frozenset[int]) -> Channel[FromApp
 
 
 def to_apply(paths: Paths) -> Channel[FromApply]:
-    """Return a new conversation with this node's apply process, which runs as we do."""
-    return connect(paths.run, SOCKET, frozenset({os.geteuid()}))
+    """Return a new conversation with this node's apply process: it runs as we do, or is root."""
+    return connect(paths.run, SOCKET, frozenset({os.geteuid(), 0}))
 
 
 class Listener:
-    """Where apply waits for conversations; the caller holds the lock that makes it the only one."""
+    """Where apply waits for conversations; the caller holds the lock that makes it the only one.
 
-    def __init__(self, folder: Path, name: str, *, backlog: int = 16) -> None:
+    group: of those who may connect beside our own user; the kernel lets nobody else come near
+    """
+
+    def __init__(
+        self, folder: Path, name: str, *, backlog: int = 16, group: int | None = None
+    ) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with _held(folder) as (held, short):
+            with _held(folder, frozenset({os.geteuid()})) as (held, short):
                 held.unlink(name, missing_ok=True)  # of a process that was killed
                 self._socket.bind(f"{short}/{name}")
+                if group is not None:
+                    held.give(name, os.geteuid(), group, 0o660)
             self._socket.listen(backlog)
         except BaseException:
             self._socket.close()

@@ -1,29 +1,30 @@
-"""Asks an app whether it is well, and proves that the new release gave the answer.
+"""When an app counts as well: each of its probes passes often enough, in time, and keeps passing.
 
-Loopback only, no redirect, no name look-up, every byte and every second bounded.
+What is asked, and the proof that the new release answered, is `node/prober.py`.
 """
 
 from __future__ import annotations
 
-import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from embrasure import limits
-from embrasure.bundle.manifest import ExecProbe, HttpProbe, Probe, TcpProbe
+from embrasure.bundle.manifest import (
+    ExecProbe,
+    FileAgeProbe,
+    GrpcProbe,
+    HttpProbe,
+    Probe,
+    TcpProbe,
+)
 from embrasure.errors import Failed, Unavailable
-from node import commands, listening
+from node import commands, prober
 
-HOST = "127.0.0.1"
 _STARTING_SECONDS = 0.2
 _LOOK_SECONDS = 0.1  # until a dead app or a stopping node is seen
-_HEAD_BYTES = 64 * limits.KIB
-_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r\n")
-_RELEASE = re.compile(rb"\r\nembrasure-release:[ \t]*([0-9a-f]{16})[ \t]*\r\n", re.IGNORECASE)
+NetworkProbe = HttpProbe | TcpProbe | GrpcProbe | FileAgeProbe
 
 
 Run = Callable[[Sequence[str], Mapping[str, str], Path, float], commands.Finished]
@@ -36,12 +37,18 @@ def run_bare(
     return commands.run(command, env=env, cwd=cwd, seconds=seconds)
 
 
+def nothing() -> None:
+    """Nothing has to be tidied up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """The instance that must answer.
 
     ports: number by name; release: first 16 digits of its manifest's digest; members: its living
-    processes now; argv: absolute argument list of a declared command; run: runs it.
+    processes now; argv: absolute argument list of a declared command; run: runs it; check: asks
+    what has a port or a file; done: whoever was asked is not needed any more; shared: the app's
+    data; since: Unix time of its start.
     """
 
     ports: Mapping[str, int]
@@ -52,6 +59,10 @@ class Target:
     is_alive: Callable[[], bool]
     argv: Callable[[Sequence[str]], list[str]]
     run: Run = run_bare
+    check: Callable[[Mapping[str, object]], str] = prober.check
+    done: Callable[[], None] = nothing
+    shared: Path = Path("/nowhere")
+    since: float = 0.0
 
 
 class Died(Failed):
@@ -64,21 +75,27 @@ def ask(probe: Probe, target: Target) -> str:
     """Return what is wrong, empty when the probe passes."""
     if isinstance(probe, ExecProbe):
         return _ask_command(probe, target)
-    seconds = probe.timeout_ms / 1000
-    try:
-        if isinstance(probe, HttpProbe):
-            wrong, has_name = _ask_http(probe, target, time.monotonic() + seconds)
-        else:
-            wrong, has_name = _ask_tcp(probe, target, seconds), False
-    except OSError as problem:
-        return f"port {probe.port}: {problem.strerror or 'no answer in time'}"
-    # Anybody can say the name, it is no secret; a local user who was first at the port, too.
-    if wrong or (has_name and not listening.is_of_stranger(target.ports[probe.port])):
-        return wrong
-    # Any process may hold the port: the old release, or a stranger. Only ours counts.
-    if not listening.is_held_by(target.ports[probe.port], target.members()):
-        return f"port {probe.port}: answered by another process than the new release"
-    return ""
+    return target.check(question(probe, target))
+
+
+def question(probe: NetworkProbe, target: Target) -> dict[str, object]:
+    """Return the probe as the prober is asked it."""
+    asked: dict[str, object] = {
+        "seconds": probe.timeout_ms / 1000,
+        "release": target.release,
+        "members": sorted(target.members()),
+    }
+    if isinstance(probe, FileAgeProbe):
+        path = f"{target.shared}/{probe.path}"
+        return asked | {
+            "kind": "file-age", "path": path, "since": target.since, "seconds_old": probe.max_age_s,
+        }  # fmt: skip
+    asked |= {"name": probe.port, "port": target.ports[probe.port]}
+    if isinstance(probe, HttpProbe):
+        return asked | {"kind": "http", "path": probe.path, "status": probe.status}
+    if isinstance(probe, GrpcProbe):
+        return asked | {"kind": "grpc", "service": probe.service}
+    return asked | {"kind": "tcp"}
 
 
 def _ask_command(probe: ExecProbe, target: Target) -> str:
@@ -87,44 +104,6 @@ def _ask_command(probe: ExecProbe, target: Target) -> str:
     if ended.is_good:
         return ""
     return "command: no end in time" if ended.code is None else f"command: ended with {ended.code}"
-
-
-def _ask_tcp(probe: TcpProbe, target: Target, seconds: float) -> str:
-    with socket.create_connection((HOST, target.ports[probe.port]), timeout=seconds):
-        return ""
-
-
-def _ask_http(probe: HttpProbe, target: Target, until: float) -> tuple[str, bool]:
-    """Return what is wrong, and whether the answer names the new release."""
-    port = target.ports[probe.port]
-    request = (
-        f"GET {probe.path} HTTP/1.1\r\nHost: {HOST}:{port}\r\n"
-        "User-Agent: embrasure-probe\r\nConnection: close\r\n\r\n"
-    )
-    with socket.create_connection((HOST, port), timeout=_left(until)) as connection:
-        connection.sendall(request.encode("ascii"))
-        head = b""
-        while b"\r\n\r\n" not in head:
-            # A server that sends one byte a second must not stretch the time-out.
-            connection.settimeout(_left(until))
-            piece = connection.recv(_HEAD_BYTES)
-            head += piece
-            if not piece or len(head) > _HEAD_BYTES:
-                return f"port {probe.port}: no HTTP answer", False
-    found = _STATUS.match(head)
-    if found is None:
-        return f"port {probe.port}: no HTTP answer", False
-    if int(found[1]) != probe.status:
-        return f"port {probe.port}: status {int(found[1])}, expected {probe.status}", False
-    named = _RELEASE.search(head[: head.index(b"\r\n\r\n") + 2])
-    return "", named is not None and named[1].decode().lower() == target.release
-
-
-def _left(until: float) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("no answer in time")
-    return left
 
 
 class Watch:
@@ -142,6 +121,12 @@ class Watch:
         Raises Failed (`probe`) when one has not within its start time, Died, and Unavailable
         (`stopping`) when this node is being stopped.
         """
+        try:
+            self._until_well()
+        finally:
+            self._target.done()
+
+    def _until_well(self) -> None:
         began = time.monotonic()
         passed = [0] * len(self._probes)
         due = [began] * len(self._probes)
@@ -159,6 +144,12 @@ class Watch:
 
     def through(self, seconds: float) -> None:
         """Return when `seconds` are over and no probe has failed once; raises as `until_well`."""
+        try:
+            self._through(seconds)
+        finally:
+            self._target.done()
+
+    def _through(self, seconds: float) -> None:
         began = time.monotonic()
         due = [began + p.interval_ms / 1000 for p in self._probes]
         while True:

@@ -81,6 +81,19 @@ def spawn(
         return process
 
 
+def start_helper(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Return a process of our own that is asked by its input, in a session of its own; its starter
+    calls `ended` after it.
+    """
+    with _births:
+        process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
+            command, env={}, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            start_new_session=True, bufsize=0,
+        )  # fmt: skip
+        _awaited.add(process.pid)
+        return process
+
+
 def ended(process: subprocess.Popen[bytes]) -> int:
     """Return the exit status of a process whose end has come."""
     status = process.wait()
@@ -117,25 +130,45 @@ def has_token(pid: int, token: str) -> bool:
     return f"{TOKEN}={token}".encode() in environment.split(b"\0")
 
 
-def members(child: int, token: str) -> frozenset[int]:
+def uid_of(pid: int) -> int | None:
+    """Return whom a process runs as, None when it is gone."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_bytes().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(b"Uid:")), None)
+
+
+def members(child: int, token: str, user: User | None = None) -> frozenset[int]:
     """Return the living processes of one start: `child`, its orphans, and all below them.
 
     Orphans are children of this process, their subreaper: in the session that `child` made, or with
-    the token if they left it (a daemon); some programs overwrite their environment.
+    the token if they left it (a daemon); some programs overwrite their environment. Of an app with
+    a user of its own: every child of that user.
     """
     processes, me = table(), os.getpid()
     roots = {
         p.pid
         for p in processes.values()
-        if p.parent == me and (p.session == child or has_token(p.pid, token))
+        if p.parent == me
+        and (
+            p.session == child
+            or has_token(p.pid, token)
+            or (user is not None and uid_of(p.pid) == user.uid)
+        )
     }
     return _below(processes, roots)
 
 
 def leftovers(token: str) -> frozenset[int]:
     """Return the living processes that carry `token`, anywhere: those of a node that was killed."""
+    return below({pid for pid in table() if has_token(pid, token)})
+
+
+def below(roots: Iterable[int]) -> frozenset[int]:
+    """Return the living processes of `roots`, and all that descend from them."""
     processes = table()
-    return _below(processes, {pid for pid in processes if has_token(pid, token)})
+    return _below(processes, {pid for pid in roots if pid in processes})
 
 
 def _below(processes: dict[int, Process], roots: set[int]) -> frozenset[int]:

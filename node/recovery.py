@@ -180,6 +180,6 @@ def _start(ground: Ground, app: str, release: Release) -> None:
         installed = load_release(ground.paths, app, release)
         unit = units.unit_of(ground.paths, installed, load_app(ground.paths, app), ground.isolation)
         ground.supervisor.stop(app)
-        ground.secrets.place(installed)
+        ground.secrets.place(installed, unit.user)
         ground.supervisor.start(unit)
     ground.supervisor.keep(app)

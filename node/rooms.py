@@ -26,7 +26,8 @@ def make_shared(paths: Paths, app: str, user: User | None) -> None:
     Raises Denied (`bad-owner`) when the data belongs to somebody else.
     """
     with Folder.open(paths.app(app), create=True) as top:
-        top.ensure(paths.shared(app).name).close()
+        if not top.has(paths.shared(app).name):  # else its user's, where we may not look
+            top.ensure(paths.shared(app).name).close()
         if user is None:
             return
         with top.ensure(paths.releases(app).name) as releases:

@@ -154,5 +154,5 @@ def run(paths: Paths, stop: threading.Event) -> None:
 def _not_ready(paths: Paths) -> None:
     """Nothing says that this node can be reached."""
     # A boot empties /run, and apply makes it.
-    with suppress(NotFound), Folder.open(paths.net) as folder:
+    with suppress(Denied, NotFound), Folder.open(paths.net) as folder:
         folder.unlink(service.PORTS, missing_ok=True)

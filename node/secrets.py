@@ -16,6 +16,7 @@ from node import credentials
 from node.identity import Identity, load_seal_key
 from node.paths import Paths
 from node.releases import Installed, secret_document
+from node.users import User
 
 LOG = getLogger(__name__)
 
@@ -34,14 +35,17 @@ class Secrets:
         for _ in self._opened(manifest, documents):
             pass
 
-    def place(self, installed: Installed) -> None:
-        """The release's secrets lie where its processes look for them; raises Denied."""
+    def place(self, installed: Installed, user: User | None) -> None:
+        """The release's secrets lie where its processes look for them; raises Denied.
+
+        user: whom these run as, None for the node's own
+        """
         app, release = installed.manifest.app, installed.release.id
         if installed.manifest.secrets and not credentials.is_placed(self._paths, app, release):
             if not credentials.in_memory(self._paths):
                 LOG.warning("secrets of %s lie on a disk: %s is no tmpfs", app, self._paths.run)
             opened = dict(self._opened(installed.manifest, installed.documents))
-            credentials.place(self._paths, app, release, opened)
+            credentials.place(self._paths, app, release, opened, user)
 
     def _opened(
         self, manifest: Manifest, documents: Mapping[str, bytes]

@@ -1,7 +1,7 @@
 """Starts, watches, stops and restarts apps: a small init, in one thread that never ends.
 
-The thread does all spawning, because the kernel ties a child's life to the thread that made it.
-(Production hands this to systemd; see docs/ROADMAP.md.)
+The thread starts all apps, because the kernel ties a child's life to the thread that made it, and
+because in production it alone keeps what a network needs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -27,9 +28,11 @@ from embrasure.fs import Folder
 from node import credentials, processes
 from node.output import Output
 from node.paths import Paths
+from node.probing import Prober
 from node.users import User
 
 T = TypeVar("T")
+Alive = Callable[[], frozenset[int]]
 _STEP_SECONDS = 0.01  # between looks at a stopping app
 _QUIET_LOOKS = 2  # in a row that find nothing: it has stopped
 _SWEEP_SECONDS = 1.0  # between looks for orphans that ended
@@ -51,11 +54,12 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One start of a unit; a restart is another instance."""
+    """One start of a unit; a restart is another instance. since: Unix time."""
 
     unit: Unit
     pid: int
     token: str
+    since: float
 
 
 @dataclass(slots=True)
@@ -114,7 +118,11 @@ class Supervisor:
 
     def members(self, instance: Instance) -> frozenset[int]:
         """Return the living processes of the instance."""
-        return processes.members(instance.pid, instance.token)
+        return processes.members(instance.pid, instance.token, instance.unit.user)
+
+    def prober(self, user: User | None, *, grpc: bool = False) -> Prober:
+        """Return a process that asks for this one, as `user`: only its thread has the network."""
+        return self._ask(lambda: Prober(user, grpc=grpc))
 
     def tail(self, app: str, length: int) -> bytes:
         """Return the last `length` bytes that the app printed."""
@@ -128,7 +136,8 @@ class Supervisor:
         """
         child = self._ask(lambda: self._unkeep(app))
         if child is not None:
-            self._end(child.instance.pid, child.instance.token)
+            instance, user = child.instance, child.instance.unit.user
+            self._end(lambda: processes.members(instance.pid, instance.token, user))
             self._ask(lambda: self._forget(app))
         self.clear_leftovers(app)
         credentials.take_away(self._paths, app)
@@ -154,31 +163,45 @@ class Supervisor:
         """
         with Folder.open(self._paths.run) as folder:
             try:
-                token = folder.read(f"{app}.instance", limit=64).decode("ascii", "replace")
+                said = folder.read(f"{app}.instance", limit=64).decode("ascii", "replace").split()
             except NotFound:
                 return
-            if processes.leftovers(token):
-                self._end(0, token)
+            if len(said) == 3 and said[1].isdigit() and said[2].isdigit():
+                self._end_others(said[0], User(int(said[1]), int(said[2])))
+            elif said and processes.leftovers(said[0]):
+                self._end(lambda: processes.leftovers(said[0]))
             folder.unlink(f"{app}.instance", missing_ok=True)
 
     # Stopping, in the caller's thread
 
-    def _end(self, pid: int, token: str) -> None:
-        if self._all_ended(pid, token, signal.SIGTERM, self._stop_seconds):
+    def _end_others(self, token: str, user: User) -> None:
+        """The same for an app with a user of its own, whose environments only that user sees."""
+        with closing(self.prober(user)) as prober:
+
+            def alive() -> frozenset[int]:
+                # Whatever that process says: nobody else's is ever touched.
+                told = prober.with_token(token)
+                return processes.below(pid for pid in told if processes.uid_of(pid) == user.uid)
+
+            if alive():
+                self._end(alive)
+
+    def _end(self, alive: Alive) -> None:
+        if self._all_ended(alive, signal.SIGTERM, self._stop_seconds):
             return
-        if not self._all_ended(pid, token, signal.SIGKILL, self._stop_seconds):
+        if not self._all_ended(alive, signal.SIGKILL, self._stop_seconds):
             raise Failed(
                 "app", expected="to stop", got="processes that survive SIGKILL", reason="start"
             )
 
-    def _all_ended(self, pid: int, token: str, number: signal.Signals, seconds: float) -> bool:
+    def _all_ended(self, find: Alive, number: signal.Signals, seconds: float) -> bool:
         """Return whether all members have ended in time; each is sent the signal once, and what it
         forks meanwhile as well.
         """
         until, told, quiet = time.monotonic() + seconds, set[int](), 0
         # /proc is no snapshot: one that forks and ends while it is read can hide once, not twice.
         while quiet < _QUIET_LOOKS:
-            alive = self._alive(pid, token)
+            alive = find()
             quiet = 0 if alive else quiet + 1
             processes.send(alive - told, number)
             told |= alive
@@ -186,10 +209,6 @@ class Supervisor:
                 return False
             time.sleep(_STEP_SECONDS)
         return True
-
-    def _alive(self, pid: int, token: str) -> frozenset[int]:
-        # pid 0: the child of an earlier node, which is no child of ours.
-        return processes.members(pid, token) if pid else processes.leftovers(token)
 
     # The thread
 
@@ -244,7 +263,8 @@ class Supervisor:
             raise Failed(unit.app, expected="nothing that runs", got="a living app", reason="start")
         token = secrets.token_hex(16)
         with Folder.open(self._paths.run) as folder:
-            folder.replace(f"{unit.app}.instance", token.encode("ascii"))
+            who = "" if unit.user is None else f" {unit.user.uid} {unit.user.gid}"
+            folder.replace(f"{unit.app}.instance", f"{token}{who}".encode("ascii"))
         read_end, write_end = os.pipe()
         try:
             process = processes.spawn(
@@ -259,7 +279,8 @@ class Supervisor:
         finally:
             os.close(write_end)
         output = Output(read_end, self._paths.logs / f"{unit.app}.log")
-        child = _Child(Instance(unit, process.pid, token), process, output, time.monotonic())
+        instance = Instance(unit, process.pid, token, time.time())
+        child = _Child(instance, process, output, time.monotonic())
         child.restarts = restarts
         self._children[unit.app] = child
         self._selector.register(output, selectors.EVENT_READ, child)
@@ -287,7 +308,7 @@ class Supervisor:
     def _restart(self, child: _Child) -> None:
         """A kept app that ended runs again; what its old start left behind goes first."""
         child.again_at = None
-        processes.send(processes.members(child.instance.pid, child.instance.token), signal.SIGKILL)
+        processes.send(self.members(child.instance), signal.SIGKILL)
         try:
             self._start(child.instance.unit, child.restarts + 1)
             self._children[child.instance.unit.app].is_kept = True

@@ -5,9 +5,8 @@ Every bad end before the commit leads back to the release that ran before; nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
@@ -21,12 +20,13 @@ from node import commands, units
 from node.config import AppConfig
 from node.ground import Ground, Report
 from node.output import cleaned
-from node.probe import Target, Watch
+from node.probe import Watch
 from node.receipts import Event
 from node.releases import Installed, load_release
 from node.rooms import room_of
 from node.states import BACK, HARMLESS, OPEN, RESTING, Record, Release, State, Word, advance
 from node.supervisor import Instance
+from node.watching import watch_of
 from node.windows import Pause
 
 REASONS: Mapping[str, Reason] = MappingProxyType(
@@ -175,46 +175,12 @@ class Transaction:
         """Return a new instance of the release; no other process of the app lives."""
         unit = units.unit_of(self.ground.paths, installed, self.config, self.ground.isolation)
         self.ground.supervisor.stop(self.app)
-        self.ground.secrets.place(installed)
+        self.ground.secrets.place(installed, unit.user)
         return self.ground.supervisor.start(unit)
 
     def watch(self, installed: Installed) -> Watch:
         """Return the probes of the release, aimed at the instance that runs now."""
-        supervisor, paths = self.ground.supervisor, self.ground.paths
-        instance = supervisor.running(self.app)
-        folder = paths.release(self.app, installed.release.id)
-
-        def is_alive() -> bool:
-            return instance is not None and supervisor.running(self.app) == instance
-
-        def members() -> frozenset[int]:
-            return frozenset() if instance is None else supervisor.members(instance)
-
-        def argv(command: Sequence[str]) -> list[str]:
-            return units.resolve(
-                command, manifest=installed.manifest, folder=folder, config=self.config
-            )
-
-        def run(
-            command: Sequence[str], env: Mapping[str, str], cwd: Path, seconds: float
-        ) -> commands.Finished:
-            room = room_of(paths, installed, self.config, self.ground.isolation, changes=False)
-            return commands.run(
-                command, env=env, cwd=cwd, seconds=seconds, room=room,
-                backend=self.ground.isolation.backend,
-            )  # fmt: skip
-
-        target = Target(
-            ports=units.ports(installed, self.config),
-            release=installed.release.manifest[:16],
-            env=units.environment(paths, installed, self.config),
-            cwd=folder,
-            members=members,
-            is_alive=is_alive,
-            argv=argv,
-            run=run,
-        )
-        return Watch(installed.manifest.probes, target, halt=self.ground.halt)
+        return watch_of(self.ground, installed, self.config)
 
     def hook(self, installed: Installed, point: str) -> commands.Finished | None:
         """Return how the release's hook ended; None when it has none of that point."""
@@ -226,7 +192,7 @@ class Transaction:
     def _run_hook(self, installed: Installed, hook: Hook) -> commands.Finished:
         paths, record = self.ground.paths, self.record
         folder = paths.release(self.app, installed.release.id)
-        self.ground.secrets.place(installed)
+        self.ground.secrets.place(installed, self.ground.isolation.user(self.app, self.config))
         ended = commands.run(
             units.resolve(
                 hook.argv, manifest=installed.manifest, folder=folder, config=self.config

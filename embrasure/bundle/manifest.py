@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from embrasure import limits
-from embrasure.bundle.paths import check_tree
+from embrasure.bundle.paths import check_path, check_tree
 from embrasure.errors import Refused
 from embrasure.trust.documents import (
     AppName,
@@ -82,13 +82,27 @@ class TcpProbe(_Probe, frozen=True, kw_only=True, tag="tcp", tag_field="kind"):
     port: PortName
 
 
+class GrpcProbe(_Probe, frozen=True, kw_only=True, tag="grpc", tag_field="kind"):
+    """grpc.health.v1 on a named port says SERVING, of `service` ("" for the whole server)."""
+
+    port: PortName
+    service: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,120}$")]
+
+
+class FileAgeProbe(_Probe, frozen=True, kw_only=True, tag="file-age", tag_field="kind"):
+    """A file of the app's data was written since its start, and at most `max_age_s` ago."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=limits.PATH_BYTES)]
+    max_age_s: Annotated[int, Meta(ge=1, le=86_400)]
+
+
 class ExecProbe(_Probe, frozen=True, kw_only=True, tag="exec", tag_field="kind"):
     """A command of the release ends with 0."""
 
     argv: Argv
 
 
-Probe = HttpProbe | TcpProbe | ExecProbe
+Probe = HttpProbe | TcpProbe | GrpcProbe | FileAgeProbe | ExecProbe
 
 
 class Require(Document, frozen=True, kw_only=True):
@@ -219,7 +233,10 @@ def check_commands(manifest: Manifest) -> None:
     if len({hook.point for hook in manifest.hooks}) != len(manifest.hooks):
         raise Refused("manifest", expected="one hook a point", got="two", reason="duplicate")
     for probe in manifest.probes:
-        if not isinstance(probe, ExecProbe) and probe.port not in manifest.run.ports:
+        if isinstance(probe, FileAgeProbe):
+            # The same rules as below code/: relative, visible, no way up.
+            check_path(f"code/{probe.path}")
+        elif not isinstance(probe, ExecProbe) and probe.port not in manifest.run.ports:
             raise Refused(
                 "manifest probe", expected="a port of `run`", got=probe.port, reason="not-declared"
             )

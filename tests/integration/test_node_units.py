@@ -40,6 +40,7 @@ class Manager:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
         self._socket.settimeout(20)
+        self.path.chmod(0o777)  # whoever the process runs as
 
     def hears(self, state: str) -> None:
         """Return once the process said `state`."""
@@ -58,6 +59,7 @@ class Unit:
     def __init__(self, process: subprocess.Popen[bytes], manager: Manager) -> None:
         self._process, self._manager = process, manager
         self.hears = manager.hears
+        self.pid = process.pid
 
     def end(self) -> None:
         """It has ended well at SIGTERM, and said so."""

@@ -65,7 +65,7 @@ class RealNode:
     @property
     def port(self) -> int:
         """Where the running push node listens."""
-        return int(json.loads((self.paths.run / "ports.json").read_text())["push"])
+        return int(json.loads((self.paths.net / "ports.json").read_text())["push"])
 
 
 class SimFleet:

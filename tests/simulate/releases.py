@@ -14,8 +14,8 @@ from embrasure.bundle.manifest import (
     HttpProbe,
     Manifest,
     Origin,
+    Probe,
     Run,
-    TcpProbe,
     parse_manifest,
 )
 from embrasure.clock import write_time
@@ -59,7 +59,7 @@ def make_release(
     version: str = "1.0",
     argv: Sequence[str] = ("code/main",),
     ports: Sequence[str] = ("web",),
-    probes: Sequence[HttpProbe | TcpProbe] | None = None,
+    probes: Sequence[Probe] | None = None,
 ) -> SimRelease:
     """Return a release of `files` (path -> bytes; default: one script that names the version)."""
     files = files or {"code/main": f"#!/bin/sh\necho {app} {version}\n".encode()}

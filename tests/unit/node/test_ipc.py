@@ -260,7 +260,7 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path, ablation: 
     with pytest.raises(Denied):
         ipc.connect(tmp_path, "apply.sock", frozenset({os.geteuid()}))
     with ablation("the look at the folder") as attack:
-        attack.without("embrasure.folder.Folder.check_mine")
+        attack.without("node.ipc.check_folder")
         attack.succeeded(talk(tmp_path))
 
 

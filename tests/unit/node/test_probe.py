@@ -171,7 +171,7 @@ def test_a_silent_or_dripping_server_takes_no_longer_than_the_time_out(
         assert time.monotonic() - began < 1
         with ablation("the time for a whole answer") as attack:
             # With a time-out for each piece only, one byte now and then holds it for ever.
-            attack.without("node.probe._left", lambda until: 0.5)
+            attack.without("node.prober._left", lambda until: 0.5)
             threading.Thread(target=drip, args=(listener,), daemon=True).start()
             began = time.monotonic()
             probe.ask(HTTP, target(listener.getsockname()[1]))

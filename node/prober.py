@@ -1,0 +1,198 @@
+"""Asks an app over loopback whether it is well, and proves that the new release gave the answer.
+
+In development apply calls `check` itself. In production this is a process of its own, as the app's
+user: apply has no network there, and only the same user sees whose socket it is. It takes questions
+as lines of JSON and answers each with one line. No redirect, no name look-up, every byte and every
+second bounded. Nothing but the standard library, and gRPC where a probe asks for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from node import listening
+
+HOST = "127.0.0.1"
+LINE_BYTES = 256 * 1024  # one question: 32,768 members
+_HEAD_BYTES = 64 * 1024
+_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r\n")
+_RELEASE = re.compile(rb"\r\nembrasure-release:[ \t]*([0-9a-f]{16})[ \t]*\r\n", re.IGNORECASE)
+_SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}, as protobuf writes it
+_METHOD = "/grpc.health.v1.Health/Check"
+_GRPC_BYTES = 4096
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+
+Question = Mapping[str, Any]
+
+
+def check(asked: Question) -> str:
+    """Return what is wrong, empty when the probe passes.
+
+    asked: `kind` and what that kind needs; `seconds`, `release`, `members`
+    """
+    try:
+        if asked["kind"] == "file-age":
+            return _check_file(asked)
+        return _check_port(asked)
+    except OSError as problem:
+        where = f"port {asked['name']}" if "name" in asked else "file"
+        return f"{where}: {problem.strerror or 'no answer in time'}"
+
+
+def _check_port(asked: Question) -> str:
+    port, name, seconds = int(asked["port"]), str(asked["name"]), float(asked["seconds"])
+    has_name = False
+    if asked["kind"] == "http":
+        wrong, has_name = _ask_http(asked, time.monotonic() + seconds)
+    elif asked["kind"] == "grpc":
+        wrong = _ask_grpc(asked)
+    else:
+        _connected(port, seconds).close()
+        wrong = ""
+    # Anybody can say the name, it is no secret; a local user who was first at the port, too.
+    if wrong or (has_name and not listening.is_of_stranger(port)):
+        return wrong
+    # Any process may hold the port: the old release, or a stranger. Only ours counts.
+    if not listening.is_held_by(port, asked["members"]):
+        return f"port {name}: answered by another process than the new release"
+    return ""
+
+
+def _ask_http(asked: Question, until: float) -> tuple[str, bool]:
+    """Return what is wrong, and whether the answer names the new release."""
+    port, name = int(asked["port"]), asked["name"]
+    request = (
+        f"GET {asked['path']} HTTP/1.1\r\nHost: {HOST}:{port}\r\n"
+        "User-Agent: embrasure-probe\r\nConnection: close\r\n\r\n"
+    )
+    with _connected(port, _left(until)) as connection:
+        connection.sendall(request.encode("ascii"))
+        head = b""
+        while b"\r\n\r\n" not in head:
+            # A server that sends one byte a second must not stretch the time-out.
+            connection.settimeout(_left(until))
+            piece = connection.recv(_HEAD_BYTES)
+            head += piece
+            if not piece or len(head) > _HEAD_BYTES:
+                return f"port {name}: no HTTP answer", False
+    found = _STATUS.match(head)
+    if found is None:
+        return f"port {name}: no HTTP answer", False
+    if int(found[1]) != asked["status"]:
+        return f"port {name}: status {int(found[1])}, expected {asked['status']}", False
+    named = _RELEASE.search(head[: head.index(b"\r\n\r\n") + 2])
+    return "", named is not None and named[1].decode().lower() == asked["release"]
+
+
+def _connected(port: int, seconds: float) -> socket.socket:
+    """Return a connection to the port; a plain address, so nothing is looked up or loaded."""
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(seconds)
+        connection.connect((HOST, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _left(until: float) -> float:
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no answer in time")
+    return left
+
+
+def _ask_grpc(asked: Question) -> str:
+    """Return what is wrong with the answer to grpc.health.v1, of one service or of the server."""
+    import grpc  # never in apply
+
+    service = str(asked["service"]).encode("ascii")
+    question = b"" if not service else b"\x0a" + bytes([len(service)]) + service
+    options = [
+        ("grpc.max_receive_message_length", _GRPC_BYTES), ("grpc.enable_http_proxy", 0),
+        ("grpc.max_metadata_size", _GRPC_BYTES), ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0), ("grpc.service_config_disable_resolution", 1),
+    ]  # fmt: skip
+    # Plain bytes, and gRPC itself refuses a peer that is not on this host.
+    local = grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
+    with grpc.secure_channel(f"ipv4:{HOST}:{asked['port']}", local, options) as channel:
+        try:
+            call = channel.unary_unary(
+                _METHOD, request_serializer=bytes, response_deserializer=bytes
+            )
+            said = call(question, timeout=float(asked["seconds"]))
+        except grpc.RpcError as problem:
+            return f"port {asked['name']}: gRPC {problem.code().name}"
+    return "" if said == _SERVING else f"port {asked['name']}: not serving"
+
+
+def _check_file(asked: Question) -> str:
+    """Return what is wrong with the age of a file; one from before the start proves nothing."""
+    found = Path(str(asked["path"])).lstat()
+    if not stat.S_ISREG(found.st_mode):
+        return "file: no regular file"
+    age = time.time() - found.st_mtime
+    if found.st_mtime < float(asked["since"]):
+        return "file: not written since the start of the new release"
+    if not -1.0 <= age <= float(asked["seconds_old"]):
+        return f"file: {age:.0f} s old, expected at most {asked['seconds_old']} s"
+    return ""
+
+
+def with_token(token: str, variable: str) -> list[int]:
+    """Return the processes of this user that started with `token` in that variable."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            environment = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if f"{variable}={token}".encode() in environment.split(b"\0"):
+            found.append(int(entry.name))
+    return found
+
+
+def become(user: str) -> None:
+    """This process is the user for ever, and no other process of that user looks into it."""
+    libc = ctypes.CDLL(None)
+    if user != "-":
+        uid, gid = (int(number) for number in user.split(":"))
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main() -> int:
+    """Answer until the end of the input. Arguments: PARENT USER [grpc]."""
+    if "grpc" in sys.argv[3:]:
+        import grpc  # noqa: F401  # before the user changes, who may not read our files
+    become(sys.argv[2])
+    if os.getppid() != int(sys.argv[1]):
+        return 1
+    while line := sys.stdin.buffer.readline(LINE_BYTES):
+        asked = json.loads(line)
+        if asked["kind"] == "token":
+            said: object = with_token(asked["token"], asked["variable"])
+        else:
+            said = check(asked)
+        print(json.dumps(said), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

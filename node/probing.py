@@ -1,0 +1,87 @@
+"""Apply's side of the prober: a process of the app's user, asked line by line, never trusted with
+more than a word on its own app.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import time
+from collections.abc import Mapping
+
+from node import processes
+from node.prober import LINE_BYTES
+from node.users import User
+
+_START_SECONDS = 10.0  # an interpreter, on a busy machine; with gRPC
+_SLACK_SECONDS = 1.0
+
+
+class Prober:
+    """One prober process. To be made by the thread that keeps the network, used by one other."""
+
+    def __init__(self, user: User | None, *, grpc: bool = False) -> None:
+        who = "-" if user is None else f"{user.uid}:{user.gid}"
+        command = [sys.executable, "-I", "-m", "node.prober", str(os.getpid()), who]
+        self._process = processes.start_helper([*command, *(["grpc"] if grpc else [])])
+        self._is_fresh, self._is_killed = True, False
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it will not answer any more."""
+        return self._process.poll() is not None or self._is_killed
+
+    def check(self, asked: Mapping[str, object]) -> str:
+        """Return what is wrong, empty when the probe passes."""
+        seconds = asked.get("seconds")
+        said = self._ask(asked, float(seconds) if isinstance(seconds, int | float) else 0.0)
+        return said[:300] if isinstance(said, str) else "prober: no answer"
+
+    def with_token(self, token: str) -> frozenset[int]:
+        """Return the processes of its user that carry the token; whoever else is no one's guess."""
+        said = self._ask({"kind": "token", "token": token, "variable": processes.TOKEN}, 5.0)
+        found = said if isinstance(said, list) else []
+        return frozenset(pid for pid in found if isinstance(pid, int) and pid > 1)
+
+    def _ask(self, asked: Mapping[str, object], seconds: float) -> object:
+        """Return its answer; None, and its end, when none comes in time."""
+        until = time.monotonic() + seconds + (_START_SECONDS if self._is_fresh else _SLACK_SECONDS)
+        self._is_fresh = False
+        line = json.dumps(asked).encode() + b"\n"
+        pipe, answer = self._process.stdin, self._process.stdout
+        if pipe is None or answer is None or len(line) > LINE_BYTES:
+            return None
+        try:
+            pipe.write(line)
+            pipe.flush()
+            return json.loads(_line(answer.fileno(), until))
+        except (OSError, ValueError):
+            self._process.kill()
+            self._is_killed = True
+            return None
+
+    def close(self) -> None:
+        """The process is gone."""
+        self._process.kill()
+        processes.ended(self._process)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _line(fd: int, until: float) -> bytes:
+    """Return the next line; raises TimeoutError, ValueError."""
+    held = b""
+    waiting = select.poll()
+    waiting.register(fd, select.POLLIN)
+    while not held.endswith(b"\n"):
+        left = until - time.monotonic()
+        if left <= 0 or not waiting.poll(left * 1000):
+            raise TimeoutError("no answer in time")
+        piece = os.read(fd, LINE_BYTES)
+        held += piece
+        if not piece or len(held) > LINE_BYTES:
+            raise ValueError("no whole line")
+    return held

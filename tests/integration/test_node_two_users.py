@@ -1,0 +1,227 @@
+"""Production as real processes: apply is root without a network, fetch and the app other users."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embrasure.bundle.manifest import ExecProbe, Hook
+from embrasure.trust.documents import digest
+from embrasure.trust.receipt import parse_receipt
+from node import ipc
+from node.ipc import SOCKET, to_apply
+from node.receipts import Outbox
+from tests.ablation import Ablation
+from tests.integration.test_node_units import unit
+from tests.simulate.fleet import SimFleet
+from tests.simulate.hooks import kinds
+from tests.simulate.installer import free_port
+from tests.simulate.production import FETCH, SHOP, STRANGER, in_production, passable
+from tests.simulate.running import PROGRAM, Running, answers, status, until
+
+pytestmark = pytest.mark.skipif(not kinds(), reason="needs root and bubblewrap (apt package)")
+CAPABILITIES = (1 << 0) | (1 << 5) | (1 << 6) | (1 << 7)
+PYTHON = "/usr/bin/python3"
+
+
+@pytest.fixture
+def fleet() -> Iterator[SimFleet]:
+    with passable() as top:
+        yield SimFleet(top)
+
+
+def as_user(uid: int, code: str, *words: object) -> str:
+    """Return what a Python program of that user prints."""
+    done = subprocess.run(
+        ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", PYTHON, "-I", "-S",
+         "-c", code, *map(str, words)],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def facts(pid: int) -> dict[str, str]:
+    """Return the lines of /proc/PID/status."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def pids_of(uid: int) -> list[int]:
+    """Return the processes of a user."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if facts(int(entry.name))["Uid"].split()[0] == str(uid):
+                    found.append(int(entry.name))
+            except (OSError, KeyError):
+                continue
+    return found
+
+
+OPEN = """
+import sys
+for path in sys.argv[1:]:
+    try: print("read", len(open(path, "rb").read()))
+    except OSError as problem: print(problem.strerror)
+"""
+CONNECT = """
+import socket, sys
+way = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+try:
+    way.connect(sys.argv[1])
+    way.send(b'{"is":"status-ask"}')
+    print("answered" if way.recv(65536) else "hung up")
+except OSError as problem: print(problem.strerror)
+"""
+
+
+@pytest.mark.misuse
+def test_a_production_node_is_three_users_and_an_install_goes_through(
+    fleet: SimFleet, ablation: Ablation
+) -> None:
+    port = free_port()
+    node = in_production(fleet, "node", port=port)
+    paths = node.paths
+    plan, gate = fleet.publish(node, "1")
+    with unit(node, "apply") as apply, unit(node, "fetch") as fetch:
+        asyncio.run(fleet.gateway(node).order(fleet.order(node, plan, gate)))
+        assert until(lambda: answers(port), what="the app")
+
+        # Who they are.
+        root = facts(apply.pid)
+        assert root["Uid"].split()[1] == "0" and int(root["CapBnd"], 16) == CAPABILITIES
+        assert int(root["CapEff"], 16) == CAPABILITIES and root["Seccomp"].strip() == "2"
+        net = facts(fetch.pid)
+        assert set(net["Uid"].split()) == {str(FETCH.uid)} and not net["Groups"].strip()
+        assert int(net["CapEff"], 16) == int(net["CapPrm"], 16) == 0 and net["NoNewPrivs"] == "1"
+        (app,) = [pid for pid in pids_of(SHOP.uid) if facts(pid)["PPid"] == str(apply.pid)]
+        assert int(facts(app)["CapEff"], 16) == 0 and facts(app)["NoNewPrivs"] == "1"
+        said = status(node)["isolation"]
+        assert isinstance(said, dict) and (said["sandbox"], said["level"]) == ("bubblewrap", 1)
+        receipts = Outbox(paths).of_plan("shop", digest(plan))
+        assert {parse_receipt(one.signed, node.receipt_key).isolation for one in receipts} == {1}
+
+        # What fetch's user, the app's and a stranger read.
+        private = [paths.receipt_key, paths.seal_key, paths.floors / "a", paths.app_toml("shop"),
+                   *paths.outbox.iterdir(), *paths.journal.iterdir()]  # fmt: skip
+        for user in (FETCH, SHOP, STRANGER):
+            assert "read" not in as_user(user.uid, OPEN, *private)
+        assert "read" in as_user(FETCH.uid, OPEN, paths.tls_key)
+        assert "read" not in as_user(SHOP.uid, OPEN, paths.tls_key)
+        code = paths.current("shop") / "manifest.json"
+        assert "read" in as_user(SHOP.uid, OPEN, code)
+        assert "read" not in as_user(STRANGER.uid, OPEN, code)
+
+        # Who may speak with apply.
+        sock = paths.run / SOCKET
+        assert "answered" in as_user(FETCH.uid, CONNECT, sock)
+        for user in (SHOP, STRANGER):
+            assert "Permission denied" in as_user(user.uid, CONNECT, sock)
+        sock.chmod(0o666)
+        assert "answered" not in as_user(STRANGER.uid, CONNECT, sock), "the kernel says who it is"
+        with ablation("the users") as attack:
+            # One user for all, as in development: it reads every key, and is believed.
+            attack.succeeded("Permission" not in as_user(0, OPEN, *private))
+            to_apply(paths).close()
+        fetch.end()
+        assert answers(port), "the app does not need fetch"
+        apply.end()
+    assert not pids_of(SHOP.uid) and not pids_of(FETCH.uid)
+
+
+@pytest.mark.misuse
+def test_a_socket_takes_only_the_users_it_was_told(fleet: SimFleet, ablation: Ablation) -> None:
+    folder = fleet.folder / "run"
+    folder.mkdir(mode=0o711)
+    listener = ipc.Listener(folder, SOCKET, group=FETCH.gid)
+    (folder / SOCKET).chmod(0o666)
+
+    def asks(allowed: frozenset[int]) -> bool:
+        words = ["setpriv", f"--reuid={STRANGER.uid}", f"--regid={STRANGER.gid}", "--clear-groups"]
+        process = subprocess.Popen(
+            [*words, PYTHON, "-I", "-S", "-c", CONNECT, str(folder / SOCKET)],
+            stdout=subprocess.DEVNULL,
+        )
+        channel = listener.accept(allowed, seconds=20)
+        if channel is not None:
+            channel.close()
+        process.wait(20)
+        return channel is not None
+
+    try:
+        assert not asks(frozenset({0, FETCH.uid}))
+        with ablation("the user ids") as attack:
+            attack.without("node.ipc.check_peer")
+            attack.succeeded(asks(frozenset({0, FETCH.uid})))
+    finally:
+        listener.close()
+
+
+@pytest.mark.misuse
+def test_apply_makes_no_network_socket(fleet: SimFleet, ablation: Ablation) -> None:
+    code = (
+        "import socket, sys\n"
+        "from embrasure.sandbox import CAPABILITIES, keep_capabilities, leave_the_network\n"
+        "if sys.argv[1] == 'apply':\n"
+        "    keep_capabilities(CAPABILITIES); leave_the_network()\n"
+        "for family in (socket.AF_INET, socket.AF_INET6, socket.AF_PACKET):\n"
+        "    kind = socket.SOCK_RAW if family == socket.AF_PACKET else socket.SOCK_STREAM\n"
+        "    try: socket.socket(family, kind); print('made')\n"
+        "    except OSError as problem: print(problem.errno)\n"
+        "socket.socket(socket.AF_UNIX).close(); print('unix')"
+    )
+
+    def said(who: str) -> list[str]:
+        done = subprocess.run([PROGRAM[0], "-c", code, who], capture_output=True, text=True)
+        return done.stdout.split()
+
+    assert said("apply") == ["13", "13", "13", "unix"]
+    with ablation("the filter") as attack:
+        attack.succeeded(said("nobody")[:2] == ["made", "made"])
+
+
+def test_a_hook_and_a_probe_run_as_the_app_in_a_room(fleet: SimFleet) -> None:
+    port = free_port()
+    node = in_production(fleet, "node", port=port)
+    shared = node.paths.shared("shop")
+    told = (
+        f"id -u > {shared}/who; cat /proc/self/status | grep -c 'Seccomp:.2' > {shared}/filter; "
+        f"ls {node.paths.keys} > {shared}/keys 2>&1; true"
+    )
+    hook = Hook(point="prepare", argv=("sh", "-c", told), timeout_s=20)
+    probe = ExecProbe(
+        argv=("sh", "-c", f"test -s {shared}/who && ! touch {shared}/x"), interval_ms=50,
+        timeout_ms=5000, start_s=20, passes=1,
+    )  # fmt: skip
+    app = node.paths.app_toml("shop")
+    app.write_text(app.read_text().replace("{ python3", '{ sh = "/bin/sh", python3'))
+    plan, gate = fleet.publish(
+        node, "1",
+        change=lambda one: msgspec.structs.replace(one, hooks=(hook,), probes=(*one.probes, probe)),
+    )  # fmt: skip
+    with unit(node, "apply"), unit(node, "fetch"):
+        asyncio.run(fleet.gateway(node).order(fleet.order(node, plan, gate)))
+        assert until(lambda: answers(port), what="the app")
+        assert (shared / "who").read_text().strip() == str(SHOP.uid)
+        assert (shared / "filter").read_text().strip() == "1"
+        assert "No such file" in (shared / "keys").read_text()
+        assert not (shared / "x").exists()
+        assert status(node)["apps"][0]["state"] == "idle"  # type: ignore[index]
+
+
+def test_a_node_starts_its_two_users_itself(fleet: SimFleet) -> None:
+    port = free_port()
+    node = in_production(fleet, "node", mode="push", port=port)
+    running = Running(node)
+    try:
+        until((node.paths.run / "net" / "ports.json").exists, what="fetch")
+        assert len(pids_of(FETCH.uid)) == 1
+    finally:
+        running.end()
+    assert not pids_of(FETCH.uid)

@@ -1,0 +1,35 @@
+"""A production node where other users may pass: root, fetch's user, the app's user."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from node.users import User
+from tests.simulate.fleet import APP, RealNode, SimFleet
+
+FETCH, SHOP, STRANGER = User(31001, 31001), User(31002, 31002), User(31003, 31003)
+
+
+@contextmanager
+def passable() -> Iterator[Path]:
+    """Yield a folder below `/var/tmp` that other users may pass; it is gone afterwards."""
+    top = Path(tempfile.mkdtemp(prefix="embrasure-node-", dir="/var/tmp"))
+    top.chmod(0o755)
+    try:
+        yield top
+    finally:
+        shutil.rmtree(top)
+
+
+def in_production(fleet: SimFleet, name: str, **wishes: object) -> RealNode:
+    """Return a new enrolled node whose owner asks for production."""
+    node = fleet.make(name, **wishes)  # type: ignore[arg-type]  # by name
+    with node.paths.node_toml.open("a") as file:
+        file.write(f'production = true\nfetch_user = "{FETCH.uid}"\n')
+    app = node.paths.app_toml(APP)
+    app.write_text(f'user = "{SHOP.uid}"\n' + app.read_text())
+    return node
