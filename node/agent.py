@@ -11,7 +11,6 @@ if __name__ == "__main__":
     bare.leave_out()  # before what follows imports it
 
 import asyncio
-import importlib
 import json
 import os
 import resource
@@ -39,10 +38,6 @@ from node.paths import Paths
 from node.users import find_user
 
 LOG = getLogger(__name__)
-_PUSH = ("embrasure.net.renewal", "embrasure.net.pairfile", "embrasure.net.server",
-         "embrasure.net.trustbundle", "embrasure.wire.node_pb2_grpc", "node.doorway",
-         "node.join_service", "node.push", "encodings.idna")  # fmt: skip
-_PULL = ("node.poster", "node.pull", "encodings.idna")
 _STEP_SECONDS = 0.05
 _RELOAD_SECONDS = 2.0  # between looks at the TLS files
 _LOOK_SECONDS = 5.0  # between two proofs of life of a pull node for the service manager
@@ -225,8 +220,15 @@ def become(config: NodeConfig) -> None:
 
 def import_all(config: NodeConfig) -> None:
     """Everything is loaded that the user, who may not read our files, will run."""
-    for name in _PUSH if config.mode == "push" else _PULL:
-        importlib.import_module(name)
+    import encodings.idna  # noqa: F401  # used by name look-ups
+
+    if config.mode == "push":
+        import node.doorway
+        import node.join_service
+        import node.push  # what `listen` imports
+    else:
+        import node.poster
+        import node.pull  # noqa: F401  # what `ask_around` imports
 
 
 def main() -> int:

@@ -64,6 +64,11 @@ def pids_of(uid: int) -> list[int]:
     return found
 
 
+def words_of(pid: int) -> bytes:
+    """Return the command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 OPEN = """
 import sys
 for path in sys.argv[1:]:
@@ -100,7 +105,8 @@ def test_a_production_node_is_three_users_and_an_install_goes_through(
         net = facts(fetch.pid)
         assert set(net["Uid"].split()) == {str(FETCH.uid)} and not net["Groups"].strip()
         assert int(net["CapEff"], 16) == int(net["CapPrm"], 16) == 0 and net["NoNewPrivs"] == "1"
-        (app,) = [pid for pid in pids_of(SHOP.uid) if facts(pid)["PPid"] == str(apply.pid)]
+        (app,) = [pid for pid in pids_of(SHOP.uid) if b"main.py" in words_of(pid)]
+        assert facts(app)["PPid"] == str(apply.pid)
         assert int(facts(app)["CapEff"], 16) == 0 and facts(app)["NoNewPrivs"] == "1"
         said = status(node)["isolation"]
         assert isinstance(said, dict) and (said["sandbox"], said["level"]) == ("bubblewrap", 1)
