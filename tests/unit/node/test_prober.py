@@ -98,8 +98,8 @@ def health_server(services: Mapping[str, int], *, delay: float = 0) -> Iterator[
     def check(request: Any, context: grpc.ServicerContext) -> Message:
         time.sleep(delay)
         if request.service not in services:
-            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return response_type(status=services[request.service])
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+        return response_type(status=services.get(request.service, UNKNOWN))
 
     method = grpc.unary_unary_rpc_method_handler(
         check,
