@@ -218,7 +218,7 @@ def test_a_hook_and_a_probe_run_as_the_app_in_a_room(fleet: SimFleet) -> None:
         assert (shared / "filter").read_text().strip() == "1"
         assert "No such file" in (shared / "keys").read_text()
         assert not (shared / "x").exists()
-        assert status(node)["apps"][0]["state"] == "idle"  # type: ignore[index]  # JSON
+        assert status(node)["apps"][0]["state"] == "idle"  # type: ignore[index]  # read as JSON
 
 
 def test_a_node_starts_its_two_users_itself(fleet: SimFleet) -> None:
