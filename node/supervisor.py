@@ -59,7 +59,7 @@ class Instance:
     unit: Unit
     pid: int
     token: str
-    since: float
+    since: float = 0.0
 
 
 @dataclass(slots=True)

@@ -17,7 +17,9 @@ import socket
 
 from node import credentials
 from node.paths import Paths
+from node.probing import Prober
 from node.supervisor import Instance, Unit
+from node.users import User
 
 
 class InnerApps:
@@ -49,6 +51,10 @@ class InnerApps:
     def members(self, instance: Instance) -> frozenset[int]:
         """Return this process."""
         return frozenset({instance.pid})
+
+    def prober(self, user: User | None, *, grpc: bool = False) -> Prober:
+        """Return a real one, as an app with a gRPC probe has it."""
+        return Prober(user, grpc=grpc)
 
     def tail(self, app: str, length: int) -> bytes:
         """Return nothing: it prints nothing."""
