@@ -249,6 +249,7 @@ CONNECTION_GRACE_MILLISECONDS = 30_000
 STREAMS_PER_CONNECTION = 32
 CONNECTIONS = 64  # gateway, mirror, letterbox
 NODE_CONNECTIONS = 16
+NODE_KEEPALIVE_MILLISECONDS = 10_000  # a node that lost power is dialled anew while it can confirm
 KEEPALIVE_MILLISECONDS = 300_000
 
 # The metadata door: trust files from anybody whom a CA root of the fleet vouches for

@@ -32,6 +32,12 @@ from gateway.steering import Steering
 LOG = getLogger(__name__)
 ANEW_S = 0.03  # a node that wants to be dialled anew is back that soon
 _LOOKS = frozenset({"activating", "checking"})  # between two releases, when it was last heard of
+# A machine that went down says no word: without these a stream to it would stay open for ever.
+_ALIVE = (
+    ("grpc.keepalive_time_ms", limits.NODE_KEEPALIVE_MILLISECONDS),
+    ("grpc.keepalive_timeout_ms", limits.NODE_KEEPALIVE_MILLISECONDS),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 RAISES = 3  # a node tells its floor once; more often is a game
 Progress = dict[tuple[str, str], tuple[str, int, int]]
 
@@ -147,6 +153,7 @@ class Dialler:
             issuer_pems=trust.pem(["node"]),
             key=key,
             chain_pem=chain_pem,
+            options=_ALIVE,
         ) as line_out:
             found: Awaited | Ended | None = None
             if line.looks or stored.member(node).state in _LOOKS:
@@ -248,7 +255,7 @@ class Dialler:
                 # Numbers of ours, which a restored backup had lost: what is published is above now.
                 line.ahead, line.raised, line.after = False, line.raised + 1, 0.0
                 return
-            if ended.word == "hold":
+            if ended.word == "hold" or ended.reason == "later":
                 line.after = self._later(pace.hold_s)
             await self.steering.report(
                 name, node,

@@ -101,6 +101,11 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
             {**TABLE, **renewal.TABLE, **join_service.TABLE, **door_side.TABLE},
             holder,
             connections=limits.NODE_CONNECTIONS,
+            # The gateway asks on a silent stream whether this machine is still there.
+            bounds={
+                "grpc.http2.min_ping_interval_without_data_ms": limits.NODE_KEEPALIVE_MILLISECONDS
+                // 2
+            },
         )
 
     listener = PushListener(make, lambda server, at: bind(server, at, keys), config.listen)

@@ -98,7 +98,7 @@ class Installer:
             return self._install(resumed(record, asked), docs, source, report)
         record = self._settled(app, report)
         if self._is_too_early(record, docs):
-            return Answer("wait", "later", app)
+            return Answer("wait", "later", app, self.told(app, docs.plan_digest))
         fresh = self._record(docs, record, nonce=nonce, wave=verdict.wave, confirm=confirm)
         return self._install(fresh, docs, source, report)
 

@@ -210,10 +210,13 @@ def kind_of(problem: EmbrasureError) -> str:
 
 
 def refuse(heard: Heard, teller: Teller) -> None:
-    """The gateway knows why there is no receipt; where there are receipts, they say it all."""
-    if teller.receipts:
-        return
+    """The gateway knows why there is no receipt; where there are receipts, they say it all.
+
+    But for how long a release is left alone that was cut off: that is no end.
+    """
     for answer in heard.answers:
+        if teller.receipts and answer.reason != "later":
+            continue
         kind = answer.kind if answer.kind in _REFUSALS else "refuse"
         teller.refusal(kind, answer.reason or answer.kind, answer.floor)
 

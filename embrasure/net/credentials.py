@@ -184,6 +184,5 @@ def channel(
     load_certificates(issuer_pems, what=f"issuers of {role}")
     credentials = client_credentials(issuer_pems, key, chain_pem)
     override: Option = ("grpc.ssl_target_name_override", host)
-    return grpc.aio.secure_channel(
-        address, credentials, options=[*CHANNEL_OPTIONS, *options, override]
-    )
+    merged = {**dict(CHANNEL_OPTIONS), **dict(options), **dict([override])}
+    return grpc.aio.secure_channel(address, credentials, options=list(merged.items()))

@@ -21,7 +21,7 @@ from gateway.parts import EngineParts, Identity, Pace
 from tests.simulate.agents import SimAgent, serving
 from tests.simulate.authority import Authority
 from tests.simulate.gateway import SimGateway, trust_files
-from tests.simulate.releases import make_release
+from tests.simulate.releases import SimRelease, make_release
 from tests.simulate.repository import SimRepository
 
 FAST = Pace(
@@ -165,11 +165,12 @@ class SimEngine:
         soak_s: int = 0,
         max_parallel: int = 100,
         supersede: bool = False,
+        release: SimRelease | None = None,
         **failure: Any,
     ) -> str:
-        """Return the digest of an approved plan for a small release of this version."""
+        """Return the digest of an approved plan for a small release, or for `release`."""
         sim, gateway = self.fleet.sim, self.gateway
-        release = make_release("shop", version=version)
+        release = release or make_release("shop", version=version)
         gateway.upload(release)
         seq = gateway.proposals.reserve(sim.env, "shop", person=by)
         first = sim.nodes[canary] if canary else next(iter(sim.nodes.values()))
