@@ -230,7 +230,8 @@ def import_all(config: NodeConfig) -> None:
     if config.mode == "push":
         import node.doorway
         import node.join_service
-        import node.push  # what `listen` imports
+        import node.push
+        import node.push_listener  # what `listen` imports
     else:
         import node.poster
         import node.pull  # noqa: F401  # what `ask_around` imports

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -13,15 +19,17 @@ import pytest
 from embrasure.bundle.manifest import ExecProbe, Hook
 from embrasure.trust.documents import digest
 from embrasure.trust.receipt import parse_receipt
-from node import ipc
+from node import ipc, processes
 from node.ipc import SOCKET, to_apply
 from node.receipts import Outbox
 from tests.ablation import Ablation
 from tests.integration.test_node_units import unit
+from tests.integration.test_renewal import serial_at
 from tests.simulate.fleet import SimFleet
 from tests.simulate.hooks import kinds
 from tests.simulate.installer import free_port
 from tests.simulate.production import FETCH, SHOP, STRANGER, in_production, passable
+from tests.simulate.renewing import renewing
 from tests.simulate.running import PROGRAM, Running, answers, status, until
 
 pytestmark = pytest.mark.skipif(not kinds(), reason="needs root and bubblewrap (apt package)")
@@ -231,3 +239,118 @@ def test_a_node_starts_its_two_users_itself(fleet: SimFleet) -> None:
     finally:
         running.end()
     assert not pids_of(FETCH.uid)
+
+
+WRITE = """
+import sys
+for path in sys.argv[1:]:
+    try: open(path, "wb").write(b"x"); print("wrote", path)
+    except OSError: pass
+"""
+FORGE = """
+import base64, json, os, socket, sys
+sock, ask = sys.argv[1], json.loads(sys.argv[2])
+way = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+way.connect(sock)
+way.settimeout(20)
+way.send(json.dumps(ask, separators=(",", ":")).encode())
+said = []
+while raw := way.recv(65536):
+    note = json.loads(raw)
+    said.append(note["is"] + " " + note.get("reason", ""))
+    if note["is"] in ("failure", "done", "failed"): break
+print(said)
+"""
+
+
+@pytest.mark.misuse
+def test_a_stolen_fetch_installs_nothing_and_signs_nothing(
+    fleet: SimFleet, ablation: Ablation
+) -> None:
+    port = free_port()
+    node = in_production(fleet, "node", port=port)
+    paths = node.paths
+    plan, gate = fleet.publish(node, "1")
+    with unit(node, "apply"), unit(node, "fetch"):
+        asyncio.run(fleet.gateway(node).order(fleet.order(node, plan, gate)))
+        assert until(lambda: answers(port), what="the app")
+        before = [path.name for path in paths.outbox.iterdir()]
+        release = paths.current("shop").resolve()
+        inside = [release / "config" / "version", release / "new", paths.current("shop"),
+                  paths.blobs / "new", paths.journal / "shop.json", paths.outbox / "new",
+                  paths.floors / "a", paths.tls_bundle, paths.tls_denials, paths.node_toml,
+                  paths.app_toml("shop"), paths.holds, paths.run / "x", paths.shared("shop") / "x",
+                  paths.receipt_key, paths.seal_key]  # fmt: skip
+        assert as_user(FETCH.uid, WRITE, *inside) == ""
+        # It says to apply what it likes: an order by nobody, and one that was changed.
+        order = fleet.order(node, plan, gate)
+        for envelope in (b"{}", order.replace(b'"sig"', b'"gis"'), order[:-20] + b"0" * 18 + b"}]"):
+            ask = {"is": "order", "envelope": base64.b64encode(envelope).decode()}
+            said = as_user(FETCH.uid, FORGE, paths.run / SOCKET, json.dumps(ask))
+            assert "committed" not in said and "failure" in said, said
+        assert [path.name for path in paths.outbox.iterdir()] == before
+        assert answers(port) == "1"
+        with ablation("its own user") as attack:
+            victim = paths.blobs / "new"
+            attack.succeeded("wrote" in as_user(0, WRITE, victim))
+            victim.unlink()
+
+
+def test_a_certificate_is_renewed_by_fetch_alone(fleet: SimFleet) -> None:
+    node = in_production(fleet, "node", port=free_port(), aged=timedelta(days=3))
+    with unit(node, "apply"), unit(node, "fetch"):
+        before = serial_at(node.port)
+        folder = fleet.folder / "gateway"
+        with renewing(folder, fleet.repository, fleet.authority) as renewals:
+            renewals.address("node", node.id, node.port)
+            asyncio.run(renewals.renewals.look())
+            held = renewals.held("node", node.id)
+            assert held.problem == "" and held.serial != before
+            assert serial_at(node.port) == held.serial
+        found = node.paths.renewed.stat()
+        assert (found.st_uid, found.st_mode & 0o777) == (FETCH.uid, 0o600)
+    with unit(node, "apply"), unit(node, "fetch"):
+        assert serial_at(node.port) == held.serial
+
+
+@pytest.mark.misuse
+def test_what_a_killed_apply_left_of_an_app_is_gone_and_nothing_else(
+    fleet: SimFleet, ablation: Ablation
+) -> None:
+    port = free_port()
+    node = in_production(fleet, "node", port=port)
+    app = node.paths.app_toml("shop")
+    app.write_text(app.read_text().replace("{ python3", '{ sh = "/bin/sh", python3'))
+    line = "(trap '' TERM; exec setsid sleep 611) & exec python3 code/main.py"
+    plan, gate = fleet.publish(
+        node, "1",
+        change=lambda one: msgspec.structs.replace(
+            one, run=msgspec.structs.replace(one.run, argv=("sh", "-c", line))
+        ),
+    )  # fmt: skip
+
+    def sleepers() -> list[int]:
+        return [pid for pid in pids_of(SHOP.uid) if b"611" in words_of(pid)]
+
+    # Of the same user, and none of the node's: a cron job, say.
+    words = ["setpriv", f"--reuid={SHOP.uid}", f"--regid={SHOP.gid}", "--clear-groups"]
+    other = subprocess.Popen([*words, "sleep", "612"])
+    try:
+        with suppress(AssertionError), unit(node, "apply") as apply:
+            with unit(node, "fetch"):
+                asyncio.run(fleet.gateway(node).order(fleet.order(node, plan, gate)))
+                assert until(lambda: answers(port), what="the app")
+            (left,) = sleepers()
+            os.kill(apply.pid, signal.SIGKILL)
+        until(lambda: not answers(port), what="the end of the app")
+        assert sleepers() == [left], "it outlived apply"
+        with ablation("the search for its token") as attack:
+            attack.succeeded(not processes.leftovers("0" * 32) and sleepers() == [left])
+        with unit(node, "apply"):
+            assert until(lambda: answers(port), what="the app")
+            assert left not in sleepers() and len(sleepers()) == 1
+            assert other.poll() is None
+        assert not sleepers()
+    finally:
+        other.kill()
+        other.wait()
