@@ -170,7 +170,7 @@ def first_environment(
 ) -> None:
     """An environment with the usual values is in force, signed with `keys` made just now here.
 
-    min_isolation 0: no sandbox is built yet, and every signer is warned of it.
+    min_isolation 0: nodes in development count, too, and every signer is warned of it.
     """
     with trust.lock():
         made = environment.add_environment(
