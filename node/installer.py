@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from logging import getLogger
 from typing import Literal
 
 import msgspec
 
 from embrasure import limits
-from embrasure.errors import EmbrasureError, Failed, Refused
+from embrasure.errors import EmbrasureError, Failed, Refused, shown
 from embrasure.fs import Folder
 from embrasure.trust.decide import Verdict
 from embrasure.trust.documents import write
@@ -23,6 +24,7 @@ from node.deadline import boot_id
 from node.ground import Ground, Report, release_of
 from node.install import STEPS
 from node.judge import Judge, Judgement
+from node.logs import FIELDS
 from node.orders import ALARMS, Last
 from node.receipts import Event
 from node.recovery import linked, settle
@@ -32,6 +34,7 @@ from node.states import RESTING, Confirm, Record, Release, State, release_name
 from node.transaction import Offer, Transaction
 from node.windows import Pause
 
+LOG = getLogger(__name__)
 Kind = Literal[
     "none", "wait", "hold", "refuse", "committed", "rolled_back", "interrupted", "rejected",
     "degraded", "repaired",
@@ -111,6 +114,10 @@ class Installer:
             return ()
         floor = self._ground.floors.load().app(docs.app)
         running = release_of(floor.committed)
+        found, detail = docs.problems.get(verdict.reason), verdict.reason
+        if found is not None:
+            detail = shown(f"{detail}: {found} [{found.word}]", 380)
+        LOG.warning("refused: %s", detail, extra={FIELDS: {"app": docs.app}})
         event = Event(
             app=docs.app,
             plan=docs.plan_digest,
@@ -128,7 +135,7 @@ class Installer:
             took_s=0,
             soaked_s=0,
             state=State.IDLE,
-            detail=verdict.reason,
+            detail=detail,
             log=b"",
         )
         posted = self._ground.receipts.emit(event)

@@ -118,7 +118,12 @@ def check_built(staging: Folder, manifest: Manifest, documents: Mapping[str, byt
 
 
 def name_release(releases: Folder, *, tx: str, release: str) -> None:
-    """The staged release has its name, on disk; one that has it already must be the same."""
+    """The staged release has its name, on disk; one that has it already must be the same.
+
+    Raises Refused (`bad-link`), Denied (`bad-owner`) for something else in place of our folder.
+    """
+    with releases.child(staging_name(tx)) as staging:
+        staging.check_mine()
     if releases.has(release):
         releases.remove_tree(staging_name(tx))
     else:
