@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from embrasure.bundle.manifest import Manifest
 from embrasure.trust.receipt import Kind, Outcome, Reason, parse_receipt
 from gateway.audit import verify_file
 from node.journal import Journal
 from node.receipts import Outbox
 from node.states import Record
+from tests.integration.test_node_pull import Site as PullSite
 from tests.simulate.fleet import APP, RealNode, SimFleet
 from tests.simulate.installer import SERVER, free_port, quick_http
 from tests.simulate.netns import NODE, Network, booted, cable, needs_network
@@ -38,6 +41,11 @@ def take():
             time.sleep(0.001)
 threading.Thread(target=take, daemon=True).start()
 """
+
+
+def by_mirror(manifest: Manifest) -> Manifest:
+    """Return the manifest of a release that wants to be confirmed by a mirror."""
+    return msgspec.structs.replace(manifest, confirm="mirror")
 
 
 def release(version: str, code: bytes = b"", **config: str) -> SimRelease:
@@ -245,3 +253,39 @@ def test_a_gateway_killed_before_it_could_confirm_confirms_after_its_next_start(
     finally:
         gateway.end()
         agent.end()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_a_pull_node_whose_release_wants_a_mirror_goes_back_without_one(tmp_path: Path) -> None:
+    site = PullSite(tmp_path)
+    settings(site.node, confirm_s=5)
+    try:
+        site.mirror.upload()
+        site.box.upload()
+        with running(site.node) as agent:
+            site.release("1.0", change=by_mirror)
+            until(lambda: rests(site.node), seconds=40, what="the first release")
+            assert answers(site.web) == "1.0"
+            # The mirror is gone just when the release must show that it can be reached.
+            site.release("2.0", soak_s=2, change=by_mirror)
+            until(lambda: answers(site.web) == "2.0", seconds=40, what="the second release")
+            site.mirror.stop()
+            first = until(lambda: waits(site.node), what="a release that waits")
+            back = until(lambda: rests(site.node), what="the way back")
+            assert (back.to.plan, back.reason) == (first.to.plan, "no-confirm")
+            assert answers(site.web) == "1.0"
+            # And once more; this time apply dies, and nobody is left whom it could have told.
+            site.mirror.start()
+            site.release("3.0", soak_s=2, change=by_mirror)
+            until(lambda: answers(site.web) == "3.0", seconds=40, what="the third release")
+            site.mirror.stop()
+            before = until(lambda: waits(site.node), what="a release that waits")
+            os.kill(agent.pid("node.apply_main"), signal.SIGKILL)
+            site.mirror.start()
+            after = until(lambda: rests(site.node, first.to.plan), what="its end")
+            assert (after.to.plan, after.ending) == (before.to.plan, "committed")
+            until(lambda: answers(site.web) == "3.0", what="the third release")
+    finally:
+        site.mirror.stop()
+        site.box.stop()
