@@ -22,6 +22,7 @@ def check_not_enrolled(paths: Paths) -> None:
     """
     if paths.taken.exists():
         raise Denied("node", expected="one that still joins", got="an enrolled one",
+                     hint="it took its answer: embrasure trust submit, then fleet list",
                      reason="enrolled")  # fmt: skip
 
 

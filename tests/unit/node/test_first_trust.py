@@ -225,6 +225,22 @@ def test_files_that_are_older_than_the_answer_prove_nothing(
 
 
 @pytest.mark.misuse
+def test_denials_that_the_answer_knows_are_not_kept_back(scene: Scene, ablation: Ablation) -> None:
+    repository, before = scene.fleet.repository, scene.files()
+    repository.revoke(gateway_certs=["ab" * 32])
+    repository.publish()
+    newer, after = scene.fleet.enrolled(scene.node), scene.files()
+    old = {path: raw for path, raw in after.items() if "revo" not in path}
+    old |= {path: raw for path, raw in before.items() if "revo" in path}
+    assert scene.refused(newer, old) == "rollback"
+    assert scene.refused(newer, {p: r for p, r in after.items() if "revo" not in p}) == "unproven"
+    with ablation("the first floors of the answer") as attack:
+        attack.without("node.first_trust.check_current")
+        scene.take(newer, old)
+        attack.succeeded(not Material(scene.node.paths).trust().denied.gateway_certs)
+
+
+@pytest.mark.misuse
 def test_files_that_ran_out_prove_nothing(scene: Scene, ablation: Ablation) -> None:
     scene.fleet.repository.life[FLEET] = timedelta(seconds=-1)
     scene.fleet.repository.touch(FLEET)
