@@ -77,7 +77,6 @@ class Joiner:
 
         After a refusal it joins as before: the next answer is looked at like the first.
         """
-        check_not_enrolled(self.paths)
         if len(answer) > limits.ANSWER_BYTES:
             raise Refused("enrolment answer", expected=f"{limits.ANSWER_BYTES} bytes",
                           got=len(answer), reason="limit")  # fmt: skip

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from embrasure import limits
 from embrasure.clock import now, write_time
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.trust import dsse, layout
@@ -210,6 +212,55 @@ def test_one_keyholder_does_not_make_a_node(lists: str, scene: Scene, ablation: 
 
 
 @pytest.mark.misuse
+@pytest.mark.parametrize(
+    "changed", [{"node": "n-" + "a" * 26}, {"epoch": 2}, {"root": "0" * 64}],
+    ids=lambda changed: next(iter(changed)),
+)  # fmt: skip
+def test_an_honest_answer_to_another_node_is_not_taken(
+    changed: dict[str, Any], scene: Scene, ablation: Ablation
+) -> None:
+    raw = scene.answer(**changed)
+    assert scene.refused(raw) == "not-mine"
+    with ablation("whose answer it is") as attack:
+        attack.without("node.first_trust.check_mine")
+        scene.take(raw)
+        attack.succeeded(scene.node.paths.taken.exists())
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("role", [layout.gates_role(ENV), "dev-shop"])
+def test_a_key_of_another_role_signs_no_answer(role: str, scene: Scene, ablation: Ablation) -> None:
+    """A thief of the gateway has the key that opens gates, and may have bought an operator."""
+    signer = scene.fleet.repository.signers[role][0]
+    raw = scene.answer(signer=signer)
+    assert scene.refused(raw) == "bad-signature"
+    with ablation("whose keys sign answers") as attack:
+        known = {signer.public_key.keyid: signer.public_key}
+        attack.without("node.first_trust.fleet_keys", lambda held, role: known)
+        scene.take(raw)
+        attack.succeeded(scene.node.paths.taken.exists())
+
+
+@pytest.mark.misuse
+def test_a_directory_of_other_bytes_proves_nothing(scene: Scene, ablation: Ablation) -> None:
+    """As long as the true one, and it would list this node: under keys that the thief has."""
+    files = scene.files()
+    boot = scene.fleet.repository.nodes[scene.node.id].boot_cert
+    assert boot is not None
+    forged = {
+        path: raw.replace(boot.encode(), b"0" * 64) if "/dir/" in path else raw
+        for path, raw in files.items()
+    }
+    assert scene.refused(scene.honest, forged) == "bad-hash"
+    with ablation("the digest of each document") as attack:
+        attack.without("embrasure.trust.proven.check_target")
+        with pytest.raises(Refused) as told:
+            scene.take(scene.honest, forged)
+        # It was read, and believed: only what it says was looked at then.
+        attack.succeeded(told.value.reason == "identity")
+
+
+@pytest.mark.misuse
 def test_files_that_are_older_than_the_answer_prove_nothing(
     scene: Scene, ablation: Ablation
 ) -> None:
@@ -372,6 +423,9 @@ def test_a_document_is_proven_or_refused(scene: Scene, monkeypatch: pytest.Monke
         proven_document(held, FLEET, "fleet/dev/none.json", source, root=root)
     assert absent.value.reason == "unproven"
     assert proven_document(held, FLEET, tls, source, root=root)
+    with pytest.raises(Refused) as foreign:
+        proven_document(held, FLEET, tls, source, root="0" * 64)
+    assert foreign.value.reason == "identity"
     monkeypatch.setattr("embrasure.limits.DOOR_DOCUMENT_BYTES", 100)
     with pytest.raises(Refused) as large:
         proven_document(held, FLEET, tls, source, root=root)
@@ -385,6 +439,7 @@ def test_a_document_is_proven_or_refused(scene: Scene, monkeypatch: pytest.Monke
 
 
 def test_an_answer_that_is_none_is_refused(scene: Scene) -> None:
-    with pytest.raises(Refused):
-        scene.take(b"{}")
-    assert scene.joins
+    for raw, reason in ((b"{}", "bad-schema"), (b"x" * (limits.ANSWER_BYTES + 1), "limit")):
+        with pytest.raises(Refused) as told:
+            scene.take(raw)
+        assert told.value.reason == reason and scene.joins
