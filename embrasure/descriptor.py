@@ -73,13 +73,12 @@ def check_name(name: str) -> str:
     return name
 
 
-def reach(path: Path, *, file: bool = False) -> int:
-    """Return a descriptor that only names the folder (or file) at `path`, whose last part is no
-    link: it neither reads nor writes, and needs no right but the way there.
+def reach(path: Path) -> int:
+    """Return a descriptor that only names the folder at `path`, whose last part is no link: it
+    neither reads nor writes, and needs no right but the way there.
     """
-    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if file else os.O_DIRECTORY)
     with explaining(str(path)):
-        return os.open(path, flags)
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def write_all(fd: int, data: bytes) -> None:

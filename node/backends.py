@@ -100,8 +100,8 @@ class Refusing:
         """Nothing was started."""
 
 
-def hold(path: Path, held: ExitStack, *, file: bool = False) -> int:
+def hold(path: Path, held: ExitStack) -> int:
     """Return a descriptor of the folder at `path`: what is bound is what was looked at."""
-    fd = reach(path, file=file)
+    fd = reach(path)
     held.callback(os.close, fd)
     return fd

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from embrasure import limits, sandbox
 from embrasure.errors import Denied
+from embrasure.fs import Folder
 from node.backends import Room, Started, hold
 from node.programs import find_program
 from node.users import is_root
@@ -42,8 +43,12 @@ class Bubblewrap:
         if room.user is None and is_root():
             raise Denied("command of a release", expected="a user that is not root", got="root",
                          reason="no-user")  # fmt: skip
-        keep = [hold(Path(sandbox.__file__), held, file=True)]
-        binds = ["--ro-bind-fd", str(keep[0]), _INSIDE]
+        # Its bytes, not its place: the app's user need not come near our own code.
+        code = Path(sandbox.__file__)
+        with Folder.open(code.parent) as ours:
+            keep = [ours.open_file(code.name)]
+        held.callback(os.close, keep[0])
+        binds = ["--ro-bind-data", str(keep[0]), _INSIDE]
         for option, folders in (("--ro-bind-fd", room.read), ("--bind-fd", room.write)):
             for folder in folders:
                 keep.append(hold(folder, held))

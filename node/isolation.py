@@ -149,7 +149,8 @@ def check_users(paths: Paths, config: NodeConfig) -> tuple[User, ...]:
 
 def check_works(backend: Backend, user: User | None) -> None:
     """Return only when a command ends well in a room of this back end; raises Denied."""
-    room = Room(read=(), write=(), user=user)
+    # With a folder: a bubblewrap that cannot bind by descriptor would let no release in.
+    room = Room(read=(Path("/usr/share"),), write=(), user=user)
     try:
         ended = commands.run(
             [_TRUE], env={}, cwd=Path("/"), seconds=_TRY_SECONDS, backend=backend, room=room
@@ -160,5 +161,6 @@ def check_works(backend: Backend, user: User | None) -> None:
     if got or not ended.is_good:
         raise Denied(
             "node", expected=f"a sandbox that works: {backend.name}", got=got or "no end of it",
-            hint="user namespaces must be allowed to the apps' users", reason="no-sandbox",
+            hint="the apps' users need user namespaces; bubblewrap must know --bind-fd",
+            reason="no-sandbox",
         )  # fmt: skip

@@ -42,7 +42,12 @@ for path in sys.argv[1:]:
 """
 
 
-@pytest.fixture(params=kinds() or ["none"], scope="module")
+# Every kind runs in CI; a node without any privilege with the long tests.
+LONG = {"bubblewrap-user": [pytest.mark.long]}
+KINDS = [pytest.param(kind, marks=LONG.get(kind, ())) for kind in kinds() or ["none"]]
+
+
+@pytest.fixture(params=KINDS, scope="module")
 def run(request: pytest.FixtureRequest) -> Iterator[AsRoot | AsUser]:
     with staged(request.param) as found:
         yield found

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from embrasure.bundle.manifest import ExecProbe, Hook
+from embrasure.bundle.manifest import ExecProbe, FileAgeProbe, Hook, TcpProbe
 from embrasure.trust.documents import digest
 from embrasure.trust.receipt import parse_receipt
 from node import ipc, processes
@@ -30,7 +30,7 @@ from tests.simulate.hooks import kinds
 from tests.simulate.installer import free_port
 from tests.simulate.production import FETCH, SHOP, STRANGER, in_production, passable
 from tests.simulate.renewing import renewing
-from tests.simulate.running import PROGRAM, Running, answers, status, until
+from tests.simulate.running import PROGRAM, Running, answers, libraries, status, until
 
 pytestmark = pytest.mark.skipif(not kinds(), reason="needs root and bubblewrap (apt package)")
 CAPABILITIES = (1 << 0) | (1 << 5) | (1 << 6) | (1 << 7)
@@ -110,6 +110,7 @@ def test_a_production_node_is_three_users_and_an_install_goes_through(
         root = facts(apply.pid)
         assert root["Uid"].split()[1] == "0" and int(root["CapBnd"], 16) == CAPABILITIES
         assert int(root["CapEff"], 16) == CAPABILITIES and root["Seccomp"].strip() == "2"
+        assert "cygrpc" not in libraries(apply.pid) and "cygrpc" in libraries(fetch.pid)
         net = facts(fetch.pid)
         assert set(net["Uid"].split()) == {str(FETCH.uid)} and not net["Groups"].strip()
         assert int(net["CapEff"], 16) == int(net["CapPrm"], 16) == 0 and net["NoNewPrivs"] == "1"
@@ -200,6 +201,7 @@ def test_apply_makes_no_network_socket(fleet: SimFleet, ablation: Ablation) -> N
         attack.succeeded(said("nobody")[:2] == ["made", "made"])
 
 
+@pytest.mark.long
 def test_a_hook_and_a_probe_run_as_the_app_in_a_room(fleet: SimFleet) -> None:
     port = free_port()
     node = in_production(fleet, "node", port=port)
@@ -213,11 +215,18 @@ def test_a_hook_and_a_probe_run_as_the_app_in_a_room(fleet: SimFleet) -> None:
         argv=("sh", "-c", f"test -s {shared}/who && ! touch {shared}/x"), interval_ms=50,
         timeout_ms=5000, start_s=20, passes=1,
     )  # fmt: skip
+    beat = FileAgeProbe(path="beat", max_age_s=60, interval_ms=50, timeout_ms=5000, start_s=20,
+                        passes=1)  # fmt: skip
+    tcp = TcpProbe(port="web", interval_ms=50, timeout_ms=5000, start_s=20, passes=2)
+    line = 'touch "$EMBRASURE_SHARED/beat"; exec python3 code/main.py'
     app = node.paths.app_toml("shop")
     app.write_text(app.read_text().replace("{ python3", '{ sh = "/bin/sh", python3'))
     plan, gate = fleet.publish(
         node, "1",
-        change=lambda one: msgspec.structs.replace(one, hooks=(hook,), probes=(*one.probes, probe)),
+        change=lambda one: msgspec.structs.replace(
+            one, hooks=(hook,), probes=(*one.probes, probe, beat, tcp),
+            run=msgspec.structs.replace(one.run, argv=("sh", "-c", line)),
+        ),
     )  # fmt: skip
     with unit(node, "apply"), unit(node, "fetch"):
         asyncio.run(fleet.gateway(node).order(fleet.order(node, plan, gate)))
@@ -229,6 +238,7 @@ def test_a_hook_and_a_probe_run_as_the_app_in_a_room(fleet: SimFleet) -> None:
         assert status(node)["apps"][0]["state"] == "idle"  # type: ignore[index]  # read as JSON
 
 
+@pytest.mark.long
 def test_a_node_starts_its_two_users_itself(fleet: SimFleet) -> None:
     port = free_port()
     node = in_production(fleet, "node", mode="push", port=port)
@@ -263,6 +273,7 @@ print(said)
 """
 
 
+@pytest.mark.long
 @pytest.mark.misuse
 def test_a_stolen_fetch_installs_nothing_and_signs_nothing(
     fleet: SimFleet, ablation: Ablation
@@ -296,6 +307,7 @@ def test_a_stolen_fetch_installs_nothing_and_signs_nothing(
             victim.unlink()
 
 
+@pytest.mark.long
 def test_a_certificate_is_renewed_by_fetch_alone(fleet: SimFleet) -> None:
     node = in_production(fleet, "node", port=free_port(), aged=timedelta(days=3))
     with unit(node, "apply"), unit(node, "fetch"):
@@ -313,6 +325,7 @@ def test_a_certificate_is_renewed_by_fetch_alone(fleet: SimFleet) -> None:
         assert serial_at(node.port) == held.serial
 
 
+@pytest.mark.long
 @pytest.mark.misuse
 def test_what_a_killed_apply_left_of_an_app_is_gone_and_nothing_else(
     fleet: SimFleet, ablation: Ablation

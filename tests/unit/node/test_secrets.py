@@ -17,11 +17,14 @@ from embrasure.bundle.manifest import Hook
 from embrasure.secret.sealed import Me, open_sealed, parse_sealed
 from embrasure.trust.receipt import Outcome, Reason
 from node import credentials
+from node.paths import Paths
 from node.states import State
+from node.users import User
 from node.verify import verify
 from tests.ablation import Ablation
 from tests.simulate.installer import SimInstaller, Told
 from tests.simulate.nodes import SimNode, fixed_node_id
+from tests.simulate.production import FETCH, SHOP, STRANGER, passable
 from tests.simulate.sealing import Vault, answered, release_with
 from tests.source import modules
 
@@ -234,6 +237,30 @@ def test_a_place_that_fails_leaves_nothing(bench: SimInstaller) -> None:
     with pytest.raises(Exception, match="255"):
         credentials.place(bench.paths, "shop", "1-x", {"db": PLAIN, "n" * 300: PLAIN})
     assert holding(bench.paths.prefix, PLAIN) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
+@pytest.mark.misuse
+def test_in_production_a_secret_is_the_apps_user_alone(ablation: Ablation) -> None:
+    def reads(user: User, path: Path) -> bool:
+        words = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+        return subprocess.run([*words, "cat", str(path)], capture_output=True).stdout == PLAIN
+
+    with passable() as top:
+        paths = Paths(top)
+        paths.run.mkdir(parents=True)
+        for folder in (paths.run.parent, paths.run):
+            folder.chmod(0o755)
+        credentials.place(paths, "shop", "1-x", {"db": PLAIN}, SHOP)
+        path = credentials.folder_of(paths, "shop", "1-x") / "db"
+        assert path.stat().st_mode & 0o777 == 0o400
+        assert reads(SHOP, path) and not reads(STRANGER, path) and not reads(FETCH, path)
+        with ablation("the app's own user") as attack:
+            credentials.take_away(paths, "shop")
+            credentials.place(paths, "shop", "1-x", {"db": PLAIN}, STRANGER)
+            attack.succeeded(reads(STRANGER, path))
+        credentials.take_away(paths, "shop")
+        assert not path.exists()
 
 
 def test_a_node_without_its_seal_key_keeps_what_runs(running: SimInstaller) -> None:
