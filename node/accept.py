@@ -40,7 +40,7 @@ from node.receipts import Receipts
 from node.recovery import settle
 from node.repair import repair
 from node.secrets import Secrets
-from node.states import Confirm
+from node.states import Confirm, State
 from node.waits import Waits, check_names
 
 _NO_NONCE = "0" * 32
@@ -113,6 +113,12 @@ class Acceptor:
                     first = first or problem
         if first is not None:
             raise first
+
+    def go_back(self, app: str) -> State | None:
+        """Return where the app rests once its open install is undone: nobody here can finish it."""
+        with self._mutex:
+            record = settle(self._ground, app, Silent(), forward=False)
+        return record.state if record is not None else None
 
     def _apps(self) -> list[str]:
         paths = self._ground.paths

@@ -24,22 +24,25 @@ from node.transaction import To, Transaction
 LOG = getLogger(__name__)
 
 
-def settle(ground: Ground, app: str, report: Report) -> Record | None:
+def settle(ground: Ground, app: str, report: Report, *, forward: bool = True) -> Record | None:
     """Return the record of the app at rest: no transaction is open, `current` is whole and runs.
 
+    forward: a release that was not committed may go on, and not only back
     Raises Unavailable (`stopping`), and what keeps a disk from being written; even then what was
     committed runs.
     """
     entry = ground.journal.read(app)
     try:
-        return _settle(ground, app, entry, report)
+        return _settle(ground, app, entry, report, forward=forward)
     except EmbrasureError as problem:
         if problem.reason != "stopping":
             _keep_serving(ground, app, entry.record)
         raise
 
 
-def _settle(ground: Ground, app: str, entry: Entry, report: Report) -> Record | None:
+def _settle(
+    ground: Ground, app: str, entry: Entry, report: Report, *, forward: bool
+) -> Record | None:
     known = _known(ground, app, entry.record)
     found = look(ground, app, entry.record, damaged=entry.damaged, known=known)
     plan = recover(found)
@@ -47,6 +50,8 @@ def _settle(ground: Ground, app: str, entry: Entry, report: Report) -> Record | 
         ground.journal.set_aside(app)
     if plan.act is Act.AGAIN and not is_whole(ground.paths, app, known[plan.link or ""], deep=True):
         # The new release is about to run again: every byte of it was looked at first.
+        plan = Recovery(Act.BACK, reason="power")
+    if plan.act is Act.AGAIN and not forward:
         plan = Recovery(Act.BACK, reason="power")
     if plan.act is Act.NOTHING and found.committed not in (None, plan.link):
         LOG.warning(

@@ -9,6 +9,7 @@ from datetime import timedelta
 from json import loads
 from pathlib import Path
 
+import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 
@@ -16,10 +17,11 @@ from embrasure.clock import write_time
 from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.trust.documents import digest
 from embrasure.trust.receipt import Kind, Outcome, Reason
-from node import deadline
+from node import alone, deadline
 from node.accept import Answer
 from node.confirm_messages import AwaitsNote
 from node.deadline import boot_id, uptime_ms
+from node.journal import Journal
 from node.states import Record, State, advance
 from tests.ablation import Ablation
 from tests.simulate.installer import Confirms, SimInstaller, Told
@@ -315,3 +317,39 @@ def test_a_plan_is_named_by_what_was_ordered(push: SimInstaller) -> None:
 
     assert stolen(push, look)[0] == "committed"
     assert push.plan is not None and seen == [digest(push.plan)]
+
+
+def test_without_an_agent_a_release_that_was_not_confirmed_goes_once_its_time_is_over(
+    push: SimInstaller,
+) -> None:
+    interrupted(push)
+    found = alone.undo(push.paths)
+    assert (found.left, found.undone) == ([push.app], ())  # the agent could still come back
+    threading.Event().wait(CONFIRM_S)
+    found = alone.undo(push.paths)
+    assert (found.undone, found.is_running) == ([push.app], False)
+    record = Journal(push.paths).read(push.app).record
+    assert record is not None and (record.ending, record.reason) == ("interrupted", "no-confirm")
+    assert alone.undo(push.paths) == alone.Undone()  # twice is once
+    push.open()
+    assert push.ask() == "1.0"
+
+
+def test_with_an_agent_that_runs_nothing_is_undone(push: SimInstaller) -> None:
+    journal, record = Journal(push.paths), record_of(push)
+    journal.write(msgspec.structs.replace(record, state=State.PROBING))
+    assert alone.undo(push.paths).is_running
+    assert record_of(push).state is State.PROBING
+
+
+def test_an_install_that_a_dead_agent_left_in_the_middle_is_not_gone_on_with(
+    push: SimInstaller,
+) -> None:
+    interrupted(push)
+    journal = Journal(push.paths)
+    record = journal.read(push.app).record
+    assert record is not None
+    journal.write(msgspec.structs.replace(record, state=State.PROBING, confirm_by=None))
+    assert alone.undo(push.paths).undone == [push.app]
+    push.open()
+    assert push.ask() == "1.0"
