@@ -276,12 +276,12 @@ class Acceptor:
             self._ground.supervisor.stop_all()
 
     def close(self) -> None:
-        """`stop`, and this node's lock is free."""
-        self.stop()
-        with self._mutex:
-            credentials.take_all_away(self._ground.paths)
-            self._ground.blobs.close()
-            self._held.close()
+        """`stop`, and this node's lock is free, whatever the disk says; raises what it said."""
+        with contextlib.ExitStack() as last:
+            last.callback(self._held.close)
+            last.callback(self._ground.blobs.close)
+            last.callback(credentials.take_all_away, self._ground.paths)
+            self.stop()
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:

@@ -143,18 +143,28 @@ class Supervisor:
         credentials.take_away(self._paths, app)
 
     def stop_all(self) -> None:
-        """No process of any app lives."""
+        """No process of any app lives. What goes wrong with one stops no other from ending; the
+        first such error is raised at the end (a disk that became read-only, for one).
+        """
+        first: EmbrasureError | None = None
         for app in self._ask(lambda: sorted(self._children)):
-            self.stop(app)
+            try:
+                self.stop(app)
+            except EmbrasureError as problem:
+                first = first or problem
+        if first is not None:
+            raise first
 
     def close(self) -> None:
-        """Every app is stopped and the thread has ended."""
+        """Every app is stopped and the thread has ended; raises what `stop_all` raises."""
         if self._thread.is_alive():
-            self.stop_all()
-            self._ask(self._set_closing)
-            self._thread.join()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            try:
+                self.stop_all()
+            finally:
+                self._ask(self._set_closing)
+                self._thread.join()
+                os.close(self._wake_read)
+                os.close(self._wake_write)
 
     def clear_leftovers(self, app: str) -> None:
         """What an earlier, killed node left running of this app is gone.
