@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -143,17 +143,10 @@ class Supervisor:
         credentials.take_away(self._paths, app)
 
     def stop_all(self) -> None:
-        """No process of any app lives. What goes wrong with one stops no other from ending; the
-        first such error is raised at the end (a disk that became read-only, for one).
-        """
-        first: EmbrasureError | None = None
-        for app in self._ask(lambda: sorted(self._children)):
-            try:
-                self.stop(app)
-            except EmbrasureError as problem:
-                first = first or problem
-        if first is not None:
-            raise first
+        """No process of any app lives. What goes wrong with one is raised after all have ended."""
+        with ExitStack() as every:
+            for app in self._ask(lambda: sorted(self._children)):
+                every.callback(self.stop, app)
 
     def close(self) -> None:
         """Every app is stopped and the thread has ended; raises what `stop_all` raises."""
