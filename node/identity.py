@@ -11,6 +11,7 @@ import base64
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal
 
 from cryptography import x509
@@ -52,13 +53,24 @@ class Card(Document, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A node with its key for receipts. boot_cert_pem: empty for pull; the key of that certificate
-    is the network side's alone.
+    """A node with its key for receipts. boot_cert: where its first certificate is, None for pull;
+    the key of that certificate is the network side's alone.
     """
 
     card: Card
     receipt_key: SigningKey
-    boot_cert_pem: bytes
+    boot_cert: Path | None
+
+    @property
+    def boot_cert_pem(self) -> bytes:
+        """The certificate it showed before enrolment, PEM; empty for pull.
+
+        Read when it is asked for: losing it must not keep a node from booting. Raises NotFound,
+        Denied.
+        """
+        if self.boot_cert is None:
+            return b""
+        return read_file(self.boot_cert, limit=limits.KEYFILE_BYTES, unshared=True)
 
     @property
     def node(self) -> str:
@@ -190,7 +202,6 @@ def load_identity(paths: Paths) -> Identity:
             str(paths.prefix), expected="a node", got="no identity", hint="embrasure node init"
         )
     card = read(_private(paths, paths.identity.name), Card, limit=4096, document="identity")
-    is_push = card.mode == "push"
     try:
         receipt = SigningKey(bytes.fromhex(_private(paths, paths.receipt_key.name).decode()))
     except (ValueError, CryptoError) as problem:
@@ -198,7 +209,7 @@ def load_identity(paths: Paths) -> Identity:
     return Identity(
         card,
         receipt,
-        read_file(paths.boot_cert, limit=limits.KEYFILE_BYTES, unshared=True) if is_push else b"",
+        paths.boot_cert if card.mode == "push" else None,
     )
 
 

@@ -213,7 +213,7 @@ class Installer:
             detail="",
             interruptions=last.interruptions if last is not None and same else 0,
             retry_at=0,
-            since=self._ground.receipts.outbox.head()[0],
+            since=self._ground.receipts.head()[0],
             final=0,
         )
 

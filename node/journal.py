@@ -18,6 +18,9 @@ from node.states import Record
 BALLAST = "ballast"
 
 
+_READ = (".json", ".prev")
+
+
 class Line(Document, frozen=True, kw_only=True):
     """A record with the SHA-256 of its own bytes: half a write is never taken for a state."""
 
@@ -69,6 +72,13 @@ class Journal:
                     return Entry(record)
                 damaged = True
             return Entry(None, damaged)
+
+    def records(self) -> list[Record]:
+        """Return the record of every app that has one that can be read."""
+        with Folder.open(self._folder) as folder:
+            apps = {name.rpartition(".")[0] for name in folder.list() if name.endswith(_READ)}
+        found = (self.read(app).record for app in sorted(apps))
+        return [record for record in found if record is not None]
 
     def write(self, record: Record) -> None:
         """`record` is the state of its app, on disk, and the one before it is kept beside it.

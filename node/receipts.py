@@ -35,6 +35,7 @@ from embrasure.trust.receipt import (
 from node import believed
 from node.deadline import boot_id
 from node.identity import Identity
+from node.journal import Journal
 from node.output import cleaned
 from node.paths import Paths
 
@@ -185,6 +186,7 @@ class Receipts:
         self._isolation = isolation
         self.outbox = Outbox(paths)
         self._paths = paths
+        self._journal = Journal(paths)
         self._identity = identity
         self._clock = clock
         self._mutex = threading.Lock()
@@ -198,12 +200,22 @@ class Receipts:
         """Return the next receipt of the chain, which is on disk."""
         body = seal_body(event, tls=believed.bundle_digest(self._paths))
         with self._mutex:
-            last, previous = self.outbox.head()
+            last, previous = self.head()
             receipt = self._receipt(event, rseq=last + 1, previous=previous, body=body)
             signed = sign_receipt(receipt, self._identity.receipt_key)
             posted = Posted(last + 1, signed, body, event.collect)
             self.outbox.put(posted, app=event.app, plan=event.plan)
             return posted
+
+    def head(self) -> tuple[int, bytes]:
+        """Return number and hash of the last receipt.
+
+        When the newest files were lost, the journal still knows a number: one that was handed out
+        once is never given to another receipt, which the gateway would have to drop.
+        """
+        last, previous = self.outbox.head()
+        known = max((max(one.since, one.final) for one in self._journal.records()), default=0)
+        return (last, previous) if last >= known else (known, bytes(32))
 
     def _receipt(self, event: Event, *, rseq: int, previous: bytes, body: bytes) -> Receipt:
         identity = self._identity

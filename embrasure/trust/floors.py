@@ -129,7 +129,8 @@ T = TypeVar("T", bound=Document)
 
 
 class PairStore(Generic[T]):
-    """One document in two files, `a` and `b`: a save replaces the older, a load repairs a bad one.
+    """One document in two files, `a` and `b`: a save replaces both, the older first, so that the
+    loss of either takes back nothing that was relied on; a load repairs a bad one.
 
     One writer at a time (the callers' lock); readers need none, and repair nothing.
     """
@@ -174,7 +175,7 @@ class PairStore(Generic[T]):
         return floors
 
     def save(self, floors: T) -> None:
-        """`floors` are on disk, now or after a crash; else the former ones are."""
+        """`floors` are on disk twice, now or after a crash; else the former ones are."""
         found, bad = self._both()
         if not found:
             self.load()
@@ -182,6 +183,8 @@ class PairStore(Generic[T]):
         counter = max(number for number, _ in found.values())
         with Folder.open(self.folder) as held:
             held.replace(older, _encode(floors, counter + 1))
+            other = next(name for name in _NAMES if name != older)
+            held.replace(other, _encode(floors, counter + 2))
 
     def _both(self) -> tuple[dict[str, tuple[int, T]], dict[str, EmbrasureError]]:
         found: dict[str, tuple[int, T]] = {}

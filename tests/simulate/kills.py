@@ -25,13 +25,15 @@ from pathlib import Path
 
 from embrasure.errors import EmbrasureError
 from embrasure.trust.receipt import Kind
-from node.answering import Deaf, converse
+from node.answering import Deaf, NoSource, converse
+from node.confirm_messages import AwaitedAsk, ConfirmAsk
+from node.deadline import uptime_ms
 from node.ipc import to_apply
 from node.journal import Journal
 from node.messages import OrderAsk
 from node.paths import Paths
 from node.states import RESTING
-from tests.simulate.installer import SimInstaller, patient
+from tests.simulate.installer import Confirms, SimInstaller, patient
 from tests.simulate.promises import check_link, check_told
 from tests.simulate.running import PROGRAM, answers, until
 
@@ -105,10 +107,12 @@ class Victim:
         self.chosen = random.Random(seed)  # noqa: S311  # moments of a test, no secret
         self.approved: set[str] = set()
         self.release("0")
+        self.bench.report = Confirms(self.bench)
         assert self.bench.poll() == "committed"
         self.bench.close()
         self.paths: Paths = self.bench.paths
         self.process: subprocess.Popen[bytes] | None = None
+        self._number = 1000  # of the gateway's last order
         self._log = (root / "apply.log").open("ab")
 
     def release(self, version: str) -> None:
@@ -141,7 +145,7 @@ class Victim:
 
     def order(self, envelope: bytes) -> list[str]:
         """Return what apply answered to the order, as fetch would bring it; "gone" if it died."""
-        ask = OrderAsk(envelope=base64.b64encode(envelope).decode("ascii"))
+        ask = OrderAsk(envelope=_text(envelope))
         while True:
             try:
                 with to_apply(self.paths) as channel:
@@ -152,6 +156,29 @@ class Victim:
             if said != ["wait busy"]:  # it is still recovering
                 return said
             time.sleep(0.02)
+
+    def confirm(self, stop: threading.Event) -> None:
+        """Play the gateway that dials anew and lets a release stay, until `stop` is set."""
+        while not stop.wait(0.02):
+            with contextlib.suppress(EmbrasureError, OSError):
+                with to_apply(self.paths) as channel:
+                    ask = AwaitedAsk(opened_ms=uptime_ms())
+                    note = converse(channel, ask, NoSource(), Deaf()).awaits
+                if note is None or not note.nonce:
+                    continue
+                self._number += 1
+                order = self.bench.order(
+                    oseq=self._number, action="confirm", plan=note.plan, tx=note.tx,
+                    node_nonce=note.nonce,
+                )  # fmt: skip
+                said = ConfirmAsk(envelope=_text(order), opened_ms=uptime_ms())
+                with to_apply(self.paths) as channel:
+                    converse(channel, said, self.bench.source(), Deaf())
+
+    def next_order(self) -> bytes:
+        """Return an order for what is published, with the next number."""
+        self._number += 1
+        return self.bench.order(oseq=self._number)
 
     def served_since(self, moment: int) -> str:
         """Return the version that answers from a process started after `moment`, "" if none."""
@@ -201,40 +228,46 @@ class Victim:
         result = Result(own_start_s=self.own_start())
         switches = Switches(self.paths.app(self.bench.app))
         self.start()
+        over = threading.Event()
+        gateway = threading.Thread(target=self.confirm, args=(over,))
+        gateway.start()
         try:
             until(self.is_at_rest, seconds=_PATIENCE, what="the first start")
             # One that nothing disturbs says how long an install takes.
             began = time.monotonic()
-            said = self._obeyed("1", 1)
+            said = self._obeyed("1")
             assert said == ["committed"], said
             typical, committed = time.monotonic() - began, "1"
             for number in range(2, kills + 2):
                 before = len(switches.seen)
-                after_s = self.chosen.uniform(0.0, 1.2 * typical)
+                # Early ones more often: later there is more waiting for probes than work.
+                after_s = 1.2 * typical * self.chosen.random() ** 2
                 committed = self._one(number, after_s, committed, result)
                 plan = self.bench.plan
                 name = f"{plan.seq}-{plan.manifest.sha256[:16]}" if plan is not None else ""
                 if switches.seen[before:].count(name) > 1:
                     result.duplicates.append(f"{number}: {switches.seen[before:]}")
             last = str(kills + 2)
-            said = self._obeyed(last, kills + 2)
+            said = self._obeyed(last)
             assert said == ["committed"], said
             assert self.served_since(0) == last
         finally:
+            over.set()
+            gateway.join()
             self.stop()
             switches.close()
         self._check_receipts(result)
         return result
 
-    def _obeyed(self, version: str, oseq: int) -> list[str]:
+    def _obeyed(self, version: str) -> list[str]:
         self.release(version)
-        return self.order(self.bench.order(oseq=oseq))
+        return self.order(self.next_order())
 
     def _one(self, number: int, after_s: float, committed: str, result: Result) -> str:
         """Return the version that is committed after one kill in the middle of an order."""
         version, said = str(number), list[str]()
         self.release(version)
-        envelope = self.bench.order(oseq=number)
+        envelope = self.next_order()
         ordering = threading.Thread(target=lambda: said.extend(self.order(envelope)), daemon=True)
         ordering.start()
         time.sleep(after_s)
@@ -273,6 +306,10 @@ class Victim:
         told = Counter(one.plan for one in self.bench.told() if one.kind is Kind.SOAKED)
         result.duplicates += [f"{plan.hex()[:16]} told {n} times" for plan, n in told.items()
                               if n > 1]  # fmt: skip
+
+
+def _text(envelope: bytes) -> str:
+    return base64.b64encode(envelope).decode("ascii")
 
 
 def victims(root: Path, count: int, kills: int) -> list[Result]:
