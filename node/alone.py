@@ -5,7 +5,6 @@ The agent is started again as often as it ends; this is for the case that it can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embrasure.errors import Unavailable
@@ -21,9 +20,9 @@ class Undone:
     """What was done. undone: apps whose open install is over; left: those that still have time."""
 
     is_running: bool = False
-    undone: Sequence[str] = ()
-    left: Sequence[str] = ()
-    degraded: Sequence[str] = ()
+    undone: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """Return the body of `embrasure.node.recover/1`."""
@@ -61,7 +60,7 @@ def undo(paths: Paths) -> Undone:
     names = {path.stem for path in paths.journal.glob("*.json")}
     found = {app: record for app in sorted(names)
              if (record := journal.read(app).record) is not None and is_open(record)}  # fmt: skip
-    left = [app for app, record in found.items() if has_time(record)]
+    left = tuple(app for app, record in found.items() if has_time(record))
     ours = [app for app in found if app not in left]
     if not ours:
         return Undone(left=left)
@@ -72,5 +71,6 @@ def undo(paths: Paths) -> Undone:
         if problem.reason != "busy":
             raise
         return Undone(is_running=True)
-    lost = [app for app, state in ends.items() if state is State.DEGRADED]
-    return Undone(undone=[app for app in ours if app not in lost], left=left, degraded=lost)
+    lost = tuple(app for app, state in ends.items() if state is State.DEGRADED)
+    undone = tuple(app for app in ours if app not in lost)
+    return Undone(undone=undone, left=left, degraded=lost)

@@ -324,10 +324,10 @@ def test_without_an_agent_a_release_that_was_not_confirmed_goes_once_its_time_is
 ) -> None:
     interrupted(push)
     found = alone.undo(push.paths)
-    assert (found.left, found.undone) == ([push.app], ())  # the agent could still come back
+    assert (found.left, found.undone) == ((push.app,), ())  # the agent could still come back
     threading.Event().wait(CONFIRM_S)
     found = alone.undo(push.paths)
-    assert (found.undone, found.is_running) == ([push.app], False)
+    assert (found.undone, found.is_running) == ((push.app,), False)
     record = Journal(push.paths).read(push.app).record
     assert record is not None and (record.ending, record.reason) == ("interrupted", "no-confirm")
     assert alone.undo(push.paths) == alone.Undone()  # twice is once
@@ -350,6 +350,6 @@ def test_an_install_that_a_dead_agent_left_in_the_middle_is_not_gone_on_with(
     record = journal.read(push.app).record
     assert record is not None
     journal.write(msgspec.structs.replace(record, state=State.PROBING, confirm_by=None))
-    assert alone.undo(push.paths).undone == [push.app]
+    assert alone.undo(push.paths).undone == (push.app,)
     push.open()
     assert push.ask() == "1.0"
