@@ -57,7 +57,7 @@ class Prober:
             pipe.write(line)
             pipe.flush()
             return json.loads(_line(answer.fileno(), until))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             self._process.kill()
             self._is_killed = True
             return None
