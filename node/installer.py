@@ -163,9 +163,9 @@ class Installer:
 
     def _is_too_early(self, record: Record | None, docs: Docs) -> bool:
         """Whether this very attempt was cut off here a moment ago, and waits for its next try."""
-        if record is None or docs.gate is None:
+        if record is None:
             return False
-        same = (record.to.plan, record.attempt) == (docs.plan_digest, docs.gate.attempt)
+        same = (record.to.plan, record.attempt) == (docs.plan_digest, gate_of(docs)[0])
         left = record.retry_at - int(self._ground.clock().timestamp())
         # A clock that was set back must not hold it for ever.
         return same and 0 < left <= LONGEST_WAIT_SECONDS
@@ -173,12 +173,12 @@ class Installer:
     def _record(
         self, docs: Docs, last: Record | None, *, nonce: str, wave: int, confirm: Confirm
     ) -> Record:
-        if docs.plan is None or docs.gate is None or docs.policy is None:
-            raise Refused("install", expected="plan, gate and policy", got="less", reason="plan")
-        plan, gate = docs.plan, docs.gate
+        if docs.plan is None or docs.policy is None:
+            raise Refused("install", expected="plan and policy", got="less", reason="plan")
+        plan, (attempt, gseq) = docs.plan, gate_of(docs)
         floor = self._ground.floors.load().app(docs.app)
         back = self._back(docs.app, floor)
-        same = last is not None and (last.to.plan, last.attempt) == (docs.plan_digest, gate.attempt)
+        same = last is not None and (last.to.plan, last.attempt) == (docs.plan_digest, attempt)
         to = Release(
             id=release_name(plan.seq, plan.manifest.sha256),
             plan=docs.plan_digest,
@@ -196,9 +196,9 @@ class Installer:
             to=to,
             back=back,
             back_denied=back is not None and is_denied(docs.app, back, docs.policy),
-            attempt=gate.attempt,
+            attempt=attempt,
             try_number=floor.tries.get(docs.plan_digest, 0) + 1,
-            gseq=gate.gseq,
+            gseq=gseq,
             nonce=nonce,
             collect=docs.policy.collect_key,
             confirm=confirm,
@@ -292,6 +292,13 @@ def resumed(record: Record, asked: Record) -> Record:
         began=record.began,
         since=record.since,
     )
+
+
+def gate_of(docs: Docs) -> tuple[int, int]:
+    """Return attempt and number of this plan's gate; of the first one while there is none yet."""
+    if docs.gate is None or docs.gate.plan != docs.plan_digest:
+        return 1, 1
+    return docs.gate.attempt, docs.gate.gseq
 
 
 def is_staged(record: Record, docs: Docs) -> bool:

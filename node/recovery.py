@@ -92,7 +92,12 @@ def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> R
     config = load_app(ground.paths, record.app)
     tx = Transaction(ground, record, config, report, STEPS)
     if plan.act is Act.DISCARD and record.state is not State.REJECTED:
-        tx.enter(To(State.REJECTED, {"ending": "rejected", "reason": "power"}))
+        tx.enter(
+            To(
+                State.REJECTED,
+                {"ending": "rejected", "reason": "power", "detail": "", "retry_at": 0},
+            )
+        )
     elif plan.act is Act.AGAIN:
         by = kept(record.confirm_by) if record.confirm_by else None
         tx.enter(To(State.STARTING, {"starts": record.starts - 1, "confirm_by": by}))

@@ -39,7 +39,8 @@ def rolling_back(tx: Transaction) -> To:
         if back is None:
             switch.remove(folder)
             return To(State.ROLLED_BACK, {"ending": ending_of(tx)})
-        check_target(tx, back)
+        # Where it is still linked the switch was never made: it goes on, as it would at a boot.
+        check_target(tx, back, is_linked=switch.current(folder) == back.id)
         tx.ground.journal.with_room(partial(switch.switch, folder, back.id))
     tx.start(tx.installed(back))
     return To(State.ROLLBACK_PROBING)
@@ -86,9 +87,13 @@ def _revert(tx: Transaction) -> None:
     tx.note(migrated="no")
 
 
-def check_target(tx: Transaction, back: Release) -> None:
-    """Return only when the old release is whole and not denied; raises Failed (`no-target`)."""
-    check_denied(tx, back)
+def check_target(tx: Transaction, back: Release, *, is_linked: bool) -> None:
+    """Return only when the old release is whole, and not denied if it is to be linked anew.
+
+    Raises Failed (`no-target`). A denial stops what would be installed, never what runs.
+    """
+    if not is_linked:
+        check_denied(tx, back)
     if not is_whole(tx.ground.paths, tx.app, back, deep=True):
         raise _no_target(tx, "one that is damaged on disk")
 

@@ -148,7 +148,7 @@ class Transaction:
         self.check_halt()
         state, said = self.record.state, explain(problem, self.record.state)
         if state in HARMLESS and state is not State.REJECTED:
-            return To(State.REJECTED, {"ending": "rejected", **said})
+            return To(State.REJECTED, {"ending": "rejected", "retry_at": 0, **said})
         if state in OPEN:
             return To(State.ROLLING_BACK, said)
         if state in BACK and self._may_go_back_again(problem):

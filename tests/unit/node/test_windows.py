@@ -215,6 +215,10 @@ def test_a_restart_while_it_waits_keeps_blobs_and_goes_on(running: SimInstaller)
     assert state_of(running) is State.IDLE
 
     assert running.poll(metadata_only(running)) == "wait window"
+    window_from_now(running, 0.5)
+    assert running.poll() == "wait window"  # within the hour that a retry may wait at most
+    running.restart()
+    assert running.poll() == "wait window"
     running.restart()
     running.clock.ahead = timedelta(hours=2, minutes=1)
     assert running.poll() == "committed"
@@ -234,6 +238,18 @@ def test_a_closed_gate_and_a_hold_stage_as_well(running: SimInstaller) -> None:
     assert running.poll() == "hold owner"
     hold.take_away(running.paths, running.app)
     assert running.poll() == "committed"
+
+
+def test_a_plan_is_staged_before_its_gate_is_there(running: SimInstaller) -> None:
+    release = running.repo.add_release(running.app, release=running.make("2.0"))
+    plan = running.repo.set_plan(release, canary=[running.node])
+    running.repo.publish()
+    assert running.poll() == "wait gate"
+    assert state_of(running) is State.WAITING
+    running.repo.set_gate(plan)
+    running.repo.publish()
+    assert running.poll(metadata_only(running)) == "committed"
+    assert running.ask() == "2.0"
 
 
 def test_what_is_denied_while_it_waits_is_gone(running: SimInstaller) -> None:
