@@ -135,6 +135,18 @@ class Authorities:
         # One that was retired before the root was changed has no certificate of the new one.
         return file if one.state in LISTED or (self.folder / file).exists() else f"{one.stem}.crt"
 
+    def under(self, root: int, one: Authority) -> Authorities:
+        """Return these as the CA root of number `root` certified them, retired or not.
+
+        Raises Misuse when that one has not certified `one`.
+        """
+        if not (self.folder / file_under(one, root)).exists():
+            raise Misuse(
+                f"CA root {root}", expected=f"one that has certified {one.stem}-ca", got="none",
+                hint="embrasure pki issuer status",
+            )  # fmt: skip
+        return Authorities(self.folder, self.known, root)
+
     def certificate(self, one: Authority) -> x509.Certificate:
         """Return its certificate; raises Refused, NotFound."""
         return read_certificate(self.folder / self.file_of(one))

@@ -128,6 +128,11 @@ def pki_init(
     metavar="URI",
     help="Operators: the signing key; else DIR/keys/NAME.key if it is there.",
 )
+@click.option(
+    "--ca-root",
+    type=click.IntRange(1, 99),
+    help="Show the chain below this CA root, for a door that knows no later one.",
+)
 @passphrase_options
 @common
 def pki_issue(
@@ -139,6 +144,7 @@ def pki_issue(
     gateway: str | None,
     login: str | None,
     key: str | None,
+    ca_root: int | None,
     passphrase_fd: int | None,
     passphrase_file: Path | None,
 ) -> None:
@@ -149,6 +155,7 @@ def pki_issue(
       embrasure pki issue mirror/m1 trust --out m1-tls
       embrasure pki issue operator/anna trust --out anna --gateway 127.0.0.1:7443 --key anna.key
       embrasure pki issue operator/anna operator/bea trust --out people --gateway 127.0.0.1:7443
+      embrasure pki issue operator/anna trust --out anna-old --ca-root 1
     """
     from embrasure.clock import now
     from pki import issue
@@ -163,7 +170,9 @@ def pki_issue(
     made = []
     for identity in identities:
         place = out / identity.partition("/")[2] if several else out
-        issued = issue.issue(trust, identity, place, csr=csr, source=source, clock=now)
+        issued = issue.issue(
+            trust, identity, place, csr=csr, source=source, clock=now, root=ca_root
+        )
         if issued.role == "operator":
             issue.write_context(trust, issued, gateway=gateway, key=key, login=login)
         made.append(issued)

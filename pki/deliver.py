@@ -84,7 +84,10 @@ def parse_target(text: str) -> Target:
 
 
 def caller_of(files: Mapping[str, bytes], identity: Path | None, pins: Sequence[Path]) -> Caller:
-    """Return who delivers: the leaf in the folder `identity`, believing the CA roots of `files`.
+    """Return who delivers: the leaf in `identity`, believing the roots and issuers of `files`.
+
+    The issuers too: a node that slept through a change of the CA root shows the old root's
+    certificate of its issuer, whose key is the same.
 
     pins: certificates that are believed too: the boot certificate of a node that slept too long.
     Raises Misuse without an identity, Refused, NotFound.
@@ -98,6 +101,9 @@ def caller_of(files: Mapping[str, bytes], identity: Path | None, pins: Sequence[
     if not bundles:
         raise Misuse("trust files", expected="a tls.json among them", got="none")
     roots = [load_der(text, what="CA root") for one in bundles for text in one.ca_root]
+    for one in bundles:
+        for name in ("node", "mirror"):
+            roots += [load_der(text, what=f"{name} issuer") for text in one.issuers[name]]
     for pin in pins:
         pem = fs.read_file(pin, limit=limits.TLS_BUNDLE_BYTES)
         roots.extend(load_certificates(pem, what=str(pin)))

@@ -178,10 +178,17 @@ class TrustFolder:
         """Return every role in force, verified from the anchor at time `at`; raises Refused."""
         return verify.verify(self.path, root_id=self.root_id, found=self.roles(), at=at)
 
-    def issuer(self, name: IssuerName, passphrase: PassphraseSource) -> ca.Issuer:
-        """Return one issuer of this folder, opened; raises Denied, Refused."""
+    def issuer(
+        self, name: IssuerName, passphrase: PassphraseSource, *, root: int | None = None
+    ) -> ca.Issuer:
+        """Return one issuer of this folder, opened; raises Denied, Refused.
+
+        root: as the CA root of this number certified it; None: as the one that counts did
+        """
         book = self.authorities()
         one = book.active(name)
+        if root is not None:
+            book = book.under(root, one)
         signer = open_signer(book.uri_of(one), passphrase, purpose="ca", root=self.root_id)
         certificate = book.folder / book.file_of(one)
         return ca.load_issuer(name, domain=self.domain, certificate=certificate, signer=signer)

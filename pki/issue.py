@@ -49,15 +49,18 @@ def issue(
     csr: Path | None,
     source: PassphraseSource,
     clock: Clock,
+    root: int | None = None,
 ) -> Issued:
     """`out` has `tls.crt` (leaf, issuer), `tls.key` unless a request was given; see `Issued`.
+
+    root: the number of the CA root that the chain ends at; None: the one that counts
 
     A later call renews: both files are replaced. Raises Misuse, Refused, Denied.
     """
     who = profiles.parse_identity(identity)
     if who.role == "node":
         raise Misuse(identity, expected="another role", got="a node", hint="embrasure pki enrol")
-    issuer = trust.issuer(PROFILES[who.role].issuer, source)
+    issuer = trust.issuer(PROFILES[who.role].issuer, source, root=root)
     store.make_folder(out)
     if csr is None:
         key, chain = leaf.fresh_leaf(issuer, identity, clock)

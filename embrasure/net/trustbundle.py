@@ -65,9 +65,10 @@ class Trust:
         """Return whether every issuer that `earlier` believed for `role` is still believed.
 
         A caller learns nothing of the certificate that it reached: when one of the issuers that it
-        dialled with is gone, the connection may be that issuer's.
+        dialled with is gone, the connection may be that issuer's. An issuer is its key, which a new
+        CA root certifies again.
         """
-        return set(earlier.issuers_of(role)) <= set(self.issuers_of(role))
+        return _keys(earlier.issuers_of(role)) <= _keys(self.issuers_of(role))
 
     def check_admitted(self, identity: Identity, key: str) -> None:
         """Return only when neither list nor denial stands against `identity`; raises Refused.
@@ -153,6 +154,10 @@ def check_issuer(cert: x509.Certificate, *, roots: list[x509.Certificate], name:
         raise _refused(name, "a P-256 key", type(key).__name__)
     if not any(_signed(cert, root) for root in roots):
         raise _refused(name, "a signature of the bundle's CA root", "another one")
+
+
+def _keys(certs: Iterable[x509.Certificate]) -> set[str]:
+    return {key_digest(cert) for cert in certs}
 
 
 def _joined(certs: Iterable[x509.Certificate]) -> bytes:

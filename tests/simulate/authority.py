@@ -190,9 +190,14 @@ class Authority:
         # The issuer behind the leaf, as the product writes it: a door's caller needs the whole way.
         return Leaf(certificate, key_pem(own), pem_of(certificate) + signed_by.pem)
 
-    def new_issuer(self, name: str, *, by: Issuer | None = None) -> Issuer:
-        """Return a new issuer of the kind `name`, signed by the root (or by `by`)."""
-        key = new_key()
+    def new_issuer(
+        self, name: str, *, by: Issuer | None = None, key: ec.EllipticCurvePrivateKey | None = None
+    ) -> Issuer:
+        """Return a new issuer of the kind `name`, signed by the root (or by `by`).
+
+        key: of an issuer that another root certifies again; None: a new one
+        """
+        key = key or new_key()
         signed_by = by or self.root
         begin = self.clock() - BACKDATE
         builder = self._builder(

@@ -1,6 +1,6 @@
 """A whole fleet of real processes, and what its security team and its operators type.
 
-with whole_fleet(folder) as fleet:      # push node, pull node, mirror, letterbox, gateway
+with whole_fleet(folder) as fleet:      # push nodes, pull node, mirror, letterbox, gateway
     deployed(fleet, "1.0")
     team(fleet, "pki", "online", "rotate", "snapshot", fleet.trust)
 """
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from demo import releases
-from demo.fleet import DemoNode, Fleet, free_ports
+from demo.fleet import ENV, DemoNode, Fleet, free_ports
 from demo.processes import Processes
 from demo.releases import Pace, Proposal
 
@@ -22,13 +22,15 @@ APPROVERS = ("bea", "carl")
 
 
 @contextmanager
-def whole_fleet(folder: Path) -> Iterator[Fleet]:
+def whole_fleet(folder: Path, *, push: int = 1) -> Iterator[Fleet]:
     """Yield a fleet that runs; every process of it has ended afterwards."""
     fleet = Fleet(Processes(folder), APP, ports=free_ports())
     try:
         fleet.ceremony(min_soak_s=1)
+        team(fleet, "trust", "app", "set", APP, fleet.trust, "--env", ENV,
+             "--max-second-percent", "100")  # fmt: skip
         read, post = fleet.start_mirrors()
-        fleet.make_nodes(push=1, pull=1, mirror=read, letterbox=post)
+        fleet.make_nodes(push=push, pull=1, mirror=read, letterbox=post)
         for node in fleet.nodes:
             fleet.start_node(node)
         fleet.start_gateway()
@@ -46,10 +48,15 @@ def team(fleet: Fleet, *words: str | Path) -> dict[str, object]:
     return done.json()
 
 
-def proposed(fleet: Fleet, version: str) -> Proposal:
-    """Return a proposal of this version that its operators have approved."""
-    bundle = releases.shop_release(fleet, version)
+def proposed(fleet: Fleet, version: str, *, bundle: Path | None = None) -> Proposal:
+    """Return a proposal of this version that its operators have approved.
+
+    bundle: what it brings; None: the shop. The first node is the canary, then all.
+    """
+    bundle = bundle or releases.shop_release(fleet, version)
     plan = releases.plan_file(fleet, version, Pace(soak_s=1, push=1, pull=1))
+    text = plan.read_text()
+    plan.write_text(text.replace('[[waves]]\nname = "half"\npercent = 50\n', ""))
     made = releases.propose(fleet, "anna", bundle, plan)
     releases.approve_all(fleet, made, APPROVERS)
     return made

@@ -118,6 +118,10 @@ def test_a_caller_keeps_what_every_earlier_issuer_is_still_believed_for(
     assert not trust.keeps(more, "node")
     assert not other.keeps(trust, "node")
     assert other.keeps(trust, "mirror")
+    # A new CA root certifies the same issuer again: nobody is dialled anew for that.
+    again = Authority(authority.domain).new_issuer("node", key=authority.issuers["node"].key)
+    crossed = replace(trust, issuers={**trust.issuers, "node": (again.certificate,)})
+    assert crossed.keeps(trust, "node") and trust.keeps(crossed, "node")
 
 
 def replace_denied(repo: SimRepository, **entries: tuple[str, ...]) -> Policy:
