@@ -273,6 +273,10 @@ class SimInstaller:
         self.close()
         self.open()
 
+    def give_time(self, seconds: int) -> None:
+        """A release that is installed from now on waits so long for its word, until a restart."""
+        object.__setattr__(self.acceptor._ground, "confirm_s", seconds)
+
     def source(self) -> Source:
         """Return what is published."""
         return self.repo.source()

@@ -25,8 +25,8 @@ def by_mirror(manifest: Manifest) -> Manifest:
 
 @pytest.fixture
 def pull(tmp_path: Path) -> Iterator[SimInstaller]:
-    """A pull node that runs release 1.0 and gives a new one a second."""
-    found = SimInstaller(tmp_path, confirm_s=1)
+    """A pull node that runs release 1.0."""
+    found = SimInstaller(tmp_path)
     found.publish("1.0")
     assert found.poll() == "committed"
     yield found
@@ -96,10 +96,12 @@ def test_a_look_that_shows_nothing_verified_and_new_does_not_count(
             for one in (dead, liar, old):
                 one._look()
 
+    pull.give_time(2)
     (answer,) = pull.acceptor.poll(pull.source(), All())
     assert (answer.kind, answer.reason, pull.ask()) == ("interrupted", "no-confirm", "1.0")
     assert dead.said and liar.said in ("threshold", "bad-metadata")
     assert old.said == "old-connection"
     with ablation("the check of what the mirror shows") as attack:
         attack.without("node.judge.Judge.refresh_top")
+        pull.give_time(60)
         attack.succeeded(install(pull, "3.0", Looks(pull, forged(pull))) == "committed")

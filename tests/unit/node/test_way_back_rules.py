@@ -127,10 +127,11 @@ def test_floors_that_are_lost_in_the_middle_close_no_way_back(running: SimInstal
 
 
 def test_no_stop_hold_or_denial_of_others_keeps_an_unconfirmed_release(tmp_path: Path) -> None:
-    bench = SimInstaller(tmp_path, mode="push", confirm_s=1)
+    bench = SimInstaller(tmp_path, mode="push")
     try:
         old = bench.publish("1.0")
         bench.acceptor.order(bench.order(oseq=1), bench.source(), Confirms(bench))
+        bench.give_time(1)
         plan = bench.publish("2.0")
         assert bench.release is not None
 
