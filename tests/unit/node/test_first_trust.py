@@ -37,6 +37,7 @@ from tests.simulate.installer import SimInstaller
 from tests.simulate.office import verb
 
 FLEET = layout.fleet_role(ENV)
+FIELDS = ("state", "signing", "seal", "boot_cert", "epoch", "mode")
 
 
 @dataclass
@@ -90,12 +91,14 @@ class Scene:
         self.node.paths.tls_bundle.unlink(missing_ok=True)
 
 
+@pytest.fixture(scope="module")
+def thief(tmp_path_factory: pytest.TempPathFactory) -> SimFleet:
+    return SimFleet(tmp_path_factory.mktemp("thief"))
+
+
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    folders = [tmp_path / "fleet", tmp_path / "thief"]
-    for folder in folders:
-        folder.mkdir()
-    fleet, thief = map(SimFleet, folders)
+def scene(tmp_path: Path, thief: SimFleet) -> Iterator[Scene]:
+    fleet = SimFleet(tmp_path)
     node = fleet.make("n1", port=9999)
     fleet.repository.touch(layout.ROOT)
     fleet.repository.publish()
@@ -179,10 +182,10 @@ def test_a_chain_by_another_issuer_is_refused(scene: Scene, ablation: Ablation) 
 
 @pytest.mark.misuse
 @pytest.mark.parametrize("lists", ["nobody", "retired", "another receipt key", "another seal key",
-                                   "another boot certificate"])  # fmt: skip
+                                   "another boot certificate", "epoch 2", "pull"])  # fmt: skip
 def test_one_keyholder_does_not_make_a_node(lists: str, scene: Scene, ablation: Ablation) -> None:
     repository, entry = scene.fleet.repository, scene.fleet.repository.nodes[scene.node.id]
-    held = {name: getattr(entry, name) for name in ("state", "signing", "seal", "boot_cert")}
+    held = {name: getattr(entry, name) for name in FIELDS}
     other = scene.fleet.repository.add_node(mode="pull")
     if lists == "nobody":
         del repository.nodes[entry.id]
@@ -193,6 +196,10 @@ def test_one_keyholder_does_not_make_a_node(lists: str, scene: Scene, ablation: 
         del repository.nodes[other.id]
     elif lists == "another seal key":
         entry.seal = other.seal
+    elif lists == "epoch 2":
+        entry.epoch = 2
+    elif lists == "pull":
+        entry.mode = "pull"
     else:
         entry.boot_cert = "0" * 64
     repository.refresh_directory()
