@@ -407,7 +407,10 @@ def test_a_wait_ends_too_and_nothing_more_is_asked(
     issuer = key_digest(authority.issuers["mirror"].certificate)
     denied = replace(believed, denied=TlsDenials(issuers=frozenset({issuer})))
 
+    asked: list[bytes] = []
+
     def late(connection: ssl.SSLSocket, head: bytes) -> None:
+        asked.append(head)
         time.sleep(0.5)
         says("200 OK\nContent-Length: 1", b"9")(connection, head)
 
@@ -421,6 +424,7 @@ def test_a_wait_ends_too_and_nothing_more_is_asked(
             for _ in range(2):
                 with pytest.raises(Refused):
                     source.watch(1, seconds=20)
+        assert len(asked) == 1
         with contextlib.closing(held[1]) as source, ablation("the same look") as attack:
             attack.succeeded(source.watch(1, seconds=20) == 9)
 

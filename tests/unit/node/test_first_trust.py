@@ -17,7 +17,7 @@ from embrasure.clock import now, write_time
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.trust import dsse, layout
 from embrasure.trust.carry import for_node, lay_down
-from embrasure.trust.directory import Enrolled
+from embrasure.trust.directory import Enrolled, shard_of
 from embrasure.trust.documents import write
 from embrasure.trust.floors import FloorStore
 from embrasure.trust.listing import GivenSource
@@ -369,7 +369,8 @@ def test_only_what_a_node_needs_travels_with_its_answer(scene: Scene) -> None:
     files = for_node(newest_files(repository), env=ENV, node=scene.node.id)
     assert not [path for path in files if "other" in path]
     names = {path.partition(".")[2] for path in files if path.startswith("targets/fleet")}
-    assert {"tls.json", "policy.json"} < names
+    shard = f"{shard_of(scene.node.id, 16)}.json"
+    assert names == {"tls.json", "policy.json", shard}
     scene.honest = scene.fleet.enrolled(scene.node)
 
 
