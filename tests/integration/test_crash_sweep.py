@@ -5,15 +5,14 @@ What is real here and what is not: docs/node.md, "Sweeps". `-m campaign` takes m
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
-from node.states import State, advance
-from node.transaction import To, Transaction
+from node.transaction import Transaction
 from tests.ablation import Ablation
 from tests.simulate.sweep import (
     KINDS,
@@ -22,7 +21,7 @@ from tests.simulate.sweep import (
     Kind,
     Scene,
     every_case,
-    recovery_length,
+    recovery_lengths,
     sweep,
     traced,
 )
@@ -32,9 +31,9 @@ from tests.unit.node.test_sync_order import without
 
 pytestmark = [pytest.mark.sweep, pytest.mark.timeout(1200)]
 LEAST = 5_000
-HOOKS_SHARE = 25  # each case of a scene whose hooks are programs takes ten times as long
-PAIRS, CAMPAIGN_PAIRS = 300, 20_000
-SEED = 4
+HOOKS_SHARE = 40  # each case of a scene whose hooks are programs takes ten times as long
+PAIRS, CAMPAIGN_PAIRS = 200, 22_000
+SEED, STEP = 4, 24
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,16 @@ class Ground:
             for case in every_case(scene.name, self.traces[scene.name], kinds)
         ]
 
+    def share(self) -> list[Case]:
+        """Return what CI has the time for: every operation, of errors one or the other."""
+        found = self.cases(self.swept)
+        errors = ("eio", "enospc")
+        kept = [c for c in found if c.kind not in errors or c.kind == errors[c.at % 2]]
+        # A first install that fails is the first install up to its start.
+        kept = [case for case in kept if case.scene != "first_crash" or case.at % 2]
+        # On a disk that stays read-only every place is much like its neighbours.
+        return kept + self.cases(self.swept, ("erofs",))[::5]
+
     def scene(self, name: str) -> Scene:
         """Return the scene of this name."""
         return next(one for one in (*self.swept, *self.hooked) if one.name == name)
@@ -68,12 +77,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     )
 
 
-@pytest.mark.long
-def test_no_fault_at_any_operation_breaks_a_node(ground: Ground) -> None:
-    # On a disk that stays read-only every place is much like its neighbours.
-    cases = ground.cases(ground.swept) + ground.cases(ground.swept, ("erofs",))[::3]
+def swept(ground: Ground, cases: Sequence[Case], some: Sequence[Case]) -> None:
     outcome = sweep(ground.swept, cases)
-    some = ground.cases(ground.hooked)[::HOOKS_SHARE]
     hooked = sweep(ground.hooked, some)
     outcome.cases += hooked.cases
     outcome.broken += hooked.broken
@@ -83,17 +88,33 @@ def test_no_fault_at_any_operation_breaks_a_node(ground: Ground) -> None:
     assert outcome.cases == len(cases) + len(some) >= LEAST
 
 
+@pytest.mark.long
+def test_no_fault_at_any_operation_breaks_a_node(ground: Ground) -> None:
+    swept(ground, ground.share(), ground.cases(ground.hooked)[::HOOKS_SHARE])
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(7200)
+def test_no_fault_of_any_kind_at_any_operation_breaks_a_node(ground: Ground) -> None:
+    errors = ground.cases(ground.swept, ("erofs",))
+    swept(ground, ground.cases(ground.swept) + errors, ground.cases(ground.hooked))
+
+
 def pairs(ground: Ground, count: int) -> list[Case]:
     """Return pairs of a crash of an act and one of its recovery, drawn evenly with a fixed seed."""
-    names = [scene.name for scene in ground.swept if scene.name not in ("renewal", "first_keys")]
-    length = functools.cache(lambda name, at: recovery_length(ground.scene(name), at))
+    # The others have no recovery that writes.
+    scenes = [scene for scene in ground.swept if scene.name not in ("renewal", "first_keys")]
+    lengths = {
+        scene.name: recovery_lengths(scene, range(1, len(ground.traces[scene.name]) + 1, STEP))
+        for scene in scenes
+    }
     chosen = random.Random(SEED)  # noqa: S311  # the same pairs each time
     found: list[Case] = []
     while len(found) < count:
-        name = chosen.choice(names)
+        name = chosen.choice(scenes).name
         at = chosen.randrange(1, len(ground.traces[name]) + 1)
-        # Measured at every eighth place only: a neighbour's recovery is as long, or nearly.
-        then = chosen.randrange(1, length(name, max(1, at // 8 * 8)) + 1)
+        # A neighbour's recovery is as long, or nearly.
+        then = chosen.randrange(1, lengths[name][1 + (at - 1) // STEP * STEP] + 1)
         found.append(Case(name, chosen.choice(("kill_before", "kill_after")), at, then))
     return found
 
@@ -102,7 +123,8 @@ def double(ground: Ground, count: int) -> None:
     outcome = sweep(ground.swept, pairs(ground, count))
     print("\n".join(outcome.figures("double_crash")))
     assert outcome.broken == []
-    assert outcome.cases == count
+    assert outcome.cases + outcome.unmet == count
+    assert outcome.cases > count * 0.9
 
 
 @pytest.mark.long
@@ -116,17 +138,17 @@ def test_many_crashes_in_the_recovery_of_a_crash_break_nothing(ground: Ground) -
     double(ground, CAMPAIGN_PAIRS)
 
 
-def unwritten(state: State) -> Callable[[Transaction, To], None]:
-    """Return `Transaction.enter` that keeps one state in memory only."""
-    real = Transaction.enter
+def forgetful() -> Callable[..., None]:
+    """Return `Transaction.note` that keeps in memory only what it says of a migration."""
+    real = Transaction.note
 
-    def enter(self: Transaction, to: To) -> None:
-        if to.state is state:
-            self.record = advance(self.record, to.state, **to.changes)
+    def note(self: Transaction, **changes: object) -> None:
+        if "migrated" in changes:
+            self.record = msgspec.structs.replace(self.record, **changes)
         else:
-            real(self, to)
+            real(self, **changes)
 
-    return enter
+    return note
 
 
 @pytest.mark.long
@@ -134,14 +156,19 @@ def unwritten(state: State) -> Callable[[Transaction, To], None]:
 def test_a_sweep_finds_one_journal_write_that_is_missing(
     ground: Ground, ablation: Ablation
 ) -> None:
-    """Control: what was told as a success is undone after a crash."""
-    upgrade = [ground.scene("upgrade")]
-    cases = ground.cases(upgrade, ("kill_before",))[-60:]
-    assert sweep(upgrade, cases).broken == []
-    with ablation("the record of COMMITTED") as attack:
-        attack.without("node.transaction.Transaction.enter", unwritten(State.COMMITTED))
-        broken = sweep(upgrade, cases).broken
-        attack.succeeded([line for line in broken if "I2" in line])
+    """Control: the old release comes back to data that the new one has changed.
+
+    Without the record of COMMITTED no case broke: a crash finds the one before, and goes on from
+    there. The word that a migration has begun is what nothing else tells.
+    """
+    revert = [ground.scene("revert")]
+    total = len(ground.traces["revert"])
+    cases = [Case("revert", "kill_before", at) for at in range(total // 2, total * 3 // 4, 3)]
+    assert sweep(revert, cases).broken == []
+    with ablation("the record that a migration has begun") as attack:
+        attack.without("node.transaction.Transaction.note", forgetful())
+        broken = sweep(revert, cases).broken
+        attack.succeeded([line for line in broken if "has changed" in line])
 
 
 @pytest.mark.long

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from tests.simulate.sweep_install import small
 
 def test_of_two_agents_started_at_once_one_runs(tmp_path: Path) -> None:
     fleet = SimFleet(tmp_path)
-    node = fleet.make("n1", mode="pull", port=free_port(), mirrors=())
+    node = fleet.make("n1", mode="push", port=free_port())
     agents = [Running(node), Running(node)]
     try:
         loser = until(
@@ -28,8 +27,7 @@ def test_of_two_agents_started_at_once_one_runs(tmp_path: Path) -> None:
         assert loser.process.returncode == BUSY
         assert "E_BUSY" in loser.log.read_text()
         (winner,) = [agent for agent in agents if agent is not loser]
-        until(lambda: (node.paths.run / "ports.json").exists(), what="the other one")
-        assert json.loads((node.paths.run / "ports.json").read_text()) is not None
+        until(winner.is_ready, seconds=50, what="the other one")
         assert len(children(winner.process.pid)) == 2, "one fetch, one apply"
         assert winner.stop() == 0
     finally:

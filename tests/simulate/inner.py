@@ -1,19 +1,17 @@
-"""Apps that are no processes: each is a listening socket of the node's own process.
+"""Apps that are no processes: each is a file that the node's own process has just written.
 
 For sweeps of thousands of cases, where starting programs would cost more than all else. Files,
-states, probes (real TCP, real owner of the socket) and the end by SIGKILL are real; a killed node's
-apps are gone with it, as its children are. `tests/integration/test_node_kill.py` has the same with
-real programs.
+states, probes (of a file's age) and the end by SIGKILL are real; a killed node's apps are gone with
+it, as its children are. `tests/integration/test_node_kill.py` has the same with real programs.
 
 A release whose `config/mode` says `crash` ends as soon as it is started.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
-import socket
+import time
 
 from node import credentials
 from node.paths import Paths
@@ -21,23 +19,28 @@ from node.probing import Prober
 from node.supervisor import Instance, Unit
 from node.users import User
 
+ALIVE = "alive"
+
 
 class InnerApps:
     """The apps of one node."""
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._running: dict[str, tuple[Instance, socket.socket]] = {}
+        self._running: dict[str, Instance] = {}
         self.starts = 0
 
     def start(self, unit: Unit) -> Instance:
-        """Return the new instance; it listens on its port before this returns."""
+        """Return the new instance; it gave its sign of life before this returns."""
         assert unit.app not in self._running, "two releases at once"
         instance = Instance(unit, os.getpid(), secrets.token_hex(16))
         self.starts += 1
         if (unit.cwd / "config" / "mode").read_text().strip() != "crash":
-            port = int(unit.env["EMBRASURE_PORT_WEB"])
-            self._running[unit.app] = instance, socket.create_server(("127.0.0.1", port))
+            self._running[unit.app] = instance
+            alive = self._paths.shared(unit.app) / ALIVE
+            alive.touch()
+            at = time.time_ns()  # the file system's own clock lags by some milliseconds
+            os.utime(alive, ns=(at, at))
         return instance
 
     def keep(self, app: str) -> None:
@@ -45,8 +48,7 @@ class InnerApps:
 
     def running(self, app: str) -> Instance | None:
         """Return the instance that lives now."""
-        found = self._running.get(app)
-        return None if found is None else found[0]
+        return self._running.get(app)
 
     def members(self, instance: Instance) -> frozenset[int]:
         """Return this process."""
@@ -62,8 +64,7 @@ class InnerApps:
 
     def stop(self, app: str) -> None:
         """Nothing of the app lives, and no secret of it lies open."""
-        with contextlib.suppress(KeyError):
-            self._running.pop(app)[1].close()
+        self._running.pop(app, None)
         credentials.take_away(self._paths, app)
 
     def stop_all(self) -> None:

@@ -223,7 +223,7 @@ class SimInstaller:
         confirm_s: int = limits.CONFIRM_SECONDS,
         inner: bool = False,
     ) -> None:
-        """inner: apps are sockets of this process (`tests/simulate/inner.py`), no programs."""
+        """inner: apps are files of this process (`tests/simulate/inner.py`), no programs."""
         self.inner = inner
         self.clock = TestClock()
         self.app = app

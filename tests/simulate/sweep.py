@@ -9,17 +9,13 @@ sweep(scenes, cases, workers=2) -> Outcome     # cases: from `every_case`, or a 
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import gc
 import json
 import mmap
 import os
 import random
 import signal
-import socket
-import struct
 import sys
 import traceback
 from collections.abc import Sequence
@@ -92,6 +88,10 @@ class Scene(Protocol):
         """Return what does not hold after the recovery, while it is open: one sentence each."""
         ...
 
+    def goes_on(self) -> list[str]:
+        """Return what is wrong with the next honest release, which is installed now."""
+        ...
+
 
 class Counters:
     """Numbers that outlive a killed process: they lie in memory that it shares."""
@@ -117,6 +117,7 @@ class Outcome:
     """How a sweep went."""
 
     cases: int = 0
+    unmet: int = 0  # pairs whose recovery was over before its own crash: no pairs, not counted
     broken: list[str] = field(default_factory=list)
     by_scene: dict[str, int] = field(default_factory=dict)
 
@@ -150,14 +151,17 @@ def traced(scene: Scene, counters: Counters | None = None) -> list[tuple[str, st
         return faults.trace
 
 
-def recovery_length(scene: Scene, at: int) -> int:
-    """Return how many operations the recovery takes after a kill at operation `at`."""
+def recovery_lengths(scene: Scene, places: Sequence[int]) -> dict[int, int]:
+    """Return how many operations the recovery takes after a kill at each of these operations."""
+    found = {}
     with room() as top:
         place = Place(scene, top, Counters())
-        place.faulted(Case(scene.name, "kill_before", at))
-        faults = Faults()
-        scene.recover(faults)
-        return faults.count
+        for at in places:
+            place.faulted(Case(scene.name, "kill_before", at))
+            faults = Faults()
+            scene.recover(faults)
+            found[at] = faults.count
+    return found
 
 
 def sweep(scenes: Sequence[Scene], cases: Sequence[Case], *, workers: int = 2) -> Outcome:
@@ -182,13 +186,14 @@ def sweep(scenes: Sequence[Scene], cases: Sequence[Case], *, workers: int = 2) -
         _, status = os.waitpid(child, 0)
         if status:
             outcome.broken.append(f"a worker ended with {status}")
-    if outcome.cases != len(cases):
+    if outcome.cases + outcome.unmet != len(cases):
         outcome.broken.append(f"{outcome.cases} of {len(cases)} cases were run")
     return outcome
 
 
 def _take(outcome: Outcome, told: dict[str, object]) -> None:
-    outcome.cases += 1
+    outcome.cases += int(bool(told["met"]))
+    outcome.unmet += int(not told["met"])
     scene = str(told["scene"])
     outcome.by_scene[scene] = outcome.by_scene.get(scene, 0) + 1
     if told["wrong"]:
@@ -201,7 +206,6 @@ def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int) -> None:
     try:
         with room() as top, os.fdopen(pipe, "wb", buffering=0) as out:
             gc.disable()  # a collection in a forked process copies what it looks at
-            alone()
             counters, places = Counters(), dict[str, Place]()
             for case in cases:
                 if case.scene not in places:
@@ -209,7 +213,10 @@ def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int) -> None:
                     own.mkdir()
                     places[case.scene] = Place(named[case.scene], own, counters)
                 wrong = places[case.scene].run(case)
-                told = {"scene": case.scene, "case": str(case), "wrong": "; ".join(wrong)}
+                told = {
+                    "scene": case.scene, "case": str(case), "wrong": "; ".join(wrong),
+                    "met": places[case.scene].met,
+                }  # fmt: skip
                 out.write(json.dumps(told).encode() + b"\n")
         status = 0
     except BaseException:
@@ -218,32 +225,19 @@ def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int) -> None:
         os._exit(status)
 
 
-_CLONE_NEWNET, _SIOCSIFFLAGS, _IFF_UP = 0x40000000, 0x8914, 1
-
-
-def alone() -> bool:
-    """Return whether this process has a network of its own now, if it may: only loopback.
-
-    Who holds a port is read from a table of all sockets, which is long on a busy machine.
-    """
-    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
-        return False
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH", b"lo", _IFF_UP))
-    return True
-
-
 class Place:
     """One scene in one folder of one worker."""
 
     def __init__(self, scene: Scene, room: Path, counters: Counters) -> None:
         self._scene, self._counters = scene, counters
+        self.met = True  # whether the last case had all of its faults
         self._folder = room / "copy"
         self._base = scene.enter(self._folder)
         self._print = fingerprint(self._base)
 
     def run(self, case: Case) -> list[str]:
         """Return what is wrong after the case."""
+        self.met = True
         try:
             wrong = self.faulted(case)
             return wrong or self._recovered_and_checked(case)
@@ -277,13 +271,16 @@ class Place:
         return order.wrong[:3]
 
     def _recovered_and_checked(self, case: Case) -> list[str]:
-        # A recovery may be shorter than the place of its kill: then it simply ends.
         if case.then:
-            self._killed(Faults(kill_at=case.then, after=case.at % 2 == 1), "recover")
-        return self.recovered()
+            self.met = self._killed(Faults(kill_at=case.then, after=case.at % 2 == 1), "recover")
+        # After an operation the disk is what it is before the next: that case goes further.
+        return self.recovered(further=case.kind != "kill_after" or bool(case.then))
 
-    def recovered(self) -> list[str]:
-        """The recovery is done, twice; returns what does not hold."""
+    def recovered(self, *, further: bool = True) -> list[str]:
+        """The recovery is done, twice; returns what does not hold.
+
+        further: then the next honest release is installed as well
+        """
         self._scene.recover(Faults())
         before, wrong = fingerprint(self._folder), []
         with self._scene.opened():
@@ -291,6 +288,7 @@ class Place:
                 changed = sorted({path for path, _ in before ^ after})
                 wrong.append(f"I3: a second recovery changed {changed[:6]}")
             wrong += self._scene.check(self._counters)
+            wrong += self._scene.goes_on() if further else []
         if fingerprint(self._base) != self._print:
             wrong.append("the base was changed through a link")
         return wrong

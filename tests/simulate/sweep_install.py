@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from embrasure import fsops
-from embrasure.bundle.manifest import Entry, Hook, Manifest, TcpProbe, parse_manifest
+from embrasure.bundle.manifest import Entry, FileAgeProbe, Hook, Manifest, parse_manifest
 from embrasure.errors import EmbrasureError
 from embrasure.fsops import Op
 from embrasure.trust.canonical import sha256_hex
@@ -27,20 +27,24 @@ from node.paths import Paths
 from node.states import RESTING
 from node.verify import verify
 from tests.simulate.faults import Faults
-from tests.simulate.installer import SimInstaller, Told, free_port
+from tests.simulate.inner import ALIVE
+from tests.simulate.installer import SimInstaller, Told
 from tests.simulate.releases import SimRelease
 from tests.simulate.sweep import Counters
 from tests.simulate.trees import copy_tree
 
 APP = "shop"
-SWITCHED, REACHED = 0, 1  # slots of the counters
+SWITCHED = 0  # slot of the counters
+MIGRATED = "migrated"  # in the data folder while the data is as the new release wants it
 _UNFINISHED = re.compile(r"\.tmp-.*|\.current\.new|\.[0-9a-f]{32}\.new|.*\.next|\..*\.json\.new")
 _NEXT = "9.0"
 
 
-def quick_tcp() -> TcpProbe:
-    """Return a probe that passes at the first answer."""
-    return TcpProbe(port="web", interval_ms=20, timeout_ms=1000, start_s=1, passes=1)
+def sign_of_life() -> FileAgeProbe:
+    """Return a probe that passes as soon as the app was started."""
+    return FileAgeProbe(
+        path=ALIVE, max_age_s=600, interval_ms=20, timeout_ms=1000, start_s=1, passes=1
+    )
 
 
 def small(
@@ -48,7 +52,7 @@ def small(
 ) -> SimRelease:
     """Return a release with a few files, a folder in a folder, a link, and its own bytes."""
     files = {
-        "code/main.py": b"# an app that is a socket of the node\n",
+        "code/main.py": b"# an app that is a file of the node\n",
         "code/lib/deep/a.py": f"version = {version!r}\n".encode(),
         "code/lib/b.py": b"same in all\n",
     }
@@ -61,7 +65,7 @@ def small(
         entries = tuple(sorted((*manifest.files, link), key=lambda entry: entry.path))
         return msgspec.structs.replace(manifest, files=entries, hooks=tuple(hooks))
 
-    return bench.make(version, mode, files=files, probes=[quick_tcp()], change=changed)
+    return bench.make(version, mode, files=files, probes=[sign_of_life()], change=changed)
 
 
 class Arming(Told):
@@ -137,8 +141,6 @@ class InstallScene:
         bench = self._bench
         copy_tree(self._first, folder)
         bench.paths = Paths(folder)
-        bench.port = free_port()
-        bench.allow(APP, bench.port)
         bench.open()
         judge = bench.acceptor._judge
         self._judge: Judge = judge
@@ -204,9 +206,10 @@ class InstallScene:
         """Return which invariant is broken."""
         paths = self._bench.paths
         wrong = [] if count.get(SWITCHED) <= 1 else [f"I5: {count.get(SWITCHED)} switches"]
-        wrong += list(self._rest(paths))
-        wrong += list(self._next_installs(paths))
-        return wrong
+        return [*wrong, *self._rest(paths)]
+
+    def goes_on(self) -> list[str]:
+        return list(self._next_installs(self._bench.paths))
 
     def _rest(self, paths: Paths) -> Iterator[str]:
         bench = self._bench
@@ -218,6 +221,8 @@ class InstallScene:
         version, told = self._running(paths), self._was_told()
         if version not in self._allowed:
             yield f"I1: {version or 'nothing'} is linked, allowed: {sorted(self._allowed)}"
+        if version != self._new and (paths.shared(APP) / MIGRATED).exists():
+            yield f"{version} runs on data that {self._new} has changed"
         if told and version != self._new:
             yield f"I2: {self._new} was told soaked, {version or 'nothing'} runs"
         (found,) = verify(paths, APP)
@@ -325,8 +330,9 @@ def install_scenes(root: Path, counters: Counters) -> list[InstallScene]:
 
 def hook_scenes(root: Path, counters: Counters) -> list[InstallScene]:
     """Return installs whose hooks are real programs: dear, so a part of their cases is swept."""
-    forward = [hook(point) for point in ("check", "prepare", "migrate", "finish", "revert")]
-    back = [hook("migrate"), hook("revert")]
+    changed = f'"$EMBRASURE_SHARED/{MIGRATED}"'
+    back = [hook("migrate", f"touch {changed}"), hook("revert", f"rm -f {changed}")]
+    forward = [*(hook(point) for point in ("check", "prepare", "finish")), *back]
     return [
         InstallScene(root, "hooks", held=("1.0",), hooks=forward, counters=counters),
         InstallScene(

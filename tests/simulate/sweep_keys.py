@@ -25,9 +25,9 @@ from node.paths import Paths
 from tests.simulate.authority import Authority
 from tests.simulate.doors import given
 from tests.simulate.faults import Faults
-from tests.simulate.installer import SimInstaller, Told, free_port
+from tests.simulate.installer import SimInstaller, Told
 from tests.simulate.sweep import Counters
-from tests.simulate.sweep_install import APP, fallen, leftovers, small
+from tests.simulate.sweep_install import fallen, leftovers, small
 from tests.simulate.trees import copy_tree
 
 
@@ -69,8 +69,6 @@ class TrustScene:
         copy_tree(self._first, folder)
         bench = self._bench
         bench.paths = Paths(folder)
-        bench.port = free_port()
-        bench.allow(APP, bench.port)
         self._before = FloorStore(bench.paths.floors).load(), self._tuf(bench.paths)
         base = folder.with_name("base")
         copy_tree(folder, base)
@@ -113,7 +111,10 @@ class TrustScene:
             self._bench.close()
 
     def check(self, count: Counters) -> list[str]:
-        return [*self._kept(), *self._goes_on()]
+        return list(self._kept())
+
+    def goes_on(self) -> list[str]:
+        return list(self._next_installs())
 
     def _kept(self) -> Iterator[str]:
         paths = self._bench.paths
@@ -121,7 +122,7 @@ class TrustScene:
         yield from fallen(floors, FloorStore(paths.floors).load())
         yield from _fallen_roles(tuf, self._tuf(paths))
 
-    def _goes_on(self) -> Iterator[str]:
+    def _next_installs(self) -> Iterator[str]:
         """The next honest release installs, and the newest root is the one that is trusted."""
         bench, paths = self._bench, self._bench.paths
         self._take()
@@ -187,6 +188,10 @@ class RenewalScene:
         wrong = []
         if read_pair(self._paths.renewed) not in self._pairs[:2]:
             wrong.append("neither the old nor the new pair is there, whole")
+        return wrong
+
+    def goes_on(self) -> list[str]:
+        wrong = []
         write_pair(self._paths.renewed, self._pairs[2])
         if read_pair(self._paths.renewed) != self._pairs[2]:
             wrong.append("the next renewal is not there")
@@ -241,6 +246,9 @@ class FirstKeysScene:
         for path in self._paths.keys.glob("*") if self._paths.keys.exists() else ():
             if path.stat().st_mode & 0o077:
                 return [f"{path.name} may be read by others"]
+        return []
+
+    def goes_on(self) -> list[str]:
         shutil.rmtree(self._paths.prefix)
         self._paths.prefix.mkdir()
         self._make()

@@ -23,8 +23,8 @@ def room() -> Iterator[Path]:
         remove(made)
 
 
-# What may change at every start.
-_PASSING = ("run", "logs", "lock")
+# What may change at every start; `shared` is what an app writes.
+_PASSING = ("run", "logs", "lock", "shared")
 
 
 def fingerprint(folder: Path) -> frozenset[tuple[str, tuple[object, ...]]]:
