@@ -20,13 +20,10 @@ from node import backends, bubblewrap, commands, processes
 from node.output import cleaned
 from node.users import User
 from tests.ablation import Ablation
-from tests.simulate.hooks import USER, AsRoot, AsUser, kinds, staged
+from tests.simulate.hooks import USER, AsRoot, AsUser, kinds, missing, staged
 
 # CI installs bubblewrap and runs as root; systemd is not the first process there.
-pytestmark = pytest.mark.skipif(
-    not kinds(), reason="needs root and bubblewrap (apt package), on a kernel with Landlock"
-    if os.geteuid() == 0 else "needs root",
-)  # fmt: skip
+pytestmark = pytest.mark.skipif(not kinds(), reason=missing())
 
 READ = """
 import sys

@@ -26,13 +26,13 @@ from tests.ablation import Ablation
 from tests.integration.test_node_units import unit
 from tests.integration.test_renewal import serial_at
 from tests.simulate.fleet import SimFleet
-from tests.simulate.hooks import kinds
+from tests.simulate.hooks import kinds, missing
 from tests.simulate.installer import free_port
 from tests.simulate.production import FETCH, SHOP, STRANGER, in_production, passable
 from tests.simulate.renewing import renewing
 from tests.simulate.running import PROGRAM, Running, answers, libraries, status, until
 
-pytestmark = pytest.mark.skipif(not kinds(), reason="needs root and bubblewrap (apt package)")
+pytestmark = pytest.mark.skipif(not kinds(), reason=missing())
 CAPABILITIES = (1 << 0) | (1 << 5) | (1 << 6) | (1 << 7)
 PYTHON = "/usr/bin/python3"
 

@@ -139,6 +139,13 @@ def kinds() -> list[str]:
     return ["bubblewrap-root", "bubblewrap-user", *systemd]
 
 
+def missing() -> str:
+    """Return what this host lacks for a room, as the reason of a skip."""
+    if os.geteuid() != 0:
+        return "needs root"
+    return "needs bubblewrap (apt package), on a kernel with Landlock"
+
+
 @contextmanager
 def staged(kind: str) -> Iterator[AsRoot | AsUser]:
     """Yield what runs commands that way; its folders are gone afterwards."""

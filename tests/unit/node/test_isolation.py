@@ -18,11 +18,11 @@ from node.paths import Paths
 from node.show import separation_text
 from node.users import User, find_user
 from tests.ablation import Ablation
-from tests.simulate.hooks import kinds
+from tests.simulate.hooks import kinds, missing
 from tests.simulate.installer import SimInstaller
 from tests.simulate.running import embrasure
 
-needs_rooms = pytest.mark.skipif(not kinds(), reason="needs root and bubblewrap (apt package)")
+needs_rooms = pytest.mark.skipif(not kinds(), reason=missing())
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 

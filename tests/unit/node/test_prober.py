@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
@@ -27,6 +28,8 @@ from node.probe import Target
 from node.probing import Prober
 from node.users import User
 from tests.ablation import Ablation
+from tests.simulate.installer import SimInstaller
+from tests.simulate.releases import make_release
 
 RELEASE = "ab" * 8
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -126,6 +129,40 @@ def test_a_grpc_app_says_whether_it_serves() -> None:
         assert "not serving" in prober.check(asked("grpc", port, service="odd"))
         assert "NOT_FOUND" in prober.check(asked("grpc", port, service="bank"))
     assert "UNAVAILABLE" in prober.check(asked("grpc", port))
+
+
+GRPC_APP = b"""\
+import os, threading
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+serving = b"\\x08\\x01" if open("config/mode").read() == "good" else b"\\x08\\x02"
+check = grpc.unary_unary_rpc_method_handler(lambda request, context: serving)
+server = grpc.server(ThreadPoolExecutor(2))
+server.add_generic_rpc_handlers(
+    (grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),))
+local = grpc.local_server_credentials(grpc.LocalConnectionType.LOCAL_TCP)
+server.add_secure_port("127.0.0.1:" + os.environ["EMBRASURE_PORT_WEB"], local)
+server.start()
+threading.Event().wait()
+"""
+
+
+def test_a_release_with_a_grpc_probe_is_installed_and_one_that_does_not_serve_goes_back(
+    bench: SimInstaller,
+) -> None:
+    one = GrpcProbe(port="web", service="", interval_ms=50, timeout_ms=3000, start_s=15, passes=2)
+
+    def publish(version: str, mode: bytes, start_s: int) -> None:
+        files = {"code/main.py": GRPC_APP, "config/mode": mode}
+        changed = msgspec.structs.replace(one, start_s=start_s)
+        bench.publish(release=make_release(
+            "shop", files, version=version, argv=("python3", "code/main.py"), probes=[changed]
+        ))  # fmt: skip
+
+    publish("1.0", b"good", 15)
+    assert bench.poll() == "committed"
+    publish("2.0", b"bad", 2)
+    assert bench.poll() == "rolled_back probe"
 
 
 @pytest.mark.misuse
@@ -254,8 +291,6 @@ def test_the_age_of_a_file_counts_from_the_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["../keys", "/etc/passwd", "a//b", "-x", "a/../b", ""])
 def test_a_file_probe_stays_in_the_data_of_its_app(path: str) -> None:
-    from tests.simulate.releases import make_release
-
     one = {"kind": "file-age", "path": path, "max_age_s": 5, "interval_ms": 10, "timeout_ms": 500,
            "start_s": 1, "passes": 1}  # fmt: skip
     with pytest.raises(Refused):
@@ -263,8 +298,6 @@ def test_a_file_probe_stays_in_the_data_of_its_app(path: str) -> None:
 
 
 def test_a_grpc_probe_names_a_port_of_the_manifest() -> None:
-    from tests.simulate.releases import make_release
-
     made = GrpcProbe(port="api", service="", interval_ms=10, timeout_ms=500, start_s=1, passes=1)
     with pytest.raises(Refused) as caught:
         make_release("shop", probes=[made])
