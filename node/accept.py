@@ -23,7 +23,7 @@ from embrasure.trust.door import Taken
 from embrasure.trust.floors import FloorStore
 from embrasure.trust.order import Order, check_action, check_order, parse_order
 from embrasure.trust.source import Source
-from node import credentials, hold, leftovers
+from node import credentials, drift, hold, leftovers
 from node.config import NodeConfig, app_names
 from node.confirm_messages import AwaitsNote
 from node.enrolment import may_have_answer
@@ -232,6 +232,10 @@ class Acceptor:
         """
         with self._working():
             return repair(self._ground, self._judge, app, source, report)
+
+    def watch_for_drift(self, stop: threading.Event) -> None:
+        """Looks at the start and once a day, gently, until `stop` is set."""
+        drift.watch(self._ground, self._mutex, stop)
 
     def trust(self, source: Source) -> Taken:
         """Return what `source` had of newer trust files; they count at once, whatever else runs.

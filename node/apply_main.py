@@ -123,6 +123,8 @@ def run(paths: Paths, stop: threading.Event) -> None:
         serving.start()
         LOG.info("ready")
         notify(READY)
+        watching = threading.Thread(target=acceptor.watch_for_drift, args=(stop,), daemon=True)
+        watching.start()
         metrics, due = Metrics(paths, records, clock=clock.now), 0.0
         while not stop.wait(_LOOK_SECONDS):
             if time.monotonic() >= due:
@@ -133,6 +135,7 @@ def run(paths: Paths, stop: threading.Event) -> None:
                 notify(ALIVE)
         notify(STOPPING)
         serving.join()
+        watching.join()
 
 
 def alone(paths: Paths, parent: int | None) -> int:

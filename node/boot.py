@@ -29,6 +29,8 @@ def boot(paths: Paths, *, foreground: bool, say: Callable[[str], None]) -> State
         for app in drifted(paths):
             say(f"{app}: its files are not what was committed: embrasure node verify")
         if foreground:
+            watching = threading.Thread(target=acceptor.watch_for_drift, args=(stop,), daemon=True)
+            watching.start()
             say("every app runs a whole release that was approved; SIGTERM stops it")
             stop.wait()
     if not foreground:

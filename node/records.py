@@ -14,7 +14,7 @@ from embrasure.trust import layout
 from embrasure.trust.documents import Document
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, PairStore, TufFloors
 from embrasure.trust.generation import newest_file
-from node import hold, isolation
+from node import drift, hold, isolation
 from node.config import app_names, load_config
 from node.ground import release_of
 from node.identity import load_identity
@@ -106,6 +106,7 @@ class NodeRecords:
             manifest=committed.manifest if committed is not None else "",
             detail=sentence(
                 self._other(app, record, committed)
+                or drift.told(self._paths, app, committed)
                 or (record.detail if record is not None else _damage(entry.damaged))
             ),
             hold=_told(self._paths, app, at),

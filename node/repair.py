@@ -20,7 +20,7 @@ from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.fetcher import fetch_whole, paced
 from embrasure.trust.plan import parse_plan
 from embrasure.trust.source import Source
-from node import switch, tree
+from node import drift, switch, tree
 from node.ground import Ground, Report, release_of
 from node.installer import Answer
 from node.judge import Judge
@@ -63,6 +63,7 @@ def repair(ground: Ground, judge: Judge, app: str, source: Source, report: Repor
     serve(ground, app, release)
     if record is not None and record.state is State.DEGRADED:
         ground.journal.write(advance(record, State.IDLE, reason="", detail=""))
+    drift.forget(ground, app)
     return Answer("repaired", "", app)
 
 

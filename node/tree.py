@@ -8,7 +8,9 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from embrasure import limits
@@ -33,6 +35,20 @@ class Drift:
 
     path: str
     what: str
+
+
+# Who is told of each piece that is hashed in this thread, and may make it wait.
+_PACE: ContextVar[Callable[[int], None] | None] = ContextVar("pace", default=None)
+
+
+@contextmanager
+def gently(pace: Callable[[int], None]) -> Iterator[None]:
+    """Whatever is hashed in this thread until the block ends goes at `pace`."""
+    token = _PACE.set(pace)
+    try:
+        yield
+    finally:
+        _PACE.reset(token)
 
 
 def staging_name(tx: str) -> str:
@@ -212,6 +228,8 @@ def hash_file(folder: Folder, name: str) -> str:
         with explaining(name):
             while piece := os.read(fd, limits.BUFFER_BYTES):
                 hashed.update(piece)
+                if (pace := _PACE.get()) is not None:
+                    pace(len(piece))
     finally:
         os.close(fd)
     return hashed.hexdigest()
