@@ -6,8 +6,6 @@ status`; `node verify` names each file, `node repair` rebuilds.
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import threading
 import time
 from datetime import UTC, datetime
@@ -16,7 +14,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from embrasure import limits
+from embrasure import kernel, limits
 from embrasure.clock import write_time
 from embrasure.errors import EmbrasureError, Unavailable, shown
 from embrasure.fs import Folder, read_file
@@ -35,8 +33,6 @@ from node.verify import Verified, verify
 LOG = getLogger(__name__)
 FILE, TOLD = "verified.json", "drifts.json"
 _BYTES = 64 * limits.KIB
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}
-_IDLE = 3 << 13  # IOPRIO_CLASS_IDLE: the disk is ours when nobody else wants it
 
 
 class Look(Document, frozen=True, kw_only=True):
@@ -93,16 +89,6 @@ class Pace:
         if self._stop.wait(max(0.0, ahead)):
             raise Unavailable("drift", expected="a node that runs on", got="its own end",
                               reason="stopping")  # fmt: skip
-
-
-def be_idle() -> bool:
-    """Return whether this thread's disk accesses now come last (a unit's filter may forbid it)."""
-    number = _IOPRIO_SET.get(platform.machine())
-    if number is None:
-        return False
-    libc = ctypes.CDLL(None, use_errno=True)
-    # who 0 of IOPRIO_WHO_PROCESS (1): the calling thread alone.
-    return bool(libc.syscall(number, 1, 0, _IDLE) == 0)
 
 
 def look(ground: Ground, mutex: threading.RLock, stop: threading.Event) -> tuple[Verified, ...]:
@@ -195,7 +181,7 @@ def forget(ground: Ground, app: str) -> None:
 
 def watch(ground: Ground, mutex: threading.RLock, stop: threading.Event) -> None:
     """A look at the start and every `limits.DRIFT_SECONDS`, until `stop` is set."""
-    be_idle()
+    kernel.last_at_the_disk()
     while not stop.is_set():
         try:
             look(ground, mutex, stop)

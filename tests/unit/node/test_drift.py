@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from embrasure import kernel
 from embrasure.errors import Unavailable
 from embrasure.trust.receipt import Kind, Outcome, Reason
 from node import drift, verify
@@ -97,7 +98,7 @@ def test_the_look_comes_last_at_the_disk() -> None:
     found: list[tuple[bool, int]] = []
 
     def thread() -> None:
-        found.append((drift.be_idle(), ctypes.CDLL(None).syscall(get, 1, 0) >> 13))
+        found.append((kernel.last_at_the_disk(), ctypes.CDLL(None).syscall(get, 1, 0) >> 13))
 
     one = threading.Thread(target=thread)
     one.start()
