@@ -50,6 +50,8 @@ VISITED_ROLES = 32  # delegations looked at for one target
 DOCUMENTS_HELD = 512  # target files kept beside the metadata; the longest unused go first
 DOCUMENTS_HELD_BYTES = 256 * MIB
 KEYS_PER_ROLE = 32  # distinct keys; CVE-2026-23992 is a threshold of 0
+PARSED_BYTES = 512 * KIB  # documents that are kept parsed: a manifest of 2,000 files is 440 KB
+PARSED_KEPT = 16  # so many of them: seven for one app, three more for each other app
 
 # Manifest
 FILES = 65_536  # entries

@@ -10,6 +10,7 @@ from embrasure.bundle.manifest import Manifest, parse_manifest
 from embrasure.errors import Damaged, EmbrasureError
 from embrasure.fs import Folder
 from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.load import parsed
 from embrasure.trust.plan import Plan, parse_plan
 from node.paths import Paths
 from node.states import Release, release_name
@@ -53,7 +54,7 @@ def load_release(paths: Paths, app: str, release: Release) -> Installed:
                 got="others",
                 untouched="it is not started",
             )
-        found = parse_manifest(manifest)
+        found = parsed(parse_manifest, manifest)
         documents = {MANIFEST: manifest, PLAN: plan, APPROVAL: approval}
         for secret in found.secrets:
             name = secret_document(secret.name)

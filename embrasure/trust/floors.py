@@ -138,6 +138,7 @@ class PairStore(Generic[T]):
     def __init__(self, folder: Path, shape: type[T]) -> None:
         self.folder = folder
         self.shape = shape
+        self._read: dict[str, tuple[bytes, tuple[int, T]]] = {}  # as the files were last found
 
     def exists(self) -> bool:
         """Return whether at least one of the two files is there, in whatever state."""
@@ -198,12 +199,19 @@ class PairStore(Generic[T]):
 
     def _one(self, name: str) -> tuple[int, T]:
         raw = read_file(self.folder / name, limit=limits.FLOORS_BYTES, private=True)
+        # Read every time, parsed once: a look at a repository asks for them ten times over.
+        last = self._read.get(name)
+        if last is not None and last[0] == raw:
+            return last[1]
+        self._read.pop(name, None)
         copy = read(raw, _Copy, limit=limits.FLOORS_BYTES, document="floors")
         if _hash(copy.counter, copy.floors) != copy.sha256:
             raise Refused(
                 "floors", expected="the hash of what they say", got="another", reason="bad-hash"
             )
-        return copy.counter, convert(copy.floors, self.shape, "floors")
+        found = copy.counter, convert(copy.floors, self.shape, "floors")
+        self._read[name] = raw, found
+        return found
 
 
 class FloorStore(PairStore[Floors]):

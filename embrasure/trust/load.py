@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from functools import lru_cache
+from typing import Protocol, TypeVar, cast
 
 from embrasure import limits
 from embrasure.bundle.manifest import Manifest, parse_manifest
@@ -63,6 +64,22 @@ def roles_for(env: str, app: str) -> tuple[str, ...]:
     )
 
 
+def parsed(reader: Callable[[bytes], T], raw: bytes) -> T:
+    """Return what `reader` makes of the bytes; the same bytes are parsed once, not at each look.
+
+    What is refused is refused each time. A very large document is parsed each time as well: what
+    it becomes is some times larger than it is.
+    """
+    if len(raw) > limits.PARSED_BYTES:
+        return reader(raw)
+    return cast("T", _parsed(reader, raw))
+
+
+@lru_cache(maxsize=limits.PARSED_KEPT)
+def _parsed(reader: Callable[[bytes], object], raw: bytes) -> object:
+    return reader(raw)
+
+
 def load(
     targets: Targets, view: View, source: Source | None, *, env: str, app: str, node: str
 ) -> Docs:
@@ -78,7 +95,7 @@ def load(
     ) -> tuple[T | None, bytes]:
         try:
             raw = targets.target(view, role, path, source, limit=limit)
-            return reader(raw), raw
+            return parsed(reader, raw), raw
         except NotFound:
             # Not listed, or listed and withheld: the decision treats both as absent.
             return None, b""

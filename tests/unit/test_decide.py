@@ -9,12 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from embrasure import limits
+from embrasure.errors import Refused
 from embrasure.trust import decide as module
 from embrasure.trust.client import TrustClient
 from embrasure.trust.decide import NodeState, Verdict, decide
 from embrasure.trust.documents import digest
 from embrasure.trust.floors import AppFloor, Committed, Union
-from embrasure.trust.load import Docs, load, roles_for
+from embrasure.trust.load import Docs, load, parsed, roles_for
 from embrasure.trust.plan import Plan
 from embrasure.trust.receipt import Kind, Outcome, read_record, sign_receipt
 from tests.ablation import Ablation
@@ -499,3 +501,21 @@ def test_done_opens_every_wave_only_with_evidence_of_every_wave(tmp_path: Path) 
         repo.set_gate(plan, open_wave=1, receipts=receipts, state="done")
 
     assert build(tmp_path / "b", whole).said() == "install"
+
+
+def test_the_same_bytes_are_parsed_once_and_what_is_refused_is_refused_again() -> None:
+    asked: list[bytes] = []
+
+    def reader(raw: bytes) -> int:
+        asked.append(raw)
+        if raw == b"bad":
+            raise Refused("document", expected="a good one", got="another")
+        return len(raw)
+
+    large = b"x" * (limits.PARSED_BYTES + 1)
+    for raw in (b"small", large):
+        assert [parsed(reader, raw) for _ in range(2)] == [len(raw)] * 2
+    assert asked == [b"small", large, large]
+    for _ in range(2):
+        with pytest.raises(Refused):
+            parsed(reader, b"bad")

@@ -1,0 +1,171 @@
+"""What a node pays for an install, for a poll that finds nothing, and for doing nothing.
+
+Run: python -m bench.node_install [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from bench.cost import spent
+from bench.mirror import served
+from bench.site import (
+    PushSite,
+    copying_and_hashing,
+    cpu_of,
+    forget_peak,
+    imports_of,
+    memory_of,
+    processes,
+    release_of,
+)
+from embrasure.net.https import MirrorSource
+from embrasure.trust.canonical import sha256_hex
+from embrasure.trust.documents import write
+from node.config import Server
+from tests.simulate.authority import Authority
+from tests.simulate.fleet import SimFleet
+from tests.simulate.installer import SimInstaller, free_port
+from tests.simulate.listener import trust_from
+from tests.simulate.releases import SimRelease
+from tests.simulate.running import running
+
+FILES, SIZE = 2_000, 20_000
+# MiB and milliseconds that the project promises; the ratio is the promise of the whole install.
+IDLE = {"apply": 60.0, "fetch_push": 75.0, "fetch_pull": 60.0}
+POLL_MS = {"with_handshake": 15.0, "without_handshake": 2.0}
+
+
+def figure(name: str, value: float, unit: str) -> None:
+    """Print one figure."""
+    print(f"figure: {name} = {value:.2f} {unit}", flush=True)
+
+
+def idle(folder: Path) -> list[str]:
+    """Print what nodes hold when nothing happens; return what is above its limit."""
+    push, broken = PushSite(folder), dict[str, float]()
+    with push.run() as node:
+        time.sleep(1.0)
+        broken["apply"], broken["fetch_push"] = resident(node.apply), resident(node.fetch)
+    (folder / "pull").mkdir()
+    fleet = SimFleet(folder / "pull")
+    with served(fleet.folder / "m1", fleet.authority, fleet.repository) as mirror:
+        server = Server(name="m1", address=mirror.address)
+        pull = fleet.make("n1", mode="pull", port=free_port(), mirrors=(server,))
+        mirror.upload()
+        with running(pull) as found:
+            time.sleep(3.0)  # it has polled, and waits
+            broken["fetch_pull"] = resident(processes(found).fetch)
+    for name, held in broken.items():
+        figure(f"idle_rss_{name}", held, "MiB")
+    figure("imports_rss_python", imports_of([]), "MiB")
+    figure("imports_rss_apply", imports_of(["node.apply_main"]), "MiB")
+    net = ["node.agent", "node.push", "embrasure.net.server", "embrasure.net.renewal"]
+    figure("imports_rss_fetch_push", imports_of(net), "MiB")
+    figure("imports_rss_fetch_pull", imports_of(["node.agent", "node.pull", "node.poster"]), "MiB")
+    return [f"idle_rss_{name}: {held:.1f}, below {IDLE[name]} MiB"
+            for name, held in broken.items() if held >= IDLE[name]]  # fmt: skip
+
+
+def resident(pid: int) -> float:
+    """Return the MiB that a process holds now."""
+    return memory_of(pid)["VmRSS"]
+
+
+def install(folder: Path, *, files: int) -> None:
+    """Print what an install costs each process, beside `cp -a` and `sha256sum` of the same tree.
+
+    A first one, whose every byte comes over the stream, and one of the same contents under a new
+    version, whose blobs are here: what is left is verifying, building, reading back, switching.
+    """
+    site = PushSite(folder)
+    whole = release_of("1.0", files=files, size=SIZE)
+    with site.run() as node:
+        time.sleep(1.0)
+        for name, release in (("new", whole), ("present", again(whole))):
+            forget_peak(node.apply)
+            forget_peak(node.fetch)
+            before = cpu_of(node.apply), cpu_of(node.fetch)
+            site.deploy(release)
+            apply, fetch = cpu_of(node.apply) - before[0], cpu_of(node.fetch) - before[1]
+            plain = copying_and_hashing(site.installed(), folder)
+            both = sum(plain.values())
+            for part, cost in plain.items():
+                figure(f"install_{name}_{part}_cpu", cost, "s")
+            figure(f"install_{name}_apply_cpu", apply, "s")
+            figure(f"install_{name}_fetch_cpu", fetch, "s")
+            figure(f"install_{name}_apply_ratio", apply / both, "x")
+            figure(f"install_{name}_ratio", (apply + fetch) / both, "x")
+            figure(f"install_{name}_apply_peak", memory_of(node.apply)["VmHWM"], "MiB")
+            figure(f"install_{name}_fetch_peak", memory_of(node.fetch)["VmHWM"], "MiB")
+
+
+def again(release: SimRelease) -> SimRelease:
+    """Return the same contents under another version."""
+    manifest = msgspec.structs.replace(release.manifest, version="2.0")
+    raw = write(manifest)
+    return SimRelease(manifest, raw, sha256_hex(raw), release.blobs)
+
+
+def poll(folder: Path, *, rounds: int) -> list[str]:
+    """Print what a poll costs that finds nothing new, over real HTTPS; return what is too much.
+
+    All of a pull node's own work, in one process: its source, its verification, its decision.
+    """
+    node = SimInstaller(folder)
+    authority, broken = Authority(), list[str]()
+    node.publish("1.0")
+    if node.poll() != "committed":
+        raise SystemExit("not installed")
+    with served(folder / "m1", authority, node.repo) as mirror:
+        trust = trust_from(authority)
+
+        def one() -> None:
+            with closing(MirrorSource(mirror.address, name="m1", trust=trust)) as source:
+                if node.poll(source) != "none done":
+                    raise SystemExit("a poll that found something")
+
+        one()
+        costs = {"with_handshake": min(spent(one) for _ in range(rounds))}
+        with closing(MirrorSource(mirror.address, name="m1", trust=trust)) as source:
+            look = partial(node.poll, source)
+            look()
+            costs["without_handshake"] = min(spent(look) for _ in range(rounds))
+    for name, seconds in costs.items():
+        figure(f"noop_poll_{name}", seconds * 1000, "ms")
+        if seconds * 1000 >= POLL_MS[name]:
+            broken.append(f"noop_poll_{name}: {seconds * 1000:.2f}, below {POLL_MS[name]} ms")
+    node.close()
+    return broken
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 1 when something is above its limit, else 0."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the files")
+    quick = parser.parse_args(arguments).quick
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("idle", "poll", "install"):
+            (folder / part).mkdir()
+        broken = idle(folder / "idle")
+        broken += poll(folder / "poll", rounds=10 if quick else 40)
+        install(folder / "install", files=FILES // 10 if quick else FILES)
+        subprocess.run(["chmod", "-R", "u+w", name], check=True)
+    for line in broken:
+        print(f"above its limit: {line}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,135 @@
+"""A push node and a pull node as they really run, for the measurements."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.simulate.fleet import APP, RealNode, SimFleet
+from tests.simulate.installer import SERVER, free_port, quick_http
+from tests.simulate.push import Said, Serve
+from tests.simulate.releases import SimRelease, make_release
+from tests.simulate.running import Running, running
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_of(pid: int) -> float:
+    """Return the processor seconds that a process has used."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / _TICKS
+
+
+def memory_of(pid: int) -> dict[str, float]:
+    """Return MiB of a process: VmRSS now, VmHWM at most."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    pairs = (line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
+    return {name: int(text.split()[0]) / 1024 for name, text in pairs}
+
+
+def forget_peak(pid: int) -> None:
+    """VmHWM counts from now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def release_of(version: str, *, files: int, size: int) -> SimRelease:
+    """Return a release of many files of random bytes, besides the small server."""
+    chosen = random.Random(version)  # noqa: S311  # contents, no secret
+    every = {
+        "code/main.py": SERVER, "config/mode": b"good", "config/version": version.encode(),
+        **{f"code/lib{n % 40}/file{n}.bin": chosen.randbytes(size) for n in range(files)},
+    }  # fmt: skip
+    return make_release(
+        APP, every, version=version, argv=("python3", "code/main.py"), probes=[quick_http()]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The two processes of one node."""
+
+    apply: int
+    fetch: int
+
+
+class PushSite:
+    """A fleet of one push node."""
+
+    def __init__(self, folder: Path) -> None:
+        self.fleet = SimFleet(folder)
+        self.node: RealNode = self.fleet.make("n1", port=free_port())
+
+    @contextmanager
+    def run(self) -> Iterator[Processes]:
+        """The node runs."""
+        with running(self.node) as found:
+            yield processes(found)
+
+    def deploy(self, release: SimRelease, *, serve: Serve | None = None) -> Said:
+        """Return what the node said to an order for the release; it ended in a commit."""
+        repository = self.fleet.repository
+        listed = repository.add_release(APP, release=release)
+        plan = repository.set_plan(listed, canary=[self.node.listed], soak_s=0)
+        gate = repository.set_gate(plan)
+        repository.publish()
+        envelope = self.fleet.order(self.node, plan, gate)
+        said = asyncio.run(self.fleet.gateway(self.node).order(envelope, serve=serve))
+        if len(said.receipts) != 2:
+            raise SystemExit(f"not installed: {said.refusals} {said.details}")
+        return said
+
+    def installed(self) -> Path:
+        """Return the folder of the release that runs."""
+        return self.node.paths.current(APP).resolve()
+
+
+def processes(found: Running) -> Processes:
+    """Return the process ids of a node that runs."""
+    return Processes(found.pid("node.apply_main"), found.pid("node.agent"))
+
+
+def imports_of(modules: Sequence[str]) -> float:
+    """Return the MiB of a new process that has imported these modules, as a node's does."""
+    code = (
+        "import sys\nfrom node import bare\nbare.leave_out()\n"
+        + "".join(f"import {name}\n" for name in modules)
+        + "print([l.split()[1] for l in open('/proc/self/status') if l.startswith('VmRSS')][0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return int(done.stdout) / 1024
+
+
+def child_cpu(command: Sequence[str], *, cwd: Path) -> float:
+    """Return the processor seconds of a command and of all that it started."""
+    before = os.times()
+    subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    return (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
+
+
+def copying_and_hashing(tree: Path, folder: Path, *, rounds: int = 3) -> Mapping[str, float]:
+    """Return what `cp -a` of the tree and `sha256sum` of every file of the copy cost, in seconds.
+
+    The median of some rounds, on the same disk.
+    """
+    found: dict[str, list[float]] = {"cp": [], "sha256sum": []}
+    for number in range(rounds):
+        copy = folder / f"copy{number}"
+        found["cp"].append(child_cpu(["cp", "-a", str(tree), str(copy)], cwd=folder))
+        every = ["sh", "-c", "find . -type f -print0 | xargs -0 sha256sum"]
+        found["sha256sum"].append(child_cpu(every, cwd=copy))
+        subprocess.run(["chmod", "-R", "u+w", str(copy)], check=True)
+        subprocess.run(["rm", "-r", str(copy)], check=True)
+    return {name: statistics.median(costs) for name, costs in found.items()}
