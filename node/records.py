@@ -16,6 +16,7 @@ from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, Pair
 from embrasure.trust.generation import newest_file
 from node import drift, hold, isolation
 from node.config import app_names, load_config
+from node.deadline import left_s
 from node.ground import release_of
 from node.identity import load_identity
 from node.journal import Journal
@@ -106,6 +107,7 @@ class NodeRecords:
             manifest=committed.manifest if committed is not None else "",
             detail=sentence(
                 self._other(app, record, committed)
+                or _awaits(record)
                 or drift.told(self._paths, app, committed)
                 or (record.detail if record is not None else _damage(entry.damaged))
             ),
@@ -128,6 +130,13 @@ class NodeRecords:
 
 def _told(paths: Paths, app: str, at: datetime) -> str:
     return sentence(hold.held(paths, app, at))[:160]
+
+
+def _awaits(record: Record | None) -> str:
+    """Say whose word a release waits for, and how long still."""
+    if record is None or record.state is not State.PROVISIONAL or record.confirm_by is None:
+        return ""
+    return f"stays if the {record.confirm} confirms it within {left_s(record.confirm_by):.0f} s"
 
 
 def _damage(is_damaged: bool) -> str:

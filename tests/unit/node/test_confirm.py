@@ -21,6 +21,7 @@ from node.accept import Answer
 from node.confirm_messages import AwaitsNote
 from node.deadline import boot_id, uptime_ms
 from node.journal import Journal
+from node.records import NodeRecords
 from node.states import Record, State, advance
 from tests.ablation import Ablation
 from tests.simulate.installer import Confirms, SimInstaller, Told
@@ -298,6 +299,8 @@ def test_without_an_agent_a_release_that_was_not_confirmed_goes_once_its_time_is
     push: SimInstaller,
 ) -> None:
     interrupted(push)
+    (app,) = NodeRecords(push.paths).state().apps
+    assert app.detail == "stays if the gateway confirms it within 1 s"
     found = alone.undo(push.paths)
     assert (found.left, found.undone) == ((push.app,), ())  # the agent could still come back
     threading.Event().wait(CONFIRM_S)
