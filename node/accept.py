@@ -91,6 +91,7 @@ class Acceptor:
             isolation=isolation,
             waits=Waits(),
             confirm_s=config.confirm_s,
+            fetch_s=config.fetch_s,
             policy=lambda: self._judge.trusting.policy(),
         )
         self._judge = Judge(paths, identity, floors, clock=clock, isolation=isolation.level)

@@ -36,8 +36,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """`node.toml`. door: where a push node takes trust files (the metadata door); poll_s: longest
     time between two looks at the mirror; windows: when apps may be changed that say nothing else;
     production: below `/` it is always, elsewhere it can be asked for; fetch_user: whom the network
-    side runs as there; sandbox: where commands of a release run; confirm_s: how long a new release
-    waits for the word that lets it stay.
+    side runs as there; sandbox: where commands of a release run; fetch_s: how long one release may
+    be fetched; confirm_s: how long a new release waits for the word that lets it stay.
     """
 
     id: NodeId
@@ -53,6 +53,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     production: bool = False
     fetch_user: UserName = NET
     sandbox: Literal["auto", "bubblewrap", "systemd-run", "none"] = "auto"
+    fetch_s: Annotated[int, Meta(ge=60, le=limits.FETCH_MOST_SECONDS)] = limits.FETCH_SECONDS
     confirm_s: Annotated[int, Meta(ge=1, le=limits.CONFIRM_LONGEST_SECONDS)] = (
         limits.CONFIRM_SECONDS
     )

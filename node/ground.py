@@ -118,7 +118,8 @@ class FloorKeeper:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The tools of one node. confirm_s: how long a release waits for the word that lets it stay;
+    """The tools of one node. fetch_s: how long one release may be fetched;
+    confirm_s: how long a release waits for the word that lets it stay;
     policy: the newest one that was verified, None without; halt: set when the node is being
     stopped.
     """
@@ -134,6 +135,7 @@ class Ground:
     waits: Waits
     isolation: Isolation = DEVELOPMENT
     confirm_s: int = limits.CONFIRM_SECONDS
+    fetch_s: float = limits.FETCH_SECONDS
     policy: Callable[[], Policy | None] = lambda: None
     halt: threading.Event = field(default_factory=threading.Event)
 

@@ -12,13 +12,14 @@ import msgspec
 
 from embrasure import limits
 from embrasure.bundle.manifest import Manifest
-from embrasure.errors import EmbrasureError, Failed
+from embrasure.errors import EmbrasureError, Failed, Unavailable
 from embrasure.fs import Folder
 from embrasure.trust import layout
 from embrasure.trust.fetcher import paced
 from embrasure.trust.floors import AppFloor, Committed
 from embrasure.trust.receipt import Kind, Outcome, Ran
 from node import collection, confirming, credentials, rollback, space, switch, tree, units
+from node.deadline import Deadline, armed, left_s
 from node.probe import Died
 from node.releases import is_whole
 from node.states import Release, State
@@ -62,6 +63,7 @@ def fetching(tx: Transaction) -> To:
     offer, blobs = offer_of(tx), tx.ground.blobs
     missing = blobs.missing(offer.manifest.blobs())
     total, done, shown = sum(missing.values()), 0, 0
+    by = armed(tx.ground.fetch_s)
     for digest, length in missing.items():
         path = layout.blob_file(digest)
         with blobs.writer(digest, length=length) as writer:
@@ -71,6 +73,7 @@ def fetching(tx: Transaction) -> To:
                 pieces = offer.source.fetch(path, offset=writer.offset, limit=left)
                 for piece in paced(pieces, what=path):
                     tx.check_halt()
+                    check_in_time(by, path)
                     writer.write(piece)
                     done += len(piece)
                     if done - shown >= limits.MIB:
@@ -79,6 +82,19 @@ def fetching(tx: Transaction) -> To:
             writer.commit()
     blobs.sync()
     return To(State.VERIFIED)
+
+
+def check_in_time(by: Deadline, path: str) -> None:
+    """Return only while the release may still be fetched; raises Unavailable (`slow`).
+
+    A source just above the lowest speed must not keep the one install slot for ever; what has come
+    is kept, and the next try goes on at the byte.
+    """
+    if left_s(by) <= 0:
+        raise Unavailable(
+            path, expected=f"every blob in {by.span_ms // 1000} s", got="a slower source",
+            untouched="the release that runs", hint="fetch_s in node.toml", reason="slow",
+        )  # fmt: skip
 
 
 def verified(tx: Transaction) -> To:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 import pytest
 
@@ -289,6 +292,36 @@ def test_what_was_changed_while_it_waited_does_not_run(
     with ablation("the last look at what was staged") as attack:
         attack.without("node.waiting.is_whole", lambda *_, **__: True)
         attack.succeeded(running.poll() == "committed" and running.ask() == "9.9")
+
+
+@pytest.mark.misuse
+def test_a_slow_source_does_not_keep_the_slot_and_the_next_try_goes_on_at_the_byte(
+    running: SimInstaller, ablation: Ablation
+) -> None:
+    big = bytes(range(256)) * 4096
+    running.publish("2.0", release=running.make("2.0", files={"code/big": big}))
+
+    class Slow(MemorySource):
+        offsets: ClassVar[list[int]] = []
+
+        def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+            if path.startswith("blobs/") and limit > 1000:
+                self.offsets.append(offset)
+                whole = b"".join(super().fetch(path, offset=offset, limit=limit))
+                for start in range(0, len(whole), 200_000):
+                    time.sleep(0.06)
+                    yield whole[start : start + 200_000]
+            else:
+                yield from super().fetch(path, offset=offset, limit=limit)
+
+    ground = running.acceptor._ground
+    object.__setattr__(ground, "fetch_s", 0.1)
+    assert running.poll(Slow(running.repo.files)) == "rejected fetch"
+    assert running.ask() == "1.0"
+    with ablation("how long one release may be fetched") as attack:
+        attack.without("node.install.check_in_time", lambda *_: None)
+        attack.succeeded(running.poll(Slow(running.repo.files)) == "committed")
+    assert Slow.offsets[0] == 0 < Slow.offsets[1], "resumed at the byte"
 
 
 def test_a_window_that_is_too_short_says_so(running: SimInstaller) -> None:
