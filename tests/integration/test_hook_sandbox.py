@@ -253,6 +253,7 @@ def test_a_flood_of_output_is_bounded_and_obeyed_by_no_terminal(run: AsRoot | As
     assert "flood" in told and "\x1b" not in told and "\x07" not in told
 
 
+@pytest.mark.long
 @pytest.mark.misuse
 def test_a_hook_takes_no_more_memory_and_tasks_than_it_may(
     run: AsRoot | AsUser, ablation: Ablation

@@ -33,7 +33,7 @@ from tests.simulate.releases import make_release
 
 RELEASE = "ab" * 8
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-SHOP = User(31002, 31002)
+SHOP = User(31012, 31012)  # of no other test
 
 
 def asked(kind: str, port: int, **more: object) -> dict[str, object]:
