@@ -12,7 +12,7 @@ import msgspec
 
 from embrasure import limits
 from embrasure.bundle.manifest import Manifest
-from embrasure.errors import EmbrasureError, Failed, Unavailable
+from embrasure.errors import EmbrasureError, Failed, Refused, Unavailable
 from embrasure.fs import Folder
 from embrasure.trust import layout
 from embrasure.trust.fetcher import paced
@@ -60,26 +60,13 @@ def reserved(tx: Transaction) -> To:
 
 def fetching(tx: Transaction) -> To:
     """Every blob is here, hashed on the way, and durable."""
-    offer, blobs = offer_of(tx), tx.ground.blobs
-    missing = blobs.missing(offer.manifest.blobs())
-    total, done, shown = sum(missing.values()), 0, 0
-    by = armed(tx.ground.fetch_s)
+    blobs, by = tx.ground.blobs, armed(tx.ground.fetch_s)
+    missing = blobs.missing(offer_of(tx).manifest.blobs())
+    total, done = sum(missing.values()), 0
     for digest, length in missing.items():
-        path = layout.blob_file(digest)
-        with blobs.writer(digest, length=length) as writer:
-            done += writer.offset
-            left = length - writer.offset
-            if left:
-                pieces = offer.source.fetch(path, offset=writer.offset, limit=left)
-                for piece in paced(pieces, what=path):
-                    tx.check_halt()
-                    check_in_time(by, path)
-                    writer.write(piece)
-                    done += len(piece)
-                    if done - shown >= limits.MIB:
-                        tx.report.progress(State.FETCHING, done, total)
-                        shown = done
-            writer.commit()
+        if not _fetch(tx, digest, length, by, (done, total)):
+            _fetch(tx, digest, length, by, (done, total))
+        done += length
     blobs.sync()
     return To(State.VERIFIED)
 
@@ -95,6 +82,37 @@ def check_in_time(by: Deadline, path: str) -> None:
             path, expected=f"every blob in {by.span_ms // 1000} s", got="a slower source",
             untouched="the release that runs", hint="fetch_s in node.toml", reason="slow",
         )  # fmt: skip
+
+
+def _fetch(
+    tx: Transaction, digest: str, length: int, by: Deadline, shown_of: tuple[int, int]
+) -> bool:
+    """Return whether the blob is here; False when what an earlier attempt had left was bad.
+
+    A power cut may leave zeros where bytes were. They are dropped then, and that says nothing of
+    the source: it is asked once more, for all of it. Raises Refused (`bad-hash`) after that.
+    shown_of: bytes that came before, and of all
+    """
+    done, total = shown_of
+    with tx.ground.blobs.writer(digest, length=length) as writer:
+        held, shown = writer.offset, writer.offset
+        left = length - held
+        if left:
+            pieces = offer_of(tx).source.fetch(layout.blob_file(digest), offset=held, limit=left)
+            for piece in paced(pieces, what=layout.blob_file(digest)):
+                tx.check_halt()
+                check_in_time(by, layout.blob_file(digest))
+                writer.write(piece)
+                if writer.offset - shown >= limits.MIB:
+                    shown = writer.offset
+                    tx.report.progress(State.FETCHING, done + shown, total)
+        try:
+            writer.commit()
+        except Refused as problem:
+            if problem.reason != "bad-hash" or not held:
+                raise
+            return False
+    return True
 
 
 def verified(tx: Transaction) -> To:

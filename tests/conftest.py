@@ -31,6 +31,7 @@ hypothesis.settings.load_profile("shared")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Sweeps take a sample by default; these ask for more."""
     parser.addoption("--power-points", default="200", help="power cuts that the sweep takes")
+    parser.addoption("--loss-states", default="920", help="states of lost writes that are built")
     every = "damage each state file in every way, with so many flipped bits (0: in one way)"
     parser.addoption("--state-flips", default="0", help=every)
     parser.addoption("--power-fs", default="ext4", help="their file system: ext4, xfs, btrfs")

@@ -22,6 +22,7 @@ from embrasure.trust.receipt import Kind as ReceiptKind
 from embrasure.trust.receipt import chain_hash
 from embrasure.trust.source import Source
 from node.collection import live_blobs
+from node.ground import Report
 from node.judge import Judge, Judgement
 from node.paths import Paths
 from node.states import RESTING
@@ -117,22 +118,26 @@ class InstallScene:
         self._counters = counters
         self._bench = SimInstaller(root / name, inner=True)
         self._bench.paths.app_toml(APP).chmod(0o600)
+        self.approved = set[str]()  # digests of manifests
         for version in held:
-            self._bench.publish(release=small(self._bench, version))
+            self._publish(small(self._bench, version))
             assert self._bench.poll() == "committed"
         last = self._held = held[-1] if held else ""
         self._new = "5.0"
-        self._end = "rolled_back" if mode == "crash" else "committed"
+        self.end = "rolled_back" if mode == "crash" else "committed"
         self._allowed = {last} if mode == "crash" else {last, self._new}
-        self._bench.publish(release=small(self._bench, self._new, mode, hooks))
+        self._publish(small(self._bench, self._new, mode, hooks))
         self._source = self._bench.repo.frozen_source()
         self._plan = self._bench.plan
         self._bench.close()
-        self._bench.publish(release=small(self._bench, _NEXT))
+        self._publish(small(self._bench, _NEXT))
         self._later = self._bench.repo.frozen_source()
         self._first = self._bench.paths.prefix
         self._judged: Judgement | None = None
         self._next: Judgement | None = None
+
+    def _publish(self, release: SimRelease) -> None:
+        self.approved.add(self._bench.publish(release=release).manifest.sha256)
 
     # In a worker
 
@@ -185,7 +190,20 @@ class InstallScene:
         except EmbrasureError as problem:
             return str(problem)
         said = record.detail if record is not None else ""
-        return "" if answer.kind == self._end else f"{answer.kind} {answer.reason} {said}"
+        return "" if answer.kind == self.end else f"{answer.kind} {answer.reason} {said}"
+
+    def judged(self, report: Report) -> str:
+        """Return how the install ends that nothing disturbs; to be called while opened."""
+        assert self._judged is not None
+        answer = self._bench.acceptor._installer.act(
+            APP, self._judged, self._source, report, nonce="0" * 32, confirm=None
+        )
+        return answer.kind
+
+    @property
+    def paths(self) -> Paths:
+        """Where the node is now."""
+        return self._bench.paths
 
     def recover(self, faults: Faults) -> None:
         with faults, self._watched():
