@@ -16,7 +16,7 @@ from node.receipts import Outbox
 from tests.simulate.installer import Told
 from tests.simulate.loss import Crash, Event, Recorder, crashes
 from tests.simulate.promises import check_link
-from tests.simulate.sweep import Counters, Place, alone
+from tests.simulate.sweep import Counters, Place
 from tests.simulate.sweep_install import APP, InstallScene
 from tests.simulate.trees import remove, room
 
@@ -146,7 +146,6 @@ def _work(
     status, (worker, workers) = 1, share
     try:
         with room() as top, os.fdopen(pipe, "w") as out:
-            alone()
             for scene in scenes:
                 own = top / scene.name
                 own.mkdir(parents=True)
