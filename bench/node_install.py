@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part in ("idle", "poll", "install"):
             (folder / part).mkdir()
         broken = idle(folder / "idle")
-        broken += poll(folder / "poll", rounds=10 if quick else 40)
+        broken += poll(folder / "poll", rounds=40)
         install(folder / "install", files=FILES // 10 if quick else FILES)
         subprocess.run(["chmod", "-R", "u+w", name], check=True)
     for line in broken:

@@ -10,19 +10,28 @@ import os
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from bench.mirror import served
 from embrasure.bundle.store import TWIN, BlobStore
 from embrasure.fs import Folder
+from embrasure.net.https import MirrorSource
+from embrasure.trust.folder import FolderSource
+from embrasure.trust.layout import blob_file
+from embrasure.trust.source import Source
 from node import tree
 from node.placing import Placer
 from node.space import copied_bytes, ways_between
 from tests.ablation import Ablation
+from tests.simulate.authority import Authority
 from tests.simulate.disk import make_image, missing_need, mounted
+from tests.simulate.installer import SimInstaller
+from tests.simulate.listener import trust_from
 from tests.simulate.releases import file_entry, make_release
+from tests.simulate.sources import BrokenSource, MemorySource
 
 APP_USER = 54321
 MAIN, DATA = b"#!/bin/sh\necho 1\n", b"data " * 5_000
@@ -258,3 +267,44 @@ def test_a_rotted_blob_is_found_by_whatever_way_it_came(tmp_path: Path, ablation
                     two, ways = place.build("2-" + "b" * 16)
                     assert ways == {"hardlink": len(FILES)}
                     attack.succeeded((two / "config/data").read_bytes().startswith(b"evil"))
+
+
+# --- A transfer that broke off -------------------------------------------------------------------
+
+
+class Asked:
+    """A source that remembers from which offset each file was asked."""
+
+    def __init__(self, behind: Source) -> None:
+        self.behind, self.offsets = behind, dict[str, int]()
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+        """Yield what the source behind gives."""
+        self.offsets[path] = offset
+        return self.behind.fetch(path, offset=offset, limit=limit)
+
+
+@pytest.mark.parametrize("by", ["stick", "mirror"])
+def test_a_broken_transfer_goes_on_at_its_byte(tmp_path: Path, by: str) -> None:
+    """By push: tests/integration/test_node_push.py."""
+    bench = SimInstaller(tmp_path / "node")
+    data = os.urandom(700_000)
+    path = blob_file(hashlib.sha256(data).hexdigest())
+    with ExitStack() as stack:
+        stack.callback(bench.close)
+        bench.publish(release=bench.make("1.0", files={"code/data": data}))
+        assert (
+            bench.poll(BrokenSource(MemorySource(bench.repo.files), path, 300_001)) != "committed"
+        )
+        if by == "stick":
+            source: Source = FolderSource(bench.repo.write(tmp_path / "stick"))
+        else:
+            authority = Authority()
+            mirror = stack.enter_context(served(tmp_path / "m1", authority, bench.repo))
+            trust = trust_from(authority)
+            opened = MirrorSource(mirror.address, name="m1", trust=trust)
+            source = stack.enter_context(closing(opened))
+        asked = Asked(source)
+        assert bench.poll(asked) == "committed"
+        assert asked.offsets[path] == 300_001
+        assert (bench.paths.current("shop") / "code/data").read_bytes() == data
