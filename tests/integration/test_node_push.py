@@ -89,6 +89,11 @@ def test_an_order_installs_and_a_new_release_replaces_the_old(site: Site) -> Non
         files = site.fleet.repository.files
         assert reply.timestamp == files["metadata/timestamp.json"]
         assert reply.snapshot in files.values()
+        # So do operators', of the app that is asked for; nothing else goes by that name.
+        role = f"dev-{APP}"
+        newest = files[f"metadata/{site.fleet.repository.versions[role]}.{role}.json"]
+        for name, body in ((role, newest), ("fleet-dev", b""), ("dev-none", b""), ("../x", b"")):
+            assert asyncio.run(site.fleet.gateway(site.node).status(name)).approval == body
         # Two orders to install, and a confirmation of each.
         assert (reply.node, reply.oseq, reply.rseq) == (site.node.id, 4, 4)
         assert [app.app for app in reply.apps] == [APP]

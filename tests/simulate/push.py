@@ -191,11 +191,11 @@ class SimGateway:
             case "progress":
                 said.progress.append(message.progress.state)
 
-    async def status(self) -> Any:
-        """Return the node's answer to Status."""
+    async def status(self, approval: str = "") -> Any:
+        """Return the node's answer to Status; approval: a role whose file is asked for too."""
         async with self.channel() as open_channel:
             stub: Any = node_pb2_grpc.NodeStub(open_channel)
-            return await stub.Status(wire.StatusRequest(), timeout=20)
+            return await stub.Status(wire.StatusRequest(approval=approval), timeout=20)
 
 
 async def check_cut(cut: Cut | None, want: wire.Want, answer: wire.FromGateway) -> None:
