@@ -39,7 +39,7 @@ from tests.simulate.wholefleet import (
     whole_fleet,
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
