@@ -30,7 +30,7 @@ from tests.simulate.running import until
 from tests.simulate.slowline import SlowLine
 from tests.simulate.wholefleet import deployed, port, proposed, team, whole_fleet
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 BIG, SLOW, FAST = 16 * 1024 * 1024, 150_000.0, 1e9
 RECHECKED = 8.0  # seconds: until then every running stream was looked at again
 
