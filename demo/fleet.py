@@ -46,11 +46,6 @@ class DemoNode:
         link = self.installed / app / "current"
         return link.readlink().name if link.is_symlink() else ""
 
-    def releases(self, app: str) -> list[str]:
-        """Return the names of the releases on disk."""
-        folder = self.installed / app / "releases"
-        return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-
 
 @dataclass(slots=True)
 class Fleet:

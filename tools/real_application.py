@@ -39,7 +39,7 @@ class Findings:
 
     exits: dict[str, int] = field(default_factory=dict)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
-    releases: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    linked: dict[str, dict[str, str]] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)
     operators_seen: int = 0
     gateway_listeners: set[int] = field(default_factory=set)
@@ -136,7 +136,7 @@ class RealApplication:
         app = self.fleet.app
         self.findings.exits[version] = done.code
         self.findings.versions[version] = {n.name: version_of(n) for n in self.fleet.nodes}
-        self.findings.releases[version] = {n.name: n.releases(app) for n in self.fleet.nodes}
+        self.findings.linked[version] = {n.name: n.current(app) for n in self.fleet.nodes}
 
     def _gateway_pid(self) -> int:
         return self.fleet.gateway.pid if self.fleet.gateway else 0
