@@ -549,7 +549,7 @@ def test_a_node_whose_trust_was_taken_away(
         say(own.poll())
     with ablation(str(vector["without"]["guard"])) as attack:
         if wish["do"] == "chown":
-            attack.without("embrasure.folder.Folder.check_mine")
+            attack.without("node.ipc.check_folder")
             attack.succeeded(own.poll() == "committed")
         else:
             # Who begins again from nothing installs whatever was once approved.
