@@ -242,10 +242,25 @@ def leave_the_network() -> None:
     filter_calls(families=(socket.AF_UNIX, socket.AF_NETLINK))
 
 
+# The environment of a command, which must not reach what builds its room: its loader obeys it.
+HIDDEN = "EMBRASURE_ROOM_"
+
+
+def hidden(env: Mapping[str, str]) -> dict[str, str]:
+    """Return `env` under names that no loader and no library knows."""
+    return {HIDDEN + name: value for name, value in env.items()}
+
+
+def shown(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what was hidden in `env`, under its own names, and nothing else."""
+    return {n.removeprefix(HIDDEN): value for n, value in env.items() if n.startswith(HIDDEN)}
+
+
 def main() -> int:
     """Become the command in the arguments, within the limits of the specification before it.
 
-    SPEC: JSON `{"read", "write", "memory", "tasks"}`. Returns only when it cannot be started.
+    SPEC: JSON `{"read", "write", "memory", "tasks"}`. Its environment comes hidden. Returns only
+    when it cannot be started.
     """
     spec, argv = json.loads(sys.argv[1]), sys.argv[2:]
     os.closerange(3, 1 << 20)  # a held folder would be a way out of every mount
@@ -256,7 +271,7 @@ def main() -> int:
         if landlock_abi():
             restrict_files(spec["read"], spec["write"])
         filter_calls(refused=KERNEL)
-        os.execve(argv[0], argv, dict(os.environ))  # noqa: S606  # this is the whole point
+        os.execve(argv[0], argv, shown(os.environ))  # noqa: S606  # this is the whole point
     except OSError as problem:
         print(f"embrasure: {argv[0]!r} does not start: {problem.strerror}", file=sys.stderr)
     return 127

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +31,8 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """How to start a command. keep: descriptors that it needs; user: who starts it.
+    """How to start a command. keep: descriptors that it needs; user: who starts it; env: what that
+    first process sees, which is not in the room yet.
 
     is_wrapped: the first process only waits for the command, whose turn to end comes first.
     """
@@ -40,6 +41,7 @@ class Started:
     keep: Sequence[int] = ()
     user: User | None = None
     is_wrapped: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -75,7 +77,7 @@ class Bare:
         self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, room: Room, held: ExitStack
     ) -> Started:
         """Return the command itself."""
-        return Started(argv, user=room.user)
+        return Started(argv, user=room.user, env=env)
 
     def end(self, token: str) -> None:
         """All of it are this node's own processes."""

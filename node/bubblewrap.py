@@ -1,14 +1,14 @@
 """bubblewrap, Landlock and seccomp: a room of its own namespaces for a hook or an exec probe.
 
 The room is made without any privilege, by the app's own user in a user namespace. Inside it
-`embrasure/sandbox.py` takes away the rest, closes every descriptor, and runs the command.
+`embrasure/sandbox.py` takes away the rest, closes every descriptor, and runs the command, which
+alone sees the release's environment.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +17,7 @@ from embrasure import limits, sandbox
 from embrasure.errors import Denied
 from embrasure.fs import Folder
 from node.backends import Room, Started, hold
-from node.programs import find_program
+from node.programs import find_program, system_python
 from node.users import is_root
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -61,7 +61,7 @@ class Bubblewrap:
                 "--remount-ro", "/", "--remount-ro", "/dev", "--chdir", str(cwd), "--",
                 self._python, "-I", "-S", _INSIDE, _specification(room), *argv,
             ],
-            keep, room.user, is_wrapped=True,
+            keep, room.user, is_wrapped=True, env=sandbox.hidden(env),
         )  # fmt: skip
 
     def end(self, token: str) -> None:
@@ -74,13 +74,6 @@ def find() -> Bubblewrap | None:
     if program is None or python is None or not sandbox.is_known_machine():
         return None
     return Bubblewrap(program, python) if sandbox.landlock_abi() else None
-
-
-def system_python() -> str | None:
-    """Return an interpreter that every user of this host can start, None where there is none."""
-    own = os.path.realpath(sys.executable)
-    found = own if own.startswith("/usr/") else find_program("python3")
-    return None if found is None else os.path.realpath(found)
 
 
 def _system() -> list[str]:

@@ -64,8 +64,8 @@ def run(
         read_end, write_end = os.pipe()
         try:
             process = processes.spawn(
-                started.argv, env=env, cwd=cwd, output=write_end, token=token, user=started.user,
-                keep=started.keep,
+                started.argv, env=started.env, cwd=cwd, output=write_end, token=token,
+                user=started.user, keep=started.keep,
             )  # fmt: skip
         except OSError as problem:
             os.close(read_end)

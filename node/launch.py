@@ -2,15 +2,32 @@
 
 Run as a file by a bare interpreter (`python -I -S launch.py PARENT USER ARGV...`), so it imports
 nothing of ours. USER: `UID:GID` that it becomes for ever, `-` for the node's own.
+
+It starts as root, in front of a release's own environment. So that environment comes under hidden
+names: what the loader obeys (`LD_PRELOAD`, `LD_DEBUG_OUTPUT`) would else run as root.
 """
+
+from __future__ import annotations
 
 import ctypes
 import os
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+HIDDEN = "EMBRASURE_LATER_"  # before the name of each variable until the user has changed
+
+
+def hidden(env: Mapping[str, str]) -> dict[str, str]:
+    """Return `env` under names that no loader and no library knows."""
+    return {HIDDEN + name: value for name, value in env.items()}
+
+
+def shown(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what was hidden in `env`, under its own names, and nothing else."""
+    return {n.removeprefix(HIDDEN): value for n, value in env.items() if n.startswith(HIDDEN)}
 
 
 def become(user: str) -> None:
@@ -42,7 +59,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     try:
-        os.execve(argv[0], argv, dict(os.environ))  # noqa: S606  # this is the whole point
+        os.execve(argv[0], argv, shown(os.environ))  # noqa: S606  # this is the whole point
     except OSError as problem:
         print(f"embrasure: {argv[0]!r} does not start: {problem.strerror}", file=sys.stderr)
     return 127

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embrasure.errors import Failed
+from node.launch import hidden
 from node.users import User
 
 TOKEN = "EMBRASURE_INSTANCE"  # noqa: S105  # the name of a variable
@@ -69,7 +70,7 @@ def spawn(
     with _births:
         process = subprocess.Popen(  # noqa: S603  # an argument list, checked by the manifest
             launched(argv, user),
-            env={**env, TOKEN: token},
+            env={**hidden({**env, TOKEN: token}), TOKEN: token},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,

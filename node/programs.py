@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 _FOLDERS = (Path("/usr/bin"), Path("/bin"), Path("/usr/sbin"), Path("/sbin"))
@@ -15,3 +16,10 @@ def find_program(name: str) -> str | None:
         if path.is_file() and os.access(path, os.X_OK):
             return str(path)
     return None
+
+
+def system_python() -> str | None:
+    """Return an interpreter that every user of this host can start, None where there is none."""
+    own = os.path.realpath(sys.executable)
+    found = own if own.startswith("/usr/") else find_program("python3")
+    return None if found is None else os.path.realpath(found)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from embrasure import limits
+from embrasure import limits, sandbox
 from embrasure.errors import Denied
-from node import backends, bubblewrap, commands, processes
+from node import backends, bubblewrap, commands, launch, processes
 from node.output import cleaned
 from node.users import User
 from tests.ablation import Ablation
@@ -25,6 +25,7 @@ from tests.simulate.hooks import USER, AsRoot, AsUser, kinds, missing, staged
 # CI installs bubblewrap and runs as root; systemd is not the first process there.
 pytestmark = pytest.mark.skipif(not kinds(), reason=missing())
 
+in_room = sandbox.hidden  # before a test replaces it
 READ = """
 import sys
 for path in sys.argv[1:]:
@@ -155,6 +156,41 @@ def test_a_hook_makes_no_namespace_and_looks_into_no_process(
     with ablation("the sandbox") as attack:
         said = run(code, bare=True).output.split()
         attack.succeeded(b"namespace" in said and int(said[-1]) > 4)
+
+
+@pytest.mark.misuse
+def test_no_variable_of_a_release_reaches_what_starts_its_commands(ablation: Ablation) -> None:
+    # The loader obeys LD_PRELOAD, LD_AUDIT and LD_DEBUG_OUTPUT; the last one needs no compiler.
+    with staged("bubblewrap-root") as run:
+        assert isinstance(run, AsRoot)
+        stage, room = run.stage, run.stage.room(USER, changes=True)
+        outside, inside = stage.top / "outside", stage.shared
+        outside.mkdir()
+        outside.chmod(0o777)
+
+        def owners(folder: Path, backend: backends.Backend) -> set[int]:
+            name = str(folder / "trace")
+            code = f"import os\nassert os.environ['LD_DEBUG_OUTPUT'] == {name!r}"
+            ended = commands.run(
+                ["/usr/bin/python3", "-I", "-S", "-c", code], seconds=10, cwd=stage.release,
+                env={"LD_DEBUG": "libs", "LD_DEBUG_OUTPUT": name}, backend=backend, room=room,
+            )  # fmt: skip
+            assert ended.is_good, ended.output
+            traces = list(folder.glob("trace*"))
+            found = {path.stat().st_uid for path in traces}
+            for path in traces:
+                path.unlink()
+            return found
+
+        assert owners(outside, run.backend) == set(), "nothing outside of the room obeys it"
+        assert owners(inside, run.backend) == {USER.uid}, "the command itself has it"
+        assert owners(inside, backends.Bare()) == {USER.uid}
+        with ablation("an environment that is hidden until the last step") as attack:
+            attack.without("embrasure.sandbox.hidden", lambda env: {**env, **in_room(env)})
+            attack.succeeded(owners(outside, run.backend) == {USER.uid})
+            attack.without("node.processes.hidden", lambda env: {**env, **launch.hidden(env)})
+            # Root's own loader obeys the release.
+            attack.succeeded(owners(inside, backends.Bare()) == {0})
 
 
 HANG = """
@@ -300,6 +336,6 @@ def test_what_a_room_costs(run: AsRoot | AsUser) -> None:
         began = time.monotonic()
         for _ in range(5):
             assert commands.run(["/usr/bin/true"], env={}, cwd=Path("/"), seconds=5,
-                                backend=run._backend, room=run.stage.room(USER, changes=True)
+                                backend=run.backend, room=run.stage.room(USER, changes=True)
                                 ).is_good  # fmt: skip
         print(f"figure: hook_room = {(time.monotonic() - began) / 5 * 1000:.0f} ms")

@@ -84,7 +84,7 @@ class AsRoot:
 
     def __init__(self, stage: Stage, backend: Backend) -> None:
         adopt_orphans()
-        self.stage, self._backend = stage, backend
+        self.stage, self.backend = stage, backend
 
     def __call__(
         self, code: str, *words: object, seconds: float = 10, bare: bool = False,
@@ -94,7 +94,7 @@ class AsRoot:
         return commands.run(
             [PYTHON, "-I", "-S", "-c", code, *map(str, words)],
             env={"PATH": "/usr/bin:/bin"}, cwd=self.stage.release, seconds=seconds,
-            backend=Bare() if bare else self._backend,
+            backend=Bare() if bare else self.backend,
             room=self.stage.room(None if bare else self.stage.app, changes=changes),
         )  # fmt: skip
 

@@ -10,12 +10,14 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from embrasure.notify import READY, notify
+from embrasure.sandbox import HIDDEN
 from node.backends import Room
 from node.transient import HOOK, Transient
 from node.users import User
@@ -114,14 +116,22 @@ def test_the_hook_that_is_scored_is_the_hook_that_runs() -> None:
     assert [line for line in lines if line in HOOK] == list(HOOK)
     room = Room(read=(Path("/opt/x"),), write=(Path("/opt/y"),), user=User(31002, 31002))
     with ExitStack() as held:
-        started = Transient("/usr/bin/systemd-run", "/usr/bin/systemctl").start(
+        started = Transient("/usr/bin/systemd-run", "/usr/bin/systemctl", sys.executable).start(
             ["/usr/bin/true"], {"EMBRASURE_INSTANCE": "ab" * 16, "X": "1"}, Path("/opt/x"), room,
             held,
         )  # fmt: skip
     assert {f"--property={line}" for line in HOOK} < set(started.argv)
-    assert {"--uid=31002", "--gid=31002", "--wait", "--setenv=X"} < set(started.argv)
+    assert {"--uid=31002", "--gid=31002", "--wait", "--setenv=" + HIDDEN + "X"} < set(started.argv)
     assert not any("X=1" in word for word in started.argv), "a value is in no argument"
-    assert started.argv[-2:] == ["--", "/usr/bin/true"]
+    inside = started.argv[started.argv.index("--") + 1 :]
+    assert inside[-1] == "/usr/bin/true" and set(started.env) == {
+        HIDDEN + "X", HIDDEN + "EMBRASURE_INSTANCE"}  # fmt: skip
+    # What systemd itself tells a unit is not shown to the hook.
+    shown = subprocess.run(
+        [*inside[:-1], "/usr/bin/env"], env={**started.env, "INVOCATION_ID": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert sorted(shown.stdout.split()) == ["EMBRASURE_INSTANCE=" + "ab" * 16, "X=1"]
 
 
 def test_every_user_and_folder_of_a_unit_is_made() -> None:
