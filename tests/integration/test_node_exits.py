@@ -113,6 +113,27 @@ def zone(moment: datetime) -> str:
     return "UTC" if hours == 0 else f"Etc/GMT{-hours:+d}"
 
 
+def test_drift_is_repaired_by_verb(site: Site) -> None:
+    def damage() -> None:
+        changed = site.node.paths.current(APP).resolve() / "config" / "version"
+        changed.chmod(0o644)
+        changed.write_bytes(b"9.9")
+        changed.chmod(0o444)
+
+    assert site.call("repair", APP).stdout == f"{APP}: none (whole)\n"
+    damage()
+    for blob in (path for path in site.node.paths.blobs.rglob("*") if path.is_file()):
+        blob.unlink()
+    assert site.call("verify").returncode == 40
+    lost = site.call("repair", APP)
+    assert (lost.returncode, "config/version" in lost.stderr) == (50, True)
+    done = site.call("repair", APP, "--from", site.stick)
+    assert (done.returncode, done.stdout) == (0, f"{APP}: repaired\n")
+    assert site.call("verify").returncode == 0
+    assert site.call("boot").returncode == 0
+    assert site.call("repair", "other").returncode == 10
+
+
 def test_with_an_agent_the_codes_are_the_same(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.node = site.fleet.make("n2", mode="push", port=site.web)
@@ -130,4 +151,9 @@ def test_with_an_agent_the_codes_are_the_same(tmp_path: Path) -> None:
         assert "waiting" in site.call("status").stdout
         site.call("unhold", APP)
         assert site.call("apply", site.stick).returncode == 0
+        changed = site.node.paths.current(APP).resolve() / "config" / "version"
+        changed.chmod(0o644)
+        changed.write_bytes(b"9.9")
+        changed.chmod(0o444)
+        assert site.call("repair", APP).returncode == 0
         assert answers(site.web) == "3.0"
