@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
+import warnings
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.verification import VerificationError
 
 from embrasure import limits
@@ -26,6 +28,8 @@ UNREADABLE: tuple[type[Exception], ...] = (
 )
 # The same, and what a signature or a chain that does not hold is told by.
 UNTRUE: tuple[type[Exception], ...] = (*UNREADABLE, InvalidSignature, VerificationError)
+# Such a certificate is refused here, where the library so far only warns, on stderr.
+warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 _PEM = re.compile(
     rb"(?:-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+-----END CERTIFICATE-----\n)+"
 )
@@ -46,7 +50,7 @@ def load_certificates(pem: bytes, *, what: str) -> tuple[x509.Certificate, ...]:
     if not _PEM.fullmatch(pem):
         raise _refused(what, "certificates in PEM and nothing else", "other bytes")
     try:
-        return tuple(x509.load_pem_x509_certificates(pem))
+        return tuple(_numbered(found) for found in x509.load_pem_x509_certificates(pem))
     except UNREADABLE as problem:
         raise _refused(what, "certificates that parse", problem) from None
 
@@ -55,7 +59,7 @@ def load_der(text: str, *, what: str) -> x509.Certificate:
     """Return the one certificate whose DER is `text` in base64; raises Refused (`pem`)."""
     try:
         raw = base64.b64decode(text, validate=True)
-        return x509.load_der_x509_certificate(raw)
+        return _numbered(x509.load_der_x509_certificate(raw))
     except UNREADABLE as problem:
         raise _refused(what, "one certificate", problem) from None
 
@@ -63,9 +67,16 @@ def load_der(text: str, *, what: str) -> x509.Certificate:
 def load_shown(der: bytes | None, *, who: str) -> x509.Certificate:
     """Return the certificate that the peer `who` showed; raises Refused (`certificate`)."""
     try:
-        return x509.load_der_x509_certificate(der or b"")
+        return _numbered(x509.load_der_x509_certificate(der or b""))
     except UNREADABLE as problem:
         raise Refused(who, expected="a certificate", got=problem, reason="certificate") from None
+
+
+def _numbered(found: x509.Certificate) -> x509.Certificate:
+    """Return `found`; raises ValueError for a serial number that RFC 5280 4.1.2.2 forbids."""
+    if found.serial_number < 1:
+        raise ValueError("its serial number is not positive")
+    return found
 
 
 def load_key(pem: bytes, *, what: str) -> ec.EllipticCurvePrivateKey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ssl
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from embrasure.clock import now
 from embrasure.errors import Refused, Unavailable
+from embrasure.net.certificates import load_certificates, load_der, load_shown
 from embrasure.net.dial import HttpsClient, Server
 from embrasure.net.door_dial import DoorServer
 from embrasure.net.seen import seen_leaf
@@ -145,6 +147,33 @@ def admin(folder: Path, authority: Authority = AUTHORITY) -> Iterator[tuple[str,
     ).value.get_values_for_type(x509.DNSName)
     with bad_server(leaf, folder, HELLO) as port:
         yield f"127.0.0.1:{port}", leaf
+
+
+@pytest.mark.misuse
+def test_a_serial_number_below_one_is_refused(ablation: Ablation) -> None:
+    leaf = AUTHORITY.leaf("mirror", "m1").certificate
+    number = leaf.serial_number.to_bytes((leaf.serial_number.bit_length() + 8) // 8, "big")
+    der = leaf.public_bytes(Encoding.DER)
+    wrong = der.replace(number, bytes([number[0] | 0x80]) + number[1:], 1)
+    assert wrong != der
+
+    def read() -> list[int]:
+        pem = ssl.DER_cert_to_PEM_cert(wrong).encode()
+        found = [load_shown(wrong, who="m1"), *load_certificates(pem, what="m1")]
+        found.append(load_der(base64.b64encode(wrong).decode(), what="m1"))
+        return [one.serial_number for one in found]
+
+    for load in (
+        lambda: load_shown(wrong, who="m1"),
+        lambda: load_certificates(ssl.DER_cert_to_PEM_cert(wrong).encode(), what="m1"),
+        lambda: load_der(base64.b64encode(wrong).decode(), what="m1"),
+    ):
+        with pytest.raises(Refused, match="serial number"):
+            load()
+
+    with ablation("the look at the serial number") as attack:
+        attack.without("embrasure.net.certificates._numbered", lambda found: found)
+        attack.succeeded(max(read()) < 0)
 
 
 def test_the_leaf_that_a_server_shows_is_seen(tmp_path: Path) -> None:
