@@ -145,13 +145,16 @@ class Victim:
 
     def order(self, envelope: bytes) -> list[str]:
         """Return what apply answered to the order, as fetch would bring it; "gone" if it died."""
-        ask = OrderAsk(envelope=_text(envelope))
+        ask, began = OrderAsk(envelope=_text(envelope)), self.process
         while True:
             try:
                 with to_apply(self.paths) as channel:
                     heard = converse(channel, ask, self.bench.source(), Deaf())
             except (EmbrasureError, OSError):
-                return ["gone"]
+                time.sleep(0.3)  # so long a process that was killed may take to be gone
+                if began is not self.process or began is None or began.poll() is not None:
+                    return ["gone"]
+                continue  # it lives, and had no room for one more conversation
             said = [f"{one.kind} {one.reason}".strip() for one in heard.answers]
             if said != ["wait busy"]:  # it is still recovering
                 return said
