@@ -17,7 +17,6 @@ from tests.ablation import Ablation
 from tests.simulate.sweep import (
     KINDS,
     Case,
-    Counters,
     Kind,
     Scene,
     every_case,
@@ -69,9 +68,9 @@ class Ground:
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    root, counters = tmp_path_factory.mktemp("sweep"), Counters()
-    swept: list[Scene] = [*install_scenes(root, counters), *key_scenes(root)]
-    hooked: list[Scene] = [*hook_scenes(root, counters)]
+    root = tmp_path_factory.mktemp("sweep")
+    swept: list[Scene] = [*install_scenes(root), *key_scenes(root)]
+    hooked: list[Scene] = [*hook_scenes(root)]
     yield Ground(
         tuple(swept), tuple(hooked), {scene.name: traced(scene) for scene in (*swept, *hooked)}
     )

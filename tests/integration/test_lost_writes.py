@@ -16,7 +16,6 @@ from embrasure import limits
 from tests.ablation import Ablation
 from tests.simulate.installer import SimInstaller, patient
 from tests.simulate.loss_cases import every_sync, lose, no_data_sync, no_name_sync
-from tests.simulate.sweep import Counters
 from tests.simulate.sweep_install import InstallScene
 from tests.simulate.trees import room
 
@@ -28,12 +27,11 @@ def scenes() -> Iterator[dict[str, InstallScene]]:
     with pytest.MonkeyPatch.context() as patch, room() as top:
         patch.setattr(limits, "FREE_BYTES", 0)
         patch.setattr(limits, "INODES_KEPT", 0)
-        count = Counters()
         found = [
-            InstallScene(top, "first", counters=count),
-            InstallScene(top, "upgrade", held=FOUR[:1], counters=count),
-            InstallScene(top, "rollback", held=FOUR[:1], mode="crash", counters=count),
-            InstallScene(top, "collect", held=FOUR, counters=count),
+            InstallScene(top, "first"),
+            InstallScene(top, "upgrade", held=FOUR[:1]),
+            InstallScene(top, "rollback", held=FOUR[:1], mode="crash"),
+            InstallScene(top, "collect", held=FOUR),
         ]
         yield {scene.name: scene for scene in found}
 

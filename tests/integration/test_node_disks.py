@@ -12,7 +12,7 @@ import pytest
 
 from embrasure import limits
 from tests.simulate.faults import Faults
-from tests.simulate.sweep import Case, Counters, Place, traced
+from tests.simulate.sweep import Case, Place, traced
 from tests.simulate.sweep_install import InstallScene
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
@@ -72,11 +72,11 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def test_a_disk_that_is_full_from_some_write_on_costs_an_install_and_no_more(
     disk: Disk, tmp_path: Path, what: str, mode: str
 ) -> None:
-    scene = InstallScene(tmp_path, "upgrade", held=("1.0",), mode=mode, counters=Counters())
+    scene = InstallScene(tmp_path, "upgrade", held=("1.0",), mode=mode)
     total = len(traced(scene))
     room = disk.path / "room"
     room.mkdir()
-    place = Place(scene, room, Counters())
+    place = Place(scene, room)
     for part in range(POINTS):
         at = 1 + part * (total - 1) // (POINTS - 1)
         place.reset()
@@ -88,8 +88,8 @@ def test_a_disk_that_is_full_from_some_write_on_costs_an_install_and_no_more(
 
 def test_a_disk_with_room_is_no_matter(disk: Disk, tmp_path: Path) -> None:
     """The honest twin: the same disk, never full."""
-    scene = InstallScene(tmp_path, "upgrade", held=("1.0",), counters=Counters())
+    scene = InstallScene(tmp_path, "upgrade", held=("1.0",))
     total = len(traced(scene))
     room = disk.path / "room"
     room.mkdir()
-    assert Place(scene, room, Counters()).run(Case("upgrade", "short", total)) == []
+    assert Place(scene, room).run(Case("upgrade", "short", total)) == []

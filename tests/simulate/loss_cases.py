@@ -16,7 +16,7 @@ from node.receipts import Outbox
 from tests.simulate.installer import Told
 from tests.simulate.loss import Crash, Event, Recorder, crashes
 from tests.simulate.promises import check_link
-from tests.simulate.sweep import Counters, Place
+from tests.simulate.sweep import Place
 from tests.simulate.sweep_install import APP, InstallScene
 from tests.simulate.trees import remove, room
 
@@ -53,8 +53,8 @@ def no_name_sync(event: Event, recorder: Recorder) -> bool:
 class LossPlace(Place):
     """One scene in one folder: its act was recorded once."""
 
-    def __init__(self, scene: InstallScene, top: Path, counters: Counters) -> None:
-        super().__init__(scene, top, counters)
+    def __init__(self, scene: InstallScene, top: Path) -> None:
+        super().__init__(scene, top)
         self.scene, self._install = scene.name, scene
         self.reset()
         with scene.opened():
@@ -149,7 +149,7 @@ def _work(
             for scene in scenes:
                 own = top / scene.name
                 own.mkdir(parents=True)
-                place = LossPlace(scene, own, Counters())
+                place = LossPlace(scene, own)
                 more = 4 if points < 10_000 else 40
                 every = list(crashes(place.recorder, seed=seed, more=more, keep=keep))
                 mine = chosen(every, points, seed)[worker::workers]

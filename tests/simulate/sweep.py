@@ -61,8 +61,11 @@ class Scene(Protocol):
 
     name: str
 
-    def enter(self, folder: Path) -> Path:
-        """Return the base: a folder of which each case gets a copy at `folder`."""
+    def enter(self, folder: Path, counters: Counters) -> Path:
+        """Return the base: a folder of which each case gets a copy at `folder`.
+
+        counters: all 0 at the beginning of each case
+        """
         ...
 
     def act(self, faults: Faults) -> str:
@@ -84,7 +87,7 @@ class Scene(Protocol):
         """The node runs, once more recovered, until the block ends."""
         ...
 
-    def check(self, count: Counters) -> list[str]:
+    def check(self) -> list[str]:
         """Return what does not hold after the recovery, while it is open: one sentence each."""
         ...
 
@@ -101,7 +104,7 @@ class Counters:
 
     def add(self, slot: int) -> None:
         """One more."""
-        self._shared[slot] += 1
+        self._shared[slot] = min(self._shared[slot] + 1, 255)
 
     def get(self, slot: int) -> int:
         """Return how many."""
@@ -139,10 +142,10 @@ def every_case(scene: str, trace: Sequence[tuple[str, str]], kinds: Sequence[Kin
     ]
 
 
-def traced(scene: Scene, counters: Counters | None = None) -> list[tuple[str, str]]:
+def traced(scene: Scene) -> list[tuple[str, str]]:
     """Return every operation of the act, undisturbed, which must end well."""
     with room() as top:
-        place = Place(scene, top, counters or Counters())
+        place = Place(scene, top)
         faults = Faults()
         place.reset()
         said, wrong = scene.act(faults), place.recovered()
@@ -155,7 +158,7 @@ def recovery_lengths(scene: Scene, places: Sequence[int]) -> dict[int, int]:
     """Return how many operations the recovery takes after a kill at each of these operations."""
     found = {}
     with room() as top:
-        place = Place(scene, top, Counters())
+        place = Place(scene, top)
         for at in places:
             place.faulted(Case(scene.name, "kill_before", at))
             faults = Faults()
@@ -206,12 +209,12 @@ def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int) -> None:
     try:
         with room() as top, os.fdopen(pipe, "wb", buffering=0) as out:
             gc.disable()  # a collection in a forked process copies what it looks at
-            counters, places = Counters(), dict[str, Place]()
+            places: dict[str, Place] = {}
             for case in cases:
                 if case.scene not in places:
                     own = top / case.scene
                     own.mkdir()
-                    places[case.scene] = Place(named[case.scene], own, counters)
+                    places[case.scene] = Place(named[case.scene], own)
                 wrong = places[case.scene].run(case)
                 told = {
                     "scene": case.scene, "case": str(case), "wrong": "; ".join(wrong),
@@ -228,11 +231,11 @@ def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int) -> None:
 class Place:
     """One scene in one folder of one worker."""
 
-    def __init__(self, scene: Scene, room: Path, counters: Counters) -> None:
-        self._scene, self._counters = scene, counters
+    def __init__(self, scene: Scene, room: Path) -> None:
+        self._scene, self._counters = scene, Counters()
         self.met = True  # whether the last case had all of its faults
         self._folder = room / "copy"
-        self._base = scene.enter(self._folder)
+        self._base = scene.enter(self._folder, self._counters)
         self._print = fingerprint(self._base)
 
     def run(self, case: Case) -> list[str]:
@@ -287,7 +290,7 @@ class Place:
             if (after := fingerprint(self._folder)) != before:
                 changed = sorted({path for path, _ in before ^ after})
                 wrong.append(f"I3: a second recovery changed {changed[:6]}")
-            wrong += self._scene.check(self._counters)
+            wrong += self._scene.check()
             wrong += self._scene.goes_on() if further else []
         if fingerprint(self._base) != self._print:
             wrong.append("the base was changed through a link")

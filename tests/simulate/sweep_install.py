@@ -112,10 +112,8 @@ class InstallScene:
         held: Sequence[str] = (),
         mode: str = "good",
         hooks: Sequence[Hook] = (),
-        counters: Counters,
     ) -> None:
         self.name = name
-        self._counters = counters
         self._bench = SimInstaller(root / name, inner=True)
         self._bench.paths.app_toml(APP).chmod(0o600)
         self.approved = set[str]()  # digests of manifests
@@ -141,9 +139,9 @@ class InstallScene:
 
     # In a worker
 
-    def enter(self, folder: Path) -> Path:
+    def enter(self, folder: Path, counters: Counters) -> Path:
         """Return the base: the node right after the verdict `install`, which is kept in memory."""
-        bench = self._bench
+        self._counters, bench = counters, self._bench
         copy_tree(self._first, folder)
         bench.paths = Paths(folder)
         bench.open()
@@ -190,7 +188,10 @@ class InstallScene:
         except EmbrasureError as problem:
             return str(problem)
         said = record.detail if record is not None else ""
-        return "" if answer.kind == self.end else f"{answer.kind} {answer.reason} {said}"
+        if answer.kind != self.end:
+            return f"{answer.kind} {answer.reason} {said}"
+        switches = self._counters.get(SWITCHED)
+        return "" if switches == 1 else f"{switches} switches in one install"
 
     def judged(self, report: Report) -> str:
         """Return how the install ends that nothing disturbs; to be called while opened."""
@@ -220,10 +221,11 @@ class InstallScene:
 
     # After it
 
-    def check(self, count: Counters) -> list[str]:
+    def check(self) -> list[str]:
         """Return which invariant is broken."""
         paths = self._bench.paths
-        wrong = [] if count.get(SWITCHED) <= 1 else [f"I5: {count.get(SWITCHED)} switches"]
+        switches = self._counters.get(SWITCHED)
+        wrong = [] if switches <= 1 else [f"I5: {switches} switches"]
         return [*wrong, *self._rest(paths)]
 
     def goes_on(self) -> list[str]:
@@ -334,26 +336,26 @@ def hook(point: str, script: str = ":") -> Hook:
     return msgspec.structs.replace(HOOK, point=point, argv=("sh", "-c", script))
 
 
-def install_scenes(root: Path, counters: Counters) -> list[InstallScene]:
+def install_scenes(root: Path) -> list[InstallScene]:
     """Return every install that is swept whole."""
     four = ("1.0", "2.0", "3.0", "4.0")
     return [
-        InstallScene(root, "first", counters=counters),
-        InstallScene(root, "first_crash", mode="crash", counters=counters),
-        InstallScene(root, "upgrade", held=four[:1], counters=counters),
-        InstallScene(root, "rollback", held=four[:1], mode="crash", counters=counters),
-        InstallScene(root, "collect", held=four, counters=counters),
+        InstallScene(root, "first"),
+        InstallScene(root, "first_crash", mode="crash"),
+        InstallScene(root, "upgrade", held=four[:1]),
+        InstallScene(root, "rollback", held=four[:1], mode="crash"),
+        InstallScene(root, "collect", held=four),
     ]
 
 
-def hook_scenes(root: Path, counters: Counters) -> list[InstallScene]:
+def hook_scenes(root: Path) -> list[InstallScene]:
     """Return installs whose hooks are real programs: dear, so a part of their cases is swept."""
     changed = f'"$EMBRASURE_SHARED/{MIGRATED}"'
     back = [hook("migrate", f"touch {changed}"), hook("revert", f"rm -f {changed}")]
     forward = [*(hook(point) for point in ("check", "prepare", "finish")), *back]
     return [
-        InstallScene(root, "hooks", held=("1.0",), hooks=forward, counters=counters),
+        InstallScene(root, "hooks", held=("1.0",), hooks=forward),
         InstallScene(
-            root, "revert", held=("1.0",), hooks=back, mode="crash", counters=counters
+            root, "revert", held=("1.0",), hooks=back, mode="crash"
         ),
     ]  # fmt: skip

@@ -65,7 +65,7 @@ class TrustScene:
         repo.publish()
         repo.sign_with[layout.ROOT] = keys[: repo.threshold]
 
-    def enter(self, folder: Path) -> Path:
+    def enter(self, folder: Path, counters: Counters) -> Path:
         copy_tree(self._first, folder)
         bench = self._bench
         bench.paths = Paths(folder)
@@ -110,7 +110,7 @@ class TrustScene:
         finally:
             self._bench.close()
 
-    def check(self, count: Counters) -> list[str]:
+    def check(self) -> list[str]:
         return list(self._kept())
 
     def goes_on(self) -> list[str]:
@@ -157,7 +157,7 @@ class RenewalScene:
         authority = Authority()
         self._pairs = [_pair(authority, number) for number in range(3)]
 
-    def enter(self, folder: Path) -> Path:
+    def enter(self, folder: Path, counters: Counters) -> Path:
         self._paths = Paths(folder)
         base = folder.with_name("base")
         write_pair(Paths(base).renewed, self._pairs[0])
@@ -184,7 +184,7 @@ class RenewalScene:
     def opened(self) -> Iterator[None]:
         yield
 
-    def check(self, count: Counters) -> list[str]:
+    def check(self) -> list[str]:
         wrong = []
         if read_pair(self._paths.renewed) not in self._pairs[:2]:
             wrong.append("neither the old nor the new pair is there, whole")
@@ -209,7 +209,7 @@ class FirstKeysScene:
 
     name = "first_keys"
 
-    def enter(self, folder: Path) -> Path:
+    def enter(self, folder: Path, counters: Counters) -> Path:
         self._paths = Paths(folder)
         base = folder.with_name("base")
         base.mkdir()
@@ -240,7 +240,7 @@ class FirstKeysScene:
     def opened(self) -> Iterator[None]:
         yield
 
-    def check(self, count: Counters) -> list[str]:
+    def check(self) -> list[str]:
         if self._is_whole():
             return [] if FloorStore(self._paths.floors).load() == Floors.first() else ["no floors"]
         for path in self._paths.keys.glob("*") if self._paths.keys.exists() else ():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from node import leftovers
 from tests.simulate.installer import SimInstaller
-from tests.simulate.sweep import Case, Counters, Place, traced
+from tests.simulate.sweep import Case, Place, traced
 from tests.simulate.sweep_install import InstallScene, small
 
 UNFINISHED = f".{'a' * 32}.new"
@@ -33,10 +33,9 @@ def test_a_disk_that_turns_read_only_after_the_switch_leaves_the_app_running(
     tmp_path: Path,
 ) -> None:
     """The link cannot go back, and a state cannot be written: the committed release runs."""
-    counters = Counters()
-    scene = InstallScene(tmp_path, "upgrade", held=("1.0",), counters=counters)
+    scene = InstallScene(tmp_path, "upgrade", held=("1.0",))
     trace = traced(scene)
     (switched,) = [n for n, (_, path) in enumerate(trace, 1) if path.endswith("/current")]
-    place = Place(scene, tmp_path, counters)
+    place = Place(scene, tmp_path)
     for at in (switched, switched + 1, switched + 2, switched + 8):
         assert place.run(Case("upgrade", "erofs", at)) == []
