@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from embrasure import fsops, kernel, limits
+from embrasure import fsops, kernel, limits, syncing
 from embrasure.descriptor import (
     check_name,
     explained,
@@ -340,6 +340,8 @@ class Folder:
         """All that was written to this file system is on disk; an error is never retried."""
         with explaining(self._text):
             fsops.syncfs(self.fd)
+        if not kernel.syncfs_tells():
+            syncing.fsync_below(self)
 
 
 def _check_regular(fd: int, thing: str) -> None:

@@ -6,8 +6,10 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import platform
+import re
 from collections.abc import Callable
 
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
@@ -128,6 +130,13 @@ def _renameat2(from_fd: int, name: str, to_fd: int, new: str, flags: int) -> Non
 def syncfs(fd: int) -> None:
     """Everything written to the file system of `fd` is on disk; an error is never retried."""
     _finished(lambda: _libc.syncfs(ctypes.c_int(fd)), "syncfs")
+
+
+@functools.cache
+def syncfs_tells(release: str = os.uname().release) -> bool:
+    """Return whether this kernel's `syncfs` says when pages were lost: from 5.8 on it does."""
+    found = re.match(r"([0-9]+)\.([0-9]+)", release)
+    return found is not None and (int(found[1]), int(found[2])) >= (5, 8)
 
 
 def reserve(fd: int, length: int) -> None:

@@ -6,13 +6,13 @@ Production (the root `/`, or `production = true`) demands root, a sandbox, users
 from __future__ import annotations
 
 import os
-import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from embrasure.descriptor import explaining
 from embrasure.errors import Denied, EmbrasureError
+from embrasure.kernel import syncfs_tells
 from embrasure.sandbox import landlock_abi
 from node import bubblewrap, commands, transient
 from node.backends import Backend, Bare, Refusing, Room
@@ -62,10 +62,9 @@ DEVELOPMENT = Isolation(False, Bare(), 0)
 def sync_mode(kernel: str) -> str:
     """Return how the files of a release become durable on this kernel, of version `kernel`.
 
-    Before 5.8 syncfs may keep an error of the disk to itself.
+    Before 5.8 syncfs may keep an error of the disk to itself: then each file is synced as well.
     """
-    numbers = [int(part) for part in re.findall(r"[0-9]+", kernel)[:2]]
-    return "syncfs" if numbers >= [5, 8] else "syncfs, errors not told"
+    return "syncfs" if syncfs_tells(kernel) else "syncfs, and each file"
 
 
 def is_production(paths: Paths, config: NodeConfig) -> bool:

@@ -35,6 +35,7 @@ PORT_WRITES = (OS_WRITES - {"open"}) | {
     "fchmod", "fchown", "lchmod", "utime", "setxattr", "removexattr", "posix_fallocate", "fsync",
     "fdatasync", "sync",
 }  # fmt: skip
+KERNEL_WRITES = {"rename_new", "exchange", "syncfs", "reserve", "clone"}  # of `embrasure.kernel`
 # System calls about processes that Python does not offer; none of them changes a file.
 PROCESS_CALLS = {
     "embrasure/sandbox.py",
@@ -116,7 +117,9 @@ def past_the_port(module: Module) -> Iterator[str]:
     for call in calls(module):
         holder, _, verb = dotted(call.func).rpartition(".")
         is_pipe = any("wake" in dotted(word) for word in call.args[:1])  # wakes a selector
-        if (holder == "os" and verb in PORT_WRITES and not is_pipe) or _creates(call):
+        is_write = holder == "os" and verb in PORT_WRITES and not is_pipe
+        is_write |= holder == "kernel" and verb in KERNEL_WRITES
+        if is_write or _creates(call):
             yield f"{module.at(call)} {dotted(call.func)}"
 
 
@@ -262,6 +265,7 @@ def sample(text: str) -> Module:
         (past_the_port, "from tempfile import NamedTemporaryFile"),
         (past_the_port, "os.write(fd, data)"),
         (past_the_port, "os.fsync(fd)"),
+        (past_the_port, "kernel.syncfs(fd)"),
         (past_the_port, "os.fchmod(fd, 0o444)"),
         (past_the_port, "os.utime(path)"),
         (past_the_port, "os.symlink(a, b, dir_fd=fd)"),

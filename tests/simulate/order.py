@@ -31,7 +31,7 @@ class Order:
 
     def before(self, op: Op) -> int | None:
         """Look at a rename before it is done: afterwards the old name is gone."""
-        if op.call == "rename" and is_on_disk(op):
+        if op.call in ("rename", "exchange") and is_on_disk(op):
             self._rename(op)
         return None
 
@@ -44,7 +44,7 @@ class Order:
             self._changed(op)
         elif op.call in ("write", "truncate"):
             self._files[_inode(op.fd)] = place(op)
-        elif op.call in ("mkdir", "symlink", "link", "rename", "unlink", "rmdir"):
+        elif op.call in ("mkdir", "symlink", "link", "rename", "exchange", "unlink", "rmdir"):
             self._changed(op)
         elif op.call == "fsync":
             self._files.pop(_inode(op.fd), None)

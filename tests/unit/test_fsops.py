@@ -94,3 +94,22 @@ def test_a_call_that_a_signal_broke_off_is_made_again() -> None:
     with pytest.raises(OSError, match="Input/output error"):
         kernel._finished(call, "syncfs")
     assert answers == [0], "an error is final"
+
+
+def test_a_kernel_whose_syncfs_hides_errors_is_asked_for_each_file(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [kernel.syncfs_tells(r) for r in ("5.7.19", "5.8.0-rc1", "6.1.0-18-amd64", "x")] == [
+        False, True, True, False,
+    ]  # fmt: skip
+    with folder.mkdir("d") as inner:
+        inner.write("f", [b"x"])
+    folder.write("g", [b"y"])
+    folder.symlink("g", "l")
+    with fsops.watched(notes := Notes()):
+        folder.syncfs()
+    assert notes.seen == ["syncfs"]
+    monkeypatch.setattr("embrasure.kernel.syncfs_tells", lambda: False)
+    with fsops.watched(notes := Notes()):
+        folder.syncfs()
+    assert notes.seen == ["syncfs", *["fsync"] * 4], "two files, two folders, no link"

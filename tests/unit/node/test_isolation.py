@@ -144,8 +144,8 @@ def test_nobody_is_root_and_everybody_is_there(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "mode"),
-    [("6.18.5", "syncfs"), ("5.8", "syncfs"), ("5.7.19-x", "syncfs, errors not told"),
-     ("4.19.0-25", "syncfs, errors not told")],
+    [("6.18.5", "syncfs"), ("5.8", "syncfs"), ("5.7.19-x", "syncfs, and each file"),
+     ("4.19.0-25", "syncfs, and each file")],
 )  # fmt: skip
 def test_the_sync_mode_follows_the_kernel(kernel: str, mode: str) -> None:
     assert isolation.sync_mode(kernel) == mode
