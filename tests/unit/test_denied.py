@@ -27,6 +27,13 @@ def plans(*numbers: int) -> tuple[str, ...]:
     return tuple(f"{number:064x}" for number in numbers)
 
 
+def test_what_either_denies_is_denied_by_both() -> None:
+    one = denied_sets(None, seen(Union(), 1, version=1))
+    both = one.joined(denied_sets(None, seen(Union(), 2, version=1)))
+    assert both.plans == set(plans(1, 2))
+    assert both == both.joined(one)
+
+
 def revocations(*numbers: int) -> Revocations:
     return Revocations(
         v=1, type="revocations", root=ROOT, env="dev", plans=plans(*numbers), manifests=(), keys=(),

@@ -15,7 +15,7 @@ from embrasure.errors import EmbrasureError, NotSupported, Refused
 from embrasure.trust.canonical import canonical
 from embrasure.trust.documents import write
 from embrasure.trust.dsse import pae, seal, unseal
-from embrasure.trust.order import Order, check_order, parse_order
+from embrasure.trust.order import Order, check_action, check_order, parse_order
 from tests.ablation import Ablation
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -68,6 +68,13 @@ def test_an_order_of_another_or_of_another_time_is_refused(
     changes: dict[str, object], reason: str
 ) -> None:
     assert check(order(**changes)) == reason
+
+
+def test_an_order_of_one_kind_is_never_taken_for_the_other() -> None:
+    check_action(order(), "apply")
+    with pytest.raises(Refused) as found:
+        check_action(order(), "confirm")
+    assert found.value.reason == "bad-schema"
 
 
 def test_an_order_without_a_rule_is_not_supported() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from embrasure.trust.floors import TufFloors
 from embrasure.trust.plan import parse_plan
 from embrasure.trust.view import View
 from tests.ablation import Ablation
+from tests.simulate.faults import Faults
 from tests.simulate.repository import SimRepository
 from tests.simulate.sources import BrokenSource, DeadSource, EndlessSource, MemorySource
 
@@ -97,6 +99,38 @@ def test_a_view_says_who_signed_which_version_of_what(bench: Bench) -> None:
     assert target is not None
     assert view.role("root") is not None
     assert view.role("prod-shop") is None
+
+
+def test_a_disk_that_fails_anywhere_in_a_refresh_leaves_one_whole_view(bench: Bench) -> None:
+    before, number = bench.refresh(), 0
+    seen = [versions(before)]
+    bench.gate(attempt=2)
+    while True:
+        number += 1
+        with Faults(fail_at=number, error=errno.ENOSPC) as faults:
+            client = bench.client()
+            faults.arm()
+            try:
+                view = client.refresh(bench.source, roles=ROLES)
+            except EmbrasureError as problem:
+                assert problem.reason in ("no-space", "disk"), (number, problem)
+                seen.append(versions(bench.client().held()))
+            else:
+                if faults.count < number:
+                    break
+    assert view.roles["gates-dev"].version == before.roles["gates-dev"].version + 1
+    assert number > 10
+    # The old one, then, once its link is on disk, the new one, and never the old one again.
+    assert all(one in (versions(before), versions(view)) for one in seen)
+    assert sorted(one["timestamp"] for one in seen) == [one["timestamp"] for one in seen]
+
+
+@pytest.mark.parametrize(
+    ("role", "is_approval"),
+    [("dev-shop", True), ("fleet-dev", False), ("gates-dev", False), ("root", False), ("", False)],
+)
+def test_an_approval_role_is_known_by_its_name(role: str, is_approval: bool) -> None:
+    assert layout.is_approval_role(role) is is_approval
 
 
 def test_roles_that_nobody_lists_are_absent(bench: Bench) -> None:

@@ -58,6 +58,18 @@ def role_path(bench: Bench, role: str) -> str:
     return layout.metadata_file(role, bench.repo.versions[role])
 
 
+def test_its_stamp_changes_with_what_was_taken_or_verified(bench: Bench) -> None:
+    stamps = [door(bench).stamp(), door(bench).stamp()]
+    bench.repo.set_policy(denials_reset_through=3)
+    bench.repo.publish()
+    take(bench, files_of(bench))
+    stamps.append(door(bench).stamp())
+    bench.refresh()
+    stamps.append(door(bench).stamp())
+    assert stamps[0] == stamps[1]
+    assert len(set(stamps)) == 3
+
+
 # --- what counts at once ---------------------------------------------------------------------
 
 
