@@ -15,6 +15,7 @@ from msgspec import inspect
 from embrasure import limits
 from embrasure.errors import Denied, Misuse, NotFound, shown
 from embrasure.fs import read_file
+from embrasure.shapes import prepare
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -57,6 +58,7 @@ def parse_toml(raw: bytes, shape: type[S], *, thing: str) -> S:
     except ValueError as problem:  # also UnicodeDecodeError and numbers without end
         raise Misuse(thing, expected="TOML", got=problem, reason="config") from None
     try:
+        prepare(shape)
         return msgspec.convert(found, shape, strict=True)
     except msgspec.ValidationError as problem:
         raise _explained(str(problem), shape, thing) from None

@@ -10,6 +10,7 @@ from msgspec import Meta
 from embrasure import limits
 from embrasure.clock import read_time
 from embrasure.errors import NotSupported, Refused
+from embrasure.shapes import prepare
 from embrasure.trust import canonical as form
 
 # `$` also matches before a final newline; `canonical.check_text` has refused control characters.
@@ -49,6 +50,7 @@ T = TypeVar("T", bound=Document)
 
 def convert(value: object, shape: type[T], document: str) -> T:
     """Return `value` as `shape`; raises Refused `bad-schema`, NotSupported."""
+    prepare(shape)
     try:
         found = msgspec.convert(value, shape, strict=True)
     except msgspec.ValidationError as problem:
