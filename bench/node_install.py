@@ -117,10 +117,11 @@ def again(release: SimRelease) -> SimRelease:
     return SimRelease(manifest, raw, sha256_hex(raw), release.blobs)
 
 
-def poll(folder: Path, *, rounds: int) -> list[str]:
+def poll(folder: Path, *, rounds: int, slack: float) -> list[str]:
     """Print what a poll costs that finds nothing new, over real HTTPS; return what is too much.
 
     All of a pull node's own work, in one process: its source, its verification, its decision.
+    slack: how many times its limit it may cost on a machine that others use
     """
     node = SimInstaller(folder)
     authority, broken = Authority(), list[str]()
@@ -143,7 +144,7 @@ def poll(folder: Path, *, rounds: int) -> list[str]:
             costs["without_handshake"] = min(spent(look) for _ in range(rounds))
     for name, seconds in costs.items():
         figure(f"noop_poll_{name}", seconds * 1000, "ms")
-        if seconds * 1000 >= POLL_MS[name]:
+        if seconds * 1000 >= POLL_MS[name] * slack:
             broken.append(f"noop_poll_{name}: {seconds * 1000:.2f}, below {POLL_MS[name]} ms")
     node.close()
     return broken
@@ -152,14 +153,14 @@ def poll(folder: Path, *, rounds: int) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 1 when something is above its limit, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tenth of the files")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the files; busy machine")
     quick = parser.parse_args(arguments).quick
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("idle", "poll", "install"):
             (folder / part).mkdir()
         broken = idle(folder / "idle")
-        broken += poll(folder / "poll", rounds=40)
+        broken += poll(folder / "poll", rounds=40, slack=2 if quick else 1)
         install(folder / "install", files=FILES // 10 if quick else FILES)
         subprocess.run(["chmod", "-R", "u+w", name], check=True)
     for line in broken:
