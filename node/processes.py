@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ TOKEN = "EMBRASURE_INSTANCE"  # noqa: S105  # the name of a variable
 _PROC = Path("/proc")
 _PR_SET_CHILD_SUBREAPER = 36
 _LAUNCH = Path(__file__).with_name("launch.py")
+_END_USER = Path(__file__).with_name("end_user.py")
+_STEP_SECONDS = 0.01
 _births = threading.Lock()
 _awaited: set[int] = set()  # children whose end somebody waits for
 
@@ -117,9 +120,11 @@ def _read(pid: int) -> Process | None:
         text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    # The name in parentheses may hold spaces and parentheses itself.
+    # The name in parentheses may hold spaces and parentheses itself. A process whose first thread
+    # has ended before the others is called a zombie as well, and runs on.
     fields = text[text.rindex(b")") + 2 :].split()
-    return Process(pid, int(fields[1]), int(fields[3]), fields[0] in (b"Z", b"X"))
+    is_zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+    return Process(pid, int(fields[1]), int(fields[3]), is_zombie)
 
 
 def has_token(pid: int, token: str) -> bool:
@@ -181,6 +186,29 @@ def _below(processes: dict[int, Process], roots: set[int]) -> frozenset[int]:
     return frozenset(pid for pid in found if pid in processes and not processes[pid].is_zombie) - {
         os.getpid()
     }
+
+
+def of(user: User) -> frozenset[int]:
+    """Return the living processes of the user, whoever started them."""
+    return frozenset(
+        p.pid for p in table().values() if not p.is_zombie and uid_of(p.pid) == user.uid
+    )
+
+
+def end_all_of(user: User, seconds: float) -> None:
+    """No process of the user lives; raises Failed (`start`) when one is left after `seconds`.
+
+    One that forks faster than /proc is read, or that dropped its token and its session, hides from
+    everything else here. The user is the app's alone.
+    """
+    command = [sys.executable, "-I", "-S", str(_END_USER), str(user.uid), str(user.gid)]
+    with start_helper(command) as helper:
+        ended(helper)
+    until = time.monotonic() + seconds
+    while of(user):
+        if time.monotonic() >= until:
+            raise Failed("app", expected="to stop", got="processes that survive", reason="start")
+        time.sleep(_STEP_SECONDS)
 
 
 def reap_orphans() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from embrasure import limits
@@ -26,6 +27,7 @@ from node.installer import Answer
 from node.judge import Judge
 from node.recovery import serve, settle
 from node.releases import APPROVAL, MANIFEST, PLAN, load_release, secret_document
+from node.rollback import is_denied
 from node.states import Record, Release, State, advance
 from node.verify import approved_digests, verify
 
@@ -69,7 +71,11 @@ def repair(ground: Ground, judge: Judge, app: str, source: Source, report: Repor
 
 def _check_may_run(ground: Ground, app: str, release: Release, record: Record | None) -> None:
     """Return only when the release may be started anew; raises Denied."""
-    if release.manifest in ground.floors.load().union.manifests:
+    policy = None
+    with suppress(EmbrasureError):  # lost trust files deny nothing anew
+        policy = ground.policy()
+    by_policy = policy is not None and is_denied(app, release, policy)
+    if by_policy or release.manifest in ground.floors.load().union.manifests:
         raise Denied(f"app {app}", expected="a release that is not denied", got=release.id,
                      hint="it waits for another plan", reason="denied")  # fmt: skip
     if record is not None and record.migrated != "no" and record.to.id != release.id:

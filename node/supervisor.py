@@ -188,6 +188,7 @@ class Supervisor:
 
             if alive():
                 self._end(alive)
+        processes.end_all_of(user, self._stop_seconds)
 
     def _end(self, alive: Alive) -> None:
         if self._all_ended(alive, signal.SIGTERM, self._stop_seconds):

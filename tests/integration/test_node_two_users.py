@@ -349,8 +349,8 @@ def test_what_a_killed_apply_left_of_an_app_is_gone_and_nothing_else(
     def sleepers() -> list[int]:
         return [pid for pid in pids_of(SHOP.uid) if b"611" in words_of(pid)]
 
-    # Of the same user, and none of the node's: a cron job, say.
-    words = ["setpriv", f"--reuid={SHOP.uid}", f"--regid={SHOP.gid}", "--clear-groups"]
+    # Of another user: nothing of it is touched. (All that is the app's user ends with the app.)
+    words = ["setpriv", f"--reuid={STRANGER.uid}", f"--regid={STRANGER.gid}", "--clear-groups"]
     other = subprocess.Popen([*words, "sleep", "612"])
     try:
         with suppress(AssertionError), unit(node, "apply") as apply:

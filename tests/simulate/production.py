@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 from node.users import User
 from tests.simulate.fleet import APP, RealNode, SimFleet
 
-FETCH, SHOP, STRANGER = User(31001, 31001), User(31002, 31002), User(31003, 31003)
+# Of this test process alone: a node ends every process of an app's user.
+_FIRST = 20_000 + os.getpid() % 4_000 * 10
+FETCH, SHOP, STRANGER = (User(number, number) for number in range(_FIRST, _FIRST + 3))
 
 
 @contextmanager

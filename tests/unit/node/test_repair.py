@@ -15,6 +15,7 @@ from node.states import State
 from tests.ablation import Ablation
 from tests.simulate.installer import SimInstaller, Told
 from tests.unit.node.test_migration import migrating
+from tests.unit.node.test_way_back_rules import denies_old, policy_says
 
 
 def release_of(bench: SimInstaller) -> Path:
@@ -143,6 +144,19 @@ def test_a_denied_release_and_one_of_other_data_are_not_started_anew(
         attack.without("node.repair._check_may_run", lambda *_: None)
         assert repair(running, with_source=True) == "repaired"
         attack.succeeded(running.ask() == "1.0")
+
+
+@pytest.mark.misuse
+def test_a_release_that_the_policy_denies_is_not_started_anew(
+    running: SimInstaller, ablation: Ablation
+) -> None:
+    change(release_of(running) / "config" / "version", b"9.9")
+    policy_says(denies_old)(running)
+    with pytest.raises(Denied, match="not denied"):
+        repair(running, with_source=True)
+    with ablation("the look at the policy") as attack:
+        attack.without("node.repair.is_denied", lambda *_: False)
+        attack.succeeded(repair(running, with_source=True) == "repaired" and running.ask() == "1.0")
 
 
 def test_a_node_that_was_left_degraded_by_a_disk_is_well_after_a_repair(
