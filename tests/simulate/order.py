@@ -37,8 +37,8 @@ class Order:
 
     def after(self, op: Op, result: int) -> None:
         """Note what is not on disk yet, or now is."""
-        if not is_on_disk(op):
-            return
+        if not is_on_disk(op) or op.name.endswith("lock"):
+            return  # a lock is an empty file that is made again when it is missing
         if op.call == "create":
             self._files[_inode(result)] = place(op)
             self._changed(op)
@@ -46,6 +46,8 @@ class Order:
             self._files[_inode(op.fd)] = place(op)
         elif op.call in ("mkdir", "symlink", "link", "rename", "exchange", "unlink", "rmdir"):
             self._changed(op)
+            if op.call in ("unlink", "rmdir"):
+                self._gone(place(op))
         elif op.call == "fsync":
             self._files.pop(_inode(op.fd), None)
             if stat.S_ISDIR(os.fstat(op.fd).st_mode):
@@ -61,13 +63,17 @@ class Order:
 
     def _changed(self, op: Op) -> None:
         path = Path(place(op))
-        if path.name.endswith("lock"):
-            return  # an empty file that is made again when it is missing
         self._names.setdefault(str(path.parent), set()).add(path.name)
         if op.call == "rename":
             old = str(Path(f"/proc/self/fd/{op.fd}").readlink())
             self._names.setdefault(old, set()).add(op.name)
             self._moved(f"{old}/{op.name}", str(path))
+
+    def _gone(self, path: str) -> None:
+        """What a removed folder held, and a removed file, need no place on disk any more."""
+        self._names.pop(path, None)
+        for inode in [inode for inode, held in self._files.items() if held == path]:
+            del self._files[inode]
 
     def _moved(self, old: str, new: str) -> None:
         for folder in [f for f in self._names if f == old or f.startswith(f"{old}/")]:
