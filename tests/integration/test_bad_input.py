@@ -43,7 +43,7 @@ from tests.simulate.releases import SimRelease
 from tests.simulate.repository import SimRepository
 from tests.simulate.sources import EndlessSource, MemorySource
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 FOLDER = Path(__file__).parent.parent / "vectors" / "door"
 ROWS = 30
 

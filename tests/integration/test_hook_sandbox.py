@@ -23,7 +23,7 @@ from tests.ablation import Ablation
 from tests.simulate.hooks import USER, AsRoot, AsUser, kinds, missing, staged
 
 # CI installs bubblewrap and runs as root; systemd is not the first process there.
-pytestmark = pytest.mark.skipif(not kinds(), reason=missing())
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not kinds(), reason=missing())]
 
 in_room = sandbox.hidden  # before a test replaces it
 READ = """

@@ -144,10 +144,12 @@ def sweep(node: Node, fill: Callable[[Path], None], *, sample: int | None, name:
     assert any("no-space" in said for said in found)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_from_one_moment_on(node: Node) -> None:
     sweep(node, fill_bytes, sample=SAMPLE, name="disk")
 
 
+@pytest.mark.long
 def test_inodes_that_are_used_up_from_one_moment_on(node: Node) -> None:
     sweep(node, fill_inodes, sample=SAMPLE, name="inodes")
 

@@ -80,6 +80,7 @@ def hand(tmp_path: Path) -> Iterator[Hand]:
     typist.processes.stop_all()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_first_deployment_by_hand_works_as_the_readme_says(hand: Hand) -> None:
     lines = commands()
