@@ -31,7 +31,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from embrasure.bundle.manifest import TcpProbe
 from embrasure.trust import client as trust_client
 from embrasure.trust.load import Docs, load, roles_for
 from node import deadline, hold
@@ -45,6 +44,7 @@ from node.verify import verify
 from tests.simulate.faults import Faults
 from tests.simulate.inner import InnerApps
 from tests.simulate.installer import SimInstaller, Told, free_port
+from tests.simulate.sweep_install import sign_of_life
 
 APP = "shop"
 # Which of the plans fail when they are started.
@@ -103,9 +103,8 @@ def world() -> World:
     bench = SimInstaller(root)
     trust_client._VIEWS_KEPT = len(BAD) * len(GATES) + 8
     client, node, offers = bench.acceptor._judge._client, bench.identity.node, {}
-    probe = TcpProbe(port="web", interval_ms=20, timeout_ms=1000, start_s=1, passes=1)
     for number, is_bad in enumerate(BAD):
-        release = bench.make(f"{number}.0", "crash" if is_bad else "good", probes=[probe])
+        release = bench.make(f"{number}.0", "crash" if is_bad else "good", probes=[sign_of_life()])
         plan = bench.publish(release=release)
         for gate in GATES:
             if gate != "open":
@@ -307,7 +306,8 @@ class InstallerMachine(RuleBasedStateMachine):
         """A look at what is published."""
         offer = self._offer(data)
         said = self.model.act(offer)
-        assert self._look(offer) == said
+        got = self._look(offer)
+        assert got == said, self._record()
 
     @rule(data=st.data(), at=st.integers(1, 260))
     def crash(self, data: st.DataObject, at: int) -> None:

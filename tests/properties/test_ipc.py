@@ -30,6 +30,7 @@ from node.messages import (
     PostNote,
     ProgressNote,
     ReceiptNote,
+    Separation,
     StateNote,
     StatusAsk,
     Want,
@@ -62,7 +63,11 @@ FROM_FETCH: st.SearchStrategy[Message] = st.one_of(
     st.builds(End, id=ID, status=STATUS, length=COUNT, got=TEXT),
 )
 STATES = st.builds(
-    AppState, app=APP, state=WORD, seq=COUNT, gseq=COUNT, manifest=DIGEST, detail=TEXT, hold=HOLD
+    AppState, app=APP, state=WORD, seq=COUNT, gseq=COUNT, manifest=DIGEST, detail=TEXT, hold=HOLD,
+    until=COUNT,
+)  # fmt: skip
+SEPARATION = st.builds(
+    Separation, production=st.booleans(), sandbox=WORD, level=COUNT, landlock=COUNT, sync=WORD
 )
 FROM_APPLY: st.SearchStrategy[Message] = st.one_of(
     st.builds(Want, id=ID, path=TEXT.map(lambda t: t[:400]), offset=COUNT, limit=COUNT),
@@ -74,7 +79,7 @@ FROM_APPLY: st.SearchStrategy[Message] = st.one_of(
         StateNote,
         node=APP, env=st.just("prod"), mode=st.sampled_from(["push", "pull"]), epoch=COUNT,
         oseq=COUNT, rseq=COUNT, timestamp=COUNT, maintenance=HOLD,
-        apps=st.lists(STATES, max_size=3).map(tuple),
+        isolation=SEPARATION, apps=st.lists(STATES, max_size=3).map(tuple),
     ),
     st.just(Done()),
 )  # fmt: skip
