@@ -274,9 +274,13 @@ class Acceptor:
         """Return once the thread that keeps the apps alive has answered."""
         self._ground.supervisor.running("")
 
+    def halt(self) -> None:
+        """Whatever holds the one slot lets go of it soon, a soak too; nothing new begins."""
+        self._ground.halt.set()
+
     def stop(self) -> None:
         """Every app is stopped; a call under way ends as an interruption (`stopping`)."""
-        self._ground.halt.set()
+        self.halt()
         with self._mutex:
             self._ground.supervisor.stop_all()
 

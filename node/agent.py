@@ -225,7 +225,8 @@ def become(config: NodeConfig) -> None:
 
 def import_all(config: NodeConfig) -> None:
     """Everything is loaded that the user, who may not read our files, will run."""
-    import encodings.idna  # noqa: F401  # used by name look-ups
+
+    import cryptography.hazmat.backends.openssl.backend  # noqa: F401  # the first key that is read
 
     if config.mode == "push":
         import node.doorway

@@ -134,6 +134,7 @@ def run(paths: Paths, stop: threading.Event) -> None:
             if serving.is_alive():
                 notify(ALIVE)
         notify(STOPPING)
+        acceptor.halt()  # the look for drift may wait for a slot that a soak holds
         serving.join()
         watching.join()
 
