@@ -228,14 +228,19 @@ def import_all(config: NodeConfig) -> None:
 
     import cryptography.hazmat.backends.openssl.backend  # noqa: F401  # the first key that is read
 
-    if config.mode == "push":
+    if config.mode == "push":  # what `listen` imports
+        import embrasure.net.pairfile
+        import embrasure.net.renewal
+        import embrasure.net.server
+        import embrasure.wire.node_pb2_grpc  # noqa: F401
         import node.doorway
         import node.join_service
         import node.push
-        import node.push_listener  # what `listen` imports
-    else:
+        import node.push_listener
+    else:  # what `ask_around` imports
+        import node.mirror_word
         import node.poster
-        import node.pull  # noqa: F401  # what `ask_around` imports
+        import node.pull  # noqa: F401
 
 
 def main() -> int:
