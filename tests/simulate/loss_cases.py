@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -144,6 +145,7 @@ def _work(
     pipe: int,
 ) -> None:  # fmt: skip
     status, (worker, workers) = 1, share
+    gc.freeze()  # what other tests of this process left is not for this child to tidy up
     try:
         with room() as top, os.fdopen(pipe, "w") as out:
             for scene in scenes:
