@@ -124,8 +124,10 @@ def publish_pending(parts: EngineParts, keeper: Gatekeeper, stored: Stored) -> N
     rollout = stored.rollout
     if rollout.state != "pending":
         return
-    approved = parts.proposals.approved(rollout.env, rollout.app, rollout.plan)
-    keeper.publish(stored, approved=approved)
+    if not keeper.is_out(stored):
+        # Else a kill came right after the publication: never other bytes under one number.
+        approved = parts.proposals.approved(rollout.env, rollout.app, rollout.plan)
+        keeper.publish(stored, approved=approved)
     with parts.database.write() as connection:
         running = rollout.to("running", wave_since=parts.unix())
         rows.save(connection, running, (), at=write_time(parts.clock()), gseq=stored.gseq)

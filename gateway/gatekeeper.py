@@ -139,6 +139,14 @@ class Gatekeeper:
         self._library.contents()
         self._published[rollout.id] = (gate, sha256_hex(raw))
 
+    def is_out(self, stored: Stored) -> bool:
+        """Return whether the gate numbered `stored.gseq` of this plan is published already."""
+        repository, rollout = self._parts.repository, stored.rollout
+        found = published_gate(
+            repository.view(), repository.source(), env=rollout.env, app=rollout.app
+        )
+        return found is not None and (found[0].plan, found[0].gseq) == (rollout.plan, stored.gseq)
+
     def repair(self, stored: Stored) -> None:
         """Return once the published gate is the wanted one, whatever a kill has left behind."""
         parts, rollout = self._parts, stored.rollout
