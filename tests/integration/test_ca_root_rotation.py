@@ -183,4 +183,10 @@ def awoken(fleet: Fleet, asleep: DemoNode) -> None:
     run("pki", "issue", "operator/anna", fleet.trust, "--out", fleet.folder / "courier",
         "--ca-root", "1", *fleet.passphrase)  # fmt: skip
     run(*words, fleet.folder / "courier")
-    run("fleet", "recover", asleep.id, "--env", ENV, context=anna)
+    # The node listens with the newer bundle some seconds after it took the files.
+    for _ in range(30):
+        recovered = fleet.processes.run("fleet", "recover", asleep.id, "--env", ENV, context=anna)
+        if recovered.code == 0:
+            break
+        time.sleep(1)
+    assert recovered.code == 0, recovered.out + recovered.err
