@@ -232,7 +232,7 @@ def import_all(config: NodeConfig) -> None:
         import embrasure.net.pairfile
         import embrasure.net.renewal
         import embrasure.net.server
-        import embrasure.wire.node_pb2_grpc  # noqa: F401
+        import embrasure.wire.node_pb2_grpc  # noqa: F401  # loaded here, used by `listen`
         import node.doorway
         import node.join_service
         import node.push
@@ -240,7 +240,7 @@ def import_all(config: NodeConfig) -> None:
     else:  # what `ask_around` imports
         import node.mirror_word
         import node.poster
-        import node.pull  # noqa: F401
+        import node.pull  # noqa: F401  # loaded here, used by `ask_around`
 
 
 def main() -> int:
