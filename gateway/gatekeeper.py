@@ -30,6 +30,7 @@ from gateway.proposals import Approved
 from gateway.rollout import Facts, GateState, Publish, Rollout
 from gateway.rows import Stored
 
+Out = tuple[Gate, str]  # a published gate and its SHA-256
 ASKED = 3  # members whose verdict is worked out before a wave opens
 
 
@@ -38,9 +39,9 @@ class Gatekeeper:
 
     def __init__(self, parts: EngineParts, library: Library) -> None:
         self._parts, self._library = parts, library
-        self._published: dict[str, tuple[Gate, str]] = {}
+        self._published: dict[str, Out] = {}
 
-    def published(self, rollout: str) -> tuple[Gate, str] | None:
+    def published(self, rollout: str) -> Out | None:
         """Return the roll-out's gate as nodes can see it and its digest, else None."""
         return self._published.get(rollout)
 
@@ -141,11 +142,8 @@ class Gatekeeper:
 
     def is_out(self, stored: Stored) -> bool:
         """Return whether the gate numbered `stored.gseq` of this plan is published already."""
-        repository, rollout = self._parts.repository, stored.rollout
-        found = published_gate(
-            repository.view(), repository.source(), env=rollout.env, app=rollout.app
-        )
-        return found is not None and (found[0].plan, found[0].gseq) == (rollout.plan, stored.gseq)
+        found = self._out(stored)
+        return found is not None and _is_of(stored, found[0])
 
     def repair(self, stored: Stored) -> None:
         """Return once the published gate is the wanted one, whatever a kill has left behind."""
@@ -153,10 +151,8 @@ class Gatekeeper:
         held = self._published.get(rollout.id)
         if held is not None and held[0].gseq == stored.gseq:
             return check_same(rollout, held[0])
-        found = published_gate(
-            parts.repository.view(), parts.repository.source(), env=rollout.env, app=rollout.app
-        )
-        if found is not None and (found[0].plan, found[0].gseq) == (rollout.plan, stored.gseq):
+        found = self._out(stored)
+        if found is not None and _is_of(stored, found[0]):
             self._library.contents()
             self._published[rollout.id] = found
             check_same(rollout, found[0])
@@ -169,6 +165,16 @@ class Gatekeeper:
                 rows.save(connection, rollout, (), at=at, gseq=gseq)
             self.publish(replace(stored, gseq=gseq))
         return None
+
+    def _out(self, stored: Stored) -> Out | None:
+        repository, rollout = self._parts.repository, stored.rollout
+        return published_gate(
+            repository.view(), repository.source(), env=rollout.env, app=rollout.app
+        )
+
+
+def _is_of(stored: Stored, gate: Gate) -> bool:
+    return (gate.plan, gate.gseq) == (stored.rollout.plan, stored.gseq)
 
 
 def gate_of(rollout: Rollout) -> Publish:
