@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.net.authorize import Groups, Table, peer
 from embrasure.net.credentials import Pair, ServerKeys, channel
@@ -152,6 +153,7 @@ async def listening(
     clock: Clock = now,
     recheck_s: float = 5.0,
     gateways: frozenset[str] | None = None,
+    connections: int = limits.CONNECTIONS,
 ) -> AsyncIterator[Listener]:
     """A listener of the node `n1` that gateways may call, stopped at the end."""
     leaf = authority.leaf("node", "n1")
@@ -170,6 +172,7 @@ async def listening(
         ],
         TABLE,
         holder,
+        connections=connections,
         groups=groups,
         clock=clock,
         recheck_s=recheck_s,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tests.simulate.authority import Authority, Leaf
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _SETTINGS, _GOAWAY = 0, 1, 4, 7
-_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, _GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
+_END_STREAM, END_HEADERS, ACK = 1, 4, 1
 
 
 def client_context(authority: Authority, leaf: Leaf | None, folder: Path) -> ssl.SSLContext:
@@ -52,12 +52,19 @@ def call_by_hand(
         socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
         context.wrap_socket(plain, server_hostname=host, session=session) as sock,
     ):
-        sock.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _request(path, host))
+        sock.sendall(PREFACE + frame(SETTINGS, 0, 0, b"") + _request(path, host))
         answered = _until_end(sock)
         return Reply(answered, bool(sock.session_reused), sock.session)
 
 
 def _request(path: str, host: str) -> bytes:
+    message = bytes(5)  # not compressed, no bytes
+    block = request_block(path, host)
+    return frame(HEADERS, END_HEADERS, 1, block) + frame(DATA, _END_STREAM, 1, message)
+
+
+def request_block(path: str, host: str) -> bytes:
+    """Return the header block of a gRPC call."""
     fields = {
         ":method": "POST",
         ":scheme": "https",
@@ -66,16 +73,27 @@ def _request(path: str, host: str) -> bytes:
         "te": "trailers",
         "content-type": "application/grpc",
     }
-    # HPACK, literal field without indexing, new name (RFC 7541, 6.2.2).
-    block = b"".join(
-        b"\x00" + bytes([len(n)]) + n.encode() + bytes([len(v)]) + v.encode()
-        for n, v in fields.items()
-    )
-    message = bytes(5)  # not compressed, no bytes
-    return _frame(_HEADERS, _END_HEADERS, 1, block) + _frame(_DATA, _END_STREAM, 1, message)
+    return b"".join(literal(name.encode(), value.encode()) for name, value in fields.items())
 
 
-def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+def literal(name: bytes, value: bytes) -> bytes:
+    """Return a literal field without indexing, with a new name (RFC 7541, 6.2.2)."""
+    return b"\x00" + bytes([len(name)]) + name + _length(len(value)) + value
+
+
+def _length(number: int) -> bytes:
+    """Return an integer with a prefix of seven bits (RFC 7541, 5.1)."""
+    if number < 127:
+        return bytes([number])
+    found, rest = bytearray([127]), number - 127
+    while rest >= 128:
+        found.append(rest % 128 + 128)
+        rest //= 128
+    return bytes([*found, rest])
+
+
+def frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+    """Return one frame (RFC 9113, 4.1)."""
     return len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + body
 
 
@@ -89,9 +107,9 @@ def _until_end(sock: ssl.SSLSocket) -> bool:
                 if len(held) < 9 + length:
                     break
                 stream, held = int.from_bytes(held[5:9], "big"), held[9 + length :]
-                if kind == _SETTINGS and not flags & _ACK:
-                    sock.sendall(_frame(_SETTINGS, _ACK, 0, b""))
-                if kind in (_HEADERS, _DATA) and stream == 1 and flags & _END_STREAM:
+                if kind == SETTINGS and not flags & ACK:
+                    sock.sendall(frame(SETTINGS, ACK, 0, b""))
+                if kind in (HEADERS, DATA) and stream == 1 and flags & _END_STREAM:
                     return True
                 if kind == _GOAWAY:
                     return False
