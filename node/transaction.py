@@ -5,6 +5,7 @@ Every bad end before the commit leads back to the release that ran before; nothi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -49,6 +50,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
 
 
 _FORGED = frozenset({"bad-hash", "limit"})
+_COUNTED = frozenset({State.PROBING, State.PROVISIONAL})  # in them one of the starts is used
 _WAYS_BACK = 3  # tried before a person is called
 _FINAL = frozenset({"no-target", "hook", "probe", "crash-loop"})
 
@@ -109,6 +111,14 @@ class Transaction:
         Raises Unavailable (`stopping`) when the node is stopped meanwhile, and what went wrong
         after a commit; the record on disk then says where to go on.
         """
+        try:
+            return self._run()
+        except EmbrasureError as problem:
+            if problem.reason == "stopping":
+                self.give_back()
+            raise
+
+    def _run(self) -> Record:
         while self.record.state not in RESTING:
             self.check_halt()
             self.report.progress(self.record.state, 0, 0)
@@ -142,6 +152,18 @@ class Transaction:
                 f"install of {self.app}", expected="a node that runs on", got="its own end",
                 untouched="it goes on, or back, when the node starts again", reason="stopping",
             )  # fmt: skip
+
+    def give_back(self) -> None:
+        """A start that a clean stop of this node cut short is not counted: nothing crashed.
+
+        Only while the app lives, or is about to. Many stops in a row still end: by the transitions.
+        """
+        record = self.record
+        is_alive = self.ground.supervisor.running(self.app) is not None
+        if record.state is State.STARTING or (record.state in _COUNTED and is_alive):
+            # A disk that does not take it counts the start.
+            with contextlib.suppress(EmbrasureError):
+                self.note(starts=min(limits.STARTS, record.starts + 1))
 
     def _bad_end(self, problem: Exception) -> To:
         """Where an error leads from this state; any error at all, for none may leave it there."""
