@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from embrasure.clock import write_time
 from embrasure import limits
+from embrasure.clock import write_time
 from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.trust.receipt import Kind, Outcome, Reason
 from node import alone, deadline
