@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.pipes import Drain
 from embrasure.trust.layout import parse_file
 from embrasure.trust.receipt import read_record
 from node.confirm_messages import AwaitsNote
@@ -112,20 +113,21 @@ class IpcSource:
         waiting = select.poll()
         waiting.register(pipe, select.POLLIN)
         rest = limit
-        while True:
-            began = self._tick()
-            ready = waiting.poll(int(pace.left * 1000) + 1)
-            # One byte more than allowed is read, so that too much is seen and not cut off.
-            piece = os.read(pipe, min(limits.BUFFER_BYTES, rest + 1)) if ready else b""
-            pace.note(waited=self._tick() - began, count=len(piece))
-            if not ready:
-                continue
-            if not piece:
-                return
-            rest -= len(piece)
-            if rest < 0:
-                raise Refused("source", expected=f"{limit} bytes", got="more", reason="limit")
-            yield piece
+        with Drain(pipe) as drain:
+            while True:
+                began = self._tick()
+                ready = waiting.poll(int(pace.left * 1000) + 1)
+                # One byte more than allowed is read, so that too much is seen and not cut off.
+                piece = drain.take(min(limits.BUFFER_BYTES, rest + 1)) if ready else None
+                pace.note(waited=self._tick() - began, count=len(piece or b""))
+                if piece is None:
+                    continue
+                if not piece:
+                    return
+                rest -= len(piece)
+                if rest < 0:
+                    raise Refused("source", expected=f"{limit} bytes", got="more", reason="limit")
+                yield piece
 
     def _end(self) -> End:
         with self._breaking():

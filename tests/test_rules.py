@@ -18,6 +18,7 @@ PORT = {"embrasure/fsops.py", "embrasure/kernel.py"}
 # Each with its reason; a new line here is a decision, not a way out.
 EXCUSED = {
     "gateway/audit.py": "holds its append-only file open, under the gateway's lock",
+    "embrasure/pipes.py": "moves bytes from one pipe into another, which is our own",
     "gateway/database.py": "SQLite opens its file by path",
     "pki/passphrase.py": "opens the terminal, which is read and written",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 import time
@@ -40,6 +41,7 @@ from tests.ablation import Ablation
 
 BLOB = blob_file("ab" * 32)
 TIMESTAMP = "metadata/timestamp.json"
+POLL = select.poll
 
 
 class Held:
@@ -303,6 +305,54 @@ def test_a_pipe_that_never_ends_is_given_up(
                 whole(source, TIMESTAMP)  # held until the other side pleased to end it
             attack.succeeded(time.monotonic() - began > 0.4)
         os.close(reading)
+
+
+class Thief:
+    """Looks as `select.poll` does, and takes the bytes away between that look and the read."""
+
+    def __init__(self, kept: int) -> None:
+        self._poll = POLL()
+        self._kept, self.takes = kept, 1
+
+    def register(self, fd: int, events: int) -> None:
+        self._poll.register(fd, events)
+
+    def poll(self, milliseconds: int) -> list[tuple[int, int]]:
+        ready = self._poll.poll(milliseconds)
+        if ready and self.takes:
+            self.takes -= 1
+            os.read(self._kept, 1)
+        return ready
+
+
+@pytest.mark.misuse
+def test_a_pipe_whose_bytes_are_taken_back_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, ablation: Ablation
+) -> None:
+    ended = threading.Event()
+
+    def want() -> None:
+        with hostile(lambda fetch: fetch.send(Pipe(id=1), reading)) as source:
+            with pytest.raises(Unavailable):
+                whole(source, TIMESTAMP)
+            ended.set()
+
+    monkeypatch.setattr("embrasure.limits.METADATA_SECONDS", 0.3)
+    reading, writing = os.pipe()
+    os.write(writing, b"x")
+    monkeypatch.setattr("node.asking.select.poll", lambda: Thief(reading))
+    want()
+    assert ended.is_set()
+    ended.clear()
+    with ablation("the read that does not wait") as attack:
+        attack.without("embrasure.pipes.Drain.take", lambda self, most: os.read(self._fd, most))
+        os.write(writing, b"x")
+        held = threading.Thread(target=want)
+        held.start()
+        attack.succeeded(not ended.wait(1))  # long after its time was over
+        os.close(writing)
+        held.join()
+    os.close(reading)
 
 
 def test_pace_counts_waiting_only_and_asks_for_the_lowest_speed() -> None:
