@@ -81,7 +81,7 @@ def reach(path: Path) -> int:
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Every byte of `data` is written; a short write is continued."""
     rest = memoryview(data)
     while rest:

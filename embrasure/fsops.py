@@ -218,6 +218,14 @@ def chmod(fd: int, mode: int) -> None:
     _do(lambda: Op(call="chmod", fd=fd, mode=mode), _did(lambda: os.fchmod(fd, mode)))
 
 
+def chmod_name(fd: int, name: str, mode: int) -> None:
+    """The file `name`, which is no link, has the mode."""
+    _do(
+        lambda: Op(call="chmod", fd=fd, name=name, mode=mode),
+        _did(lambda: os.chmod(name, mode, dir_fd=fd)),
+    )
+
+
 def chown(fd: int, uid: int, gid: int) -> None:
     """The file or folder is of this user and group."""
     _do(lambda: Op(call="chown", fd=fd), _did(lambda: os.fchown(fd, uid, gid)))

@@ -33,7 +33,7 @@ class Feed:
 
     def check(self, path: str) -> None:
         """Return only when `path` is published; raises Refused (`bad-path`), NotFound."""
-        layout.parse_file(path)
+        layout.parse_wanted(path)
         if self._has(path):
             return
         if self._latest is not None:
@@ -42,9 +42,13 @@ class Feed:
             raise NotFound(path, expected="a published file", got="none")
 
     def _has(self, path: str) -> bool:
-        return any(path in contents.paths for contents in reversed(self._shown))
+        return any(
+            path in contents.paths or path in contents.packs for contents in reversed(self._shown)
+        )
 
     def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
-        """Yield the bytes of `path` from `offset` on; longer than `limit` is Refused (`limit`)."""
+        """Yield the bytes of `path` from `offset` on; longer than `limit` is Refused (`limit`), but
+        of a pack so many bytes are wanted.
+        """
         self.check(path)
         yield from self._source.fetch(path, offset=offset, limit=limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from embrasure.bundle.packing import PackedSource
 from embrasure.errors import Unavailable
 from embrasure.net.denials import tls_denials
 from embrasure.net.trustbundle import Trust, trust_of
@@ -24,7 +25,7 @@ class Library:
         self._lock = threading.Lock()
         self._contents: Contents | None = None
         self._grounds: dict[tuple[str, str], tuple[int, Ground]] = {}
-        self.feed = Feed(repository.source(), self.contents)
+        self.feed = Feed(PackedSource(repository.source()), self.contents)
 
     def version(self) -> int:
         """Return the version of the published timestamp; raises Refused when nothing is."""

@@ -41,11 +41,14 @@ class FolderTargets:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Every repository path of one view. trust: the part that letterboxes may have."""
+    """Every repository path of one view. trust: the part that letterboxes may have; packs: of those
+    manifests whose blobs are among the paths. They are no files: no mirror is sent one.
+    """
 
     timestamp: int
     paths: frozenset[str]
     trust: frozenset[str]
+    packs: frozenset[str] = frozenset()
 
     def trust_of(self, env: str) -> frozenset[str]:
         """Return what a letterbox of `env` may have: of other environments it knows nothing."""
@@ -64,6 +67,7 @@ class Shelf:
         stamp = view.roles[layout.TIMESTAMP]
         paths: set[str] = {TIMESTAMP_FILE}
         trust: set[str] = {TIMESTAMP_FILE}
+        packs: set[str] = set()
         for name, role in view.roles.items():
             files = self._metadata(name, role.version)
             files |= {layout.target_file(path, t.sha256) for path, t in role.targets.items()}
@@ -72,8 +76,12 @@ class Shelf:
                 trust |= files
             for path, target in role.targets.items():
                 if _is_manifest(path):
-                    paths |= set(self._blobs_of(view, name, path, target.sha256))
-        return Contents(stamp.version, frozenset(paths), frozenset(trust))
+                    blobs = self._blobs_of(view, name, path, target.sha256)
+                    paths |= set(blobs)
+                    if blobs:
+                        env, app, _ = path.split("/")
+                        packs.add(layout.pack_file(env, app, target.sha256))
+        return Contents(stamp.version, frozenset(paths), frozenset(trust), frozenset(packs))
 
     @staticmethod
     def _metadata(name: str, version: int) -> set[str]:

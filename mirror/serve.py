@@ -6,7 +6,8 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -16,9 +17,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from embrasure import limits
+from embrasure.bundle.packing import PackedSource
 from embrasure.errors import EmbrasureError, Unavailable
 from embrasure.fs import Folder
 from embrasure.trust import layout
+from embrasure.trust.folder import FolderSource
 from mirror.inbox import TIMESTAMP
 from mirror.watch import Watchers
 
@@ -32,6 +35,7 @@ def read_app(
     public: Path, watchers: Watchers, *, seconds: float = limits.WATCH_SECONDS
 ) -> Starlette:
     """Return the application that shows `public`; it knows no other verb, path or folder."""
+    packs = Packs(public)
 
     async def watch(request: Request) -> Response:
         known = str(request.path_params["known"])
@@ -49,6 +53,8 @@ def read_app(
     async def file(request: Request) -> Response:
         path = str(request.path_params["path"])
         try:
+            if (pack := layout.parse_pack(path)) is not None:
+                return await packs.answer(path, pack, request)
             # The one gate in front of the disk.
             layout.parse_file(path)
             fd = await asyncio.to_thread(open_public, public, path)
@@ -70,9 +76,47 @@ def open_public(public: Path, path: str) -> int:
         return held.open_file(path)
 
 
-def send_file(fd: int, request: Request, *, immutable: bool) -> Response:
-    """Return the answer with the file or one range of it; the descriptor is closed after it."""
-    size = os.fstat(fd).st_size
+class Packs:
+    """Answers with packs of the manifests that are shown."""
+
+    def __init__(self, public: Path) -> None:
+        self._source = PackedSource(FolderSource(public))
+        self._turn = asyncio.Lock()
+
+    async def answer(self, path: str, pack: layout.Pack, request: Request) -> Response:
+        """Return the pack or one range of it; raises NotFound."""
+        size = self._source.known_size(pack)
+        if size is None:
+            # A manifest is parsed for it: one at a time, or strangers would take every thread.
+            async with self._turn:
+                size = await asyncio.to_thread(self._source.size, pack)
+        extent = extent_of(request, size, immutable=True)
+        if isinstance(extent, Response):
+            return extent
+        found = self._source.fetch(path, offset=extent.start, limit=extent.end - extent.start)
+        return StreamingResponse(
+            in_threads(found), status_code=extent.status, headers=extent.headers
+        )
+
+
+async def in_threads(found: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield what `found` yields; each piece is got in a thread."""
+    while piece := await asyncio.to_thread(next, found, b""):
+        yield piece
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Which bytes are asked for, and the head of the answer that brings them."""
+
+    start: int
+    end: int
+    status: int
+    headers: dict[str, str]
+
+
+def extent_of(request: Request, size: int, *, immutable: bool) -> Extent | Response:
+    """Return what to send of `size` bytes; an answer without a body where none is to be sent."""
     headers = {
         "Cache-Control": _IMMUTABLE if immutable else "no-cache",
         "Accept-Ranges": "bytes",
@@ -84,14 +128,23 @@ def send_file(fd: int, request: Request, *, immutable: bool) -> Response:
     if wanted is not None:
         start, end = int(wanted[1]), min(size, int(wanted[2] or size) + 1)
         if start >= end:
-            os.close(fd)
             return _plain(416, {"Content-Range": f"bytes */{size}"})
         status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
     if request.method == "HEAD":
-        os.close(fd)
         return Response(status_code=status, headers=headers)
-    return FileAnswer(fd, start, end, status_code=status, headers=headers)
+    return Extent(start, end, status, headers)
+
+
+def send_file(fd: int, request: Request, *, immutable: bool) -> Response:
+    """Return the answer with the file or one range of it; the descriptor is closed after it."""
+    extent = extent_of(request, os.fstat(fd).st_size, immutable=immutable)
+    if isinstance(extent, Response):
+        os.close(fd)
+        return extent
+    return FileAnswer(
+        fd, extent.start, extent.end, status_code=extent.status, headers=extent.headers
+    )
 
 
 class FileAnswer(StreamingResponse):

@@ -14,7 +14,7 @@ from contextlib import suppress
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.pipes import Drain
-from embrasure.trust.layout import parse_file
+from embrasure.trust.layout import parse_wanted
 from embrasure.trust.receipt import read_record
 from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
@@ -79,7 +79,7 @@ class IpcSource:
 
         Raises NotFound, Unavailable, Refused; after a broken conversation always Unavailable.
         """
-        kind = parse_file(path)
+        kind = parse_wanted(path)
         pace = Pace(whole_seconds=limits.METADATA_SECONDS if kind.metadata else None)
         pipe = self._open(path, offset=offset, limit=limit)
         count = 0

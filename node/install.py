@@ -12,14 +12,11 @@ import msgspec
 
 from embrasure import limits
 from embrasure.bundle.manifest import Manifest
-from embrasure.errors import EmbrasureError, Failed, Refused, Unavailable
+from embrasure.errors import EmbrasureError, Failed
 from embrasure.fs import Folder
-from embrasure.trust import layout
-from embrasure.trust.fetcher import paced
 from embrasure.trust.floors import AppFloor, Committed
 from embrasure.trust.receipt import Kind, Outcome, Ran
-from node import collection, confirming, credentials, rollback, space, switch, tree, units
-from node.deadline import Deadline, armed, left_s
+from node import collection, confirming, credentials, fetching, rollback, space, switch, tree, units
 from node.probe import Died
 from node.releases import is_whole
 from node.states import Release, State
@@ -56,63 +53,6 @@ def reserved(tx: Transaction) -> To:
             collection.make_room(tx, offer.manifest)
             check_room()
     return To(State.FETCHING)
-
-
-def fetching(tx: Transaction) -> To:
-    """Every blob is here, hashed on the way, and durable."""
-    blobs, by = tx.ground.blobs, armed(tx.ground.fetch_s)
-    missing = blobs.missing(offer_of(tx).manifest.blobs())
-    total, done = sum(missing.values()), 0
-    for digest, length in missing.items():
-        if not _fetch(tx, digest, length, by, (done, total)):
-            _fetch(tx, digest, length, by, (done, total))
-        done += length
-    blobs.sync()
-    return To(State.VERIFIED)
-
-
-def check_in_time(by: Deadline, path: str) -> None:
-    """Return only while the release may still be fetched; raises Unavailable (`slow`).
-
-    A source just above the lowest speed must not keep the one install slot for ever; what has come
-    is kept, and the next try goes on at the byte.
-    """
-    if left_s(by) <= 0:
-        raise Unavailable(
-            path, expected=f"every blob in {by.span_ms // 1000} s", got="a slower source",
-            untouched="the release that runs", hint="fetch_s in node.toml", reason="slow",
-        )  # fmt: skip
-
-
-def _fetch(
-    tx: Transaction, digest: str, length: int, by: Deadline, shown_of: tuple[int, int]
-) -> bool:
-    """Return whether the blob is here; False when what an earlier attempt had left was bad.
-
-    A power cut may leave zeros where bytes were. They are dropped then, and that says nothing of
-    the source: it is asked once more, for all of it. Raises Refused (`bad-hash`) after that.
-    shown_of: bytes that came before, and of all
-    """
-    done, total = shown_of
-    with tx.ground.blobs.writer(digest, length=length) as writer:
-        held, shown = writer.offset, writer.offset
-        left = length - held
-        if left:
-            pieces = offer_of(tx).source.fetch(layout.blob_file(digest), offset=held, limit=left)
-            for piece in paced(pieces, what=layout.blob_file(digest)):
-                tx.check_halt()
-                check_in_time(by, layout.blob_file(digest))
-                writer.write(piece)
-                if writer.offset - shown >= limits.MIB:
-                    shown = writer.offset
-                    tx.report.progress(State.FETCHING, done + shown, total)
-        try:
-            writer.commit()
-        except Refused as problem:
-            if problem.reason != "bad-hash" or not held:
-                raise
-            return False
-    return True
 
 
 def verified(tx: Transaction) -> To:
@@ -274,7 +214,7 @@ STEPS: Mapping[State, Callable[[Transaction], To]] = MappingProxyType(
     {
         State.OFFERED: offered,
         State.RESERVED: reserved,
-        State.FETCHING: fetching,
+        State.FETCHING: fetching.fetching,
         State.VERIFIED: verified,
         State.STAGED: staged,
         State.WAITING: waiting,

@@ -12,6 +12,7 @@ import msgspec
 from embrasure import limits
 from embrasure.errors import EmbrasureError, Failed, Refused, shown
 from embrasure.fs import Folder
+from embrasure.trust import layout
 from embrasure.trust.decide import Verdict
 from embrasure.trust.documents import write
 from embrasure.trust.floors import AppFloor
@@ -248,7 +249,8 @@ class Installer:
                 APPROVAL: self._judge.approval(docs),
                 **self._judge.secrets(docs, source),
             }
-        offer = Offer(docs.manifest, documents, source, again)
+        pack = layout.pack_file(docs.env, docs.app, docs.plan.manifest.sha256)
+        offer = Offer(docs.manifest, pack, documents, source, again)
         config = load_app(self._ground.paths, app)
         Folder.open(self._ground.paths.app(app), create=True).close()
         tx = Transaction(self._ground, fresh, config, report, STEPS, offer=offer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from embrasure.bundle.packing import PackedSource
 from embrasure.errors import Failed, Misuse, Unavailable
 from embrasure.trust.folder import FolderSource
 from embrasure.trust.listing import TrustFolderSource
@@ -79,7 +80,7 @@ def apply_folder(paths: Paths, folder: Path, say: Say) -> list[AnswerNote]:
     """Return what became of each app after one look into the repository at `folder`."""
     if not (folder / "metadata").is_dir():
         raise Misuse(str(folder), expected="a repository: a folder with metadata/", got="another")
-    source, states = FolderSource(folder), States(say)
+    source, states = PackedSource(FolderSource(folder)), States(say)
     try:
         channel = to_apply(paths)
     except Unavailable as absent:

@@ -16,7 +16,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
-from embrasure.trust.layout import parse_file
+from embrasure.trust.layout import parse_wanted
 from embrasure.wire import node_pb2 as wire
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class StreamSource:
 
         Raises NotFound, Unavailable; Refused for data that was not wanted, or not in this place.
         """
-        parse_file(path)
+        parse_wanted(path)
         self._drain()
         self._id, self._rest, self._is_open = self._id + 1, limit, True
         want = wire.Want(id=self._id, path=path, offset=offset, limit=limit)

@@ -65,11 +65,13 @@ class To:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What is to be installed, verified. again: what the decision says just before the switch:
-    wait, or go on; raises Failed (`turn`) when it never will be.
+    """What is to be installed, verified. pack: where its small blobs may be had together; again:
+    what the decision says just before the switch: wait, or go on; raises Failed (`turn`) when it
+    never will be.
     """
 
     manifest: Manifest
+    pack: str
     documents: Mapping[str, bytes]
     source: Source
     again: Callable[[], Pause]

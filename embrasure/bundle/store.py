@@ -18,7 +18,7 @@ from pathlib import Path
 
 from embrasure import fsops, limits
 from embrasure.bundle.incoming import BlobWriter, lock
-from embrasure.descriptor import explaining
+from embrasure.descriptor import explained, explaining, write_all
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused
 from embrasure.fs import Folder
 from embrasure.trust.layout import DIGEST
@@ -26,6 +26,7 @@ from embrasure.trust.layout import DIGEST
 PARTIAL = ".partial"
 TWIN = ".x"  # `<sha256>.x`: the same bytes once more, as a file that may be run
 _BLOB_MODE, _TWIN_MODE = 0o444, 0o555
+_FEW_FOLDERS = 8  # synced one by one
 
 
 def check_digest(digest: str) -> str:
@@ -33,6 +34,14 @@ def check_digest(digest: str) -> str:
     if not DIGEST.fullmatch(digest):
         raise Refused("blob", expected="64 hex digits", got=digest, reason="bad-path")
     return digest
+
+
+def check_bytes(digest: str, data: bytes | memoryview) -> None:
+    """Return only when `digest` is the SHA-256 of `data`; raises Refused (`bad-hash`)."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != digest:
+        raise Refused(f"blob {digest}", expected="the bytes of its name",
+                      got=f"bytes of {found}", reason="bad-hash")  # fmt: skip
 
 
 def is_young(folder: Folder, name: str, unused_s: float, now: float) -> bool:
@@ -139,6 +148,36 @@ class BlobStore:
             )
         return BlobWriter(self, digest, length=length)
 
+    def put(self, digest: str, data: bytes | memoryview) -> bool:
+        """Return whether the blob came in just now: readable, and durable after `sync`; False when
+        an earlier transfer has left something of it, where `writer` goes on.
+
+        For blobs that fit into memory: nothing is locked, nothing is set aside on the disk.
+        Raises Refused (`bad-hash`) before anything is written, Failed (`no-space`).
+        """
+        check_bytes(check_digest(digest), data)
+        with self._mutex:  # a sweep must not take it for one that nobody writes
+            try:
+                fd = fsops.create(self._partials.fd, digest, os.O_WRONLY | os.O_EXCL, 0o600)
+            except FileExistsError:
+                return False
+            except OSError as problem:
+                raise explained(problem, f"blob {digest}") from problem
+            try:
+                with explaining(f"blob {digest}"):
+                    write_all(fd, data)
+            except BaseException:
+                os.close(fd)
+                self._partials.unlink(digest, missing_ok=True)
+                raise
+            os.close(fd)
+            self._pending[digest] = len(data)
+        return True
+
+    def begun(self) -> frozenset[str]:
+        """Return the digests of which an earlier transfer has left something."""
+        return frozenset(self._partials.list())
+
     def sync(self) -> None:
         """Every committed blob is durable under its own name; raises Failed, and drops them.
 
@@ -156,11 +195,18 @@ class BlobStore:
                     self._partials.unlink(digest, missing_ok=True)
                     del self._pending[digest]
                 raise
+            folders = {digest[:2] for digest in pending}
+            if many := len(folders) > _FEW_FOLDERS:
+                for aa in folders.difference(self._root.list()):
+                    self._root.mkdir(aa, mode=self._mode).close()
             for aa, digests in itertools.groupby(sorted(pending), key=lambda digest: digest[:2]):
                 with self._root.ensure(aa, mode=self._mode) as folder:
                     for digest in digests:
                         self._name(digest, folder)
-                    folder.fsync()
+                    if not many:
+                        folder.fsync()
+            if many:
+                self._root.syncfs()  # one, in place of one for each folder
 
     def sweep(self, live: Container[str], *, unused_s: float = 0, now: float = 0) -> int:
         """Return how many blobs and partial files are gone; those in `live` stay.
@@ -250,7 +296,8 @@ class BlobStore:
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def _name(self, digest: str, folder: Folder) -> None:
-        self._partials.chmod_file(digest, _BLOB_MODE)
+        with explaining(f"blob {digest}"):
+            fsops.chmod_name(self._partials.fd, digest, _BLOB_MODE)
         self._partials.rename(digest, folder, digest, replace=True)
         del self._pending[digest]
 

@@ -58,15 +58,18 @@ class MirrorSource:
         """Yield the bytes of `path` from `offset` on, at most `limit` of them, as they come.
 
         A body that ends early is Unavailable, so nothing cut looks whole. A server that ignores
-        the range is taken: the bytes before `offset` are thrown away.
+        the range is taken: the bytes before `offset` are thrown away. Of a pack the range ends
+        where `limit` does; who ignores that has more than is wanted.
         """
-        kind = layout.parse_file(path)
+        kind = layout.parse_wanted(path)
         steady = self.server.steady
         pace = Deadline(steady) if kind.metadata else MinimumSpeed(steady)
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        is_part = layout.parse_pack(path) is not None
+        end = str(offset + limit - 1) if is_part else ""
+        headers = {"Range": f"bytes={offset}-{end}"} if offset or is_part else {}
         with self._client.ask("GET", path, headers=headers) as answer:
             check_found(answer, path)
-            skip = check_extent(answer, path, offset=offset, limit=limit)
+            skip = check_extent(answer, path, offset=offset, limit=limit, is_part=is_part)
             while piece := answer.read1(limits.BUFFER_BYTES, decode_content=False):
                 pace.add(len(piece))
                 kept = piece[skip:]
@@ -132,15 +135,21 @@ def check_found(answer: HTTPResponse, path: str, *, also: int = 206) -> None:
     raise Unavailable(path, expected="a file", got=f"status {answer.status}")
 
 
-def check_extent(answer: HTTPResponse, path: str, *, offset: int, limit: int) -> int:
-    """Return how many bytes of the body lie before `offset`; raises Refused (`limit`, ...)."""
+def check_extent(
+    answer: HTTPResponse, path: str, *, offset: int, limit: int, is_part: bool = False
+) -> int:
+    """Return how many bytes of the body lie before `offset`; raises Refused (`limit`, ...).
+
+    is_part: more of the file may lie behind the range
+    """
     stated = answer.headers.get("Content-Length", "")
     if not _LENGTH.fullmatch(stated):
         raise Refused(path, expected="a stated length", got=stated, reason="bad-schema")
     skip = offset
     if answer.status == 206:
         found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-        if found is None or int(found[1]) != offset or int(found[2]) + 1 != int(found[3]):
+        is_end = found is not None and (is_part or int(found[2]) + 1 == int(found[3]))
+        if found is None or int(found[1]) != offset or not is_end:
             raise Refused(path, expected="the range asked for", got="another", reason="bad-offset")
         skip = 0
     if int(stated) - skip > limit:

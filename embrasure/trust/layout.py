@@ -3,6 +3,9 @@
 A repository is a folder that any web server can serve:
 `metadata/<N>.<role>.json`, `metadata/timestamp.json`, `targets/<dir>/<sha256>.<name>`,
 `blobs/<aa>/<sha256>`.
+
+Beside them a server may offer what is no file: `packs/<env>/<app>/<sha256>`, the small blobs of the
+manifest with that digest, one after the other (`bundle/pack.py`).
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ _FILE = re.compile(
     r"|targets/(?:[a-z0-9-]{1,48}/){1,3}[0-9a-f]{64}\.[a-z0-9-]{1,80}\.json"
     r"|blobs/[0-9a-f]{2}/[0-9a-f]{64}"
 )
+_PACK = re.compile(rf"packs/({ENV.pattern})/({APP.pattern})/({DIGEST.pattern})")
 
 
 def check_env(env: str) -> str:
@@ -151,6 +155,11 @@ def blob_file(digest: str) -> str:
     return f"blobs/{digest[:2]}/{digest}"
 
 
+def pack_file(env: str, app: str, digest: str) -> str:
+    """Return the path of the small blobs of one manifest, one after the other."""
+    return f"packs/{env}/{app}/{digest}"
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What a repository path names."""
@@ -158,6 +167,14 @@ class Kind:
     metadata: bool = False
     target: bool = False
     blob: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Whose small blobs are asked for. manifest: its repository path; digest: its SHA-256."""
+
+    manifest: str
+    digest: str
 
 
 def parse_file(path: str) -> Kind:
@@ -174,3 +191,20 @@ def parse_file(path: str) -> Kind:
         target=path.startswith("targets/"),
         blob=path.startswith("blobs/"),
     )
+
+
+def parse_pack(path: str) -> Pack | None:
+    """Return what a pack's path names; None for any other path. Nothing is stored under it."""
+    found = _PACK.fullmatch(path) if path.isascii() else None
+    if found is None or found[1] in RESERVED:
+        return None
+    env, app, digest = found.groups()
+    return Pack(target_file(manifest_path(env, app, digest), digest), digest)
+
+
+def parse_wanted(path: str) -> Kind:
+    """Return what `path` names; raises Refused `bad-path` for what nobody may ask a source for.
+
+    The gate of those who ask: a pack may be asked for, and is never written.
+    """
+    return Kind() if parse_pack(path) is not None else parse_file(path)

@@ -109,7 +109,7 @@ class Recorder:
             node = None if op.call == "syncfs" else self._id(op.fd)
             self.events.append(Event(op.call, node=node, is_sync=True))
         elif op.call in ("write", "truncate", "clone", "chmod"):
-            self._changed(op.call, op.fd)
+            self._changed(op)
         elif op.call == "create":
             self._created(op, result)
         else:
@@ -118,11 +118,13 @@ class Recorder:
     def _id(self, fd: int) -> Node:
         return self._ids[os.fstat(fd).st_ino]
 
-    def _changed(self, call: str, fd: int) -> None:
-        node, mode = self._id(fd), stat.S_IMODE(os.fstat(fd).st_mode)
+    def _changed(self, op: Op) -> None:
+        here = Path(f"/proc/self/fd/{op.fd}") / op.name
+        found = here.stat()
+        node, mode = self._ids[found.st_ino], stat.S_IMODE(found.st_mode)
         old = self.inodes[node]
-        data = Path(f"/proc/self/fd/{fd}").read_bytes() if old.kind == "file" else b""
-        self._become(call, node, Inode(old.kind, mode, data))
+        data = here.read_bytes() if old.kind == "file" else b""
+        self._become(op.call, node, Inode(old.kind, mode, data))
 
     def _become(self, call: str, node: Node, inode: Inode) -> None:
         self.inodes[node] = inode

@@ -15,10 +15,14 @@ from typing import Any
 import grpc
 
 from embrasure import limits
+from embrasure.bundle.packing import PackedSource
+from embrasure.errors import NotFound
 from embrasure.net.credentials import channel
+from embrasure.trust.layout import parse_pack
 from embrasure.wire import node_pb2 as wire
 from embrasure.wire import node_pb2_grpc
 from tests.simulate.authority import Authority, Leaf
+from tests.simulate.sources import MemorySource
 
 Serve = Callable[[wire.Want], Iterable[wire.FromGateway]]
 
@@ -59,6 +63,9 @@ def pieces(files: Mapping[str, bytes], want: wire.Want) -> Iterator[wire.FromGat
     """Yield what an honest gateway answers to `want` out of `files`."""
     data = files.get(want.path)
     status = "ok"
+    if parse_pack(want.path) is not None:
+        yield from packed(files, want)
+        return
     if data is None:
         data, status = b"", "not_found"
     elif len(data) - want.offset > want.limit:
@@ -68,6 +75,22 @@ def pieces(files: Mapping[str, bytes], want: wire.Want) -> Iterator[wire.FromGat
         body = bytes(found[start : start + limits.FRAME_BODY_BYTES])
         yield wire.FromGateway(data=wire.Data(want=want.id, offset=want.offset + start, body=body))
     yield wire.FromGateway(end=wire.End(want=want.id, status=status, length=len(found)))
+
+
+def packed(files: Mapping[str, bytes], want: wire.Want) -> Iterator[wire.FromGateway]:
+    """Yield what an honest gateway answers to a want of a pack: the product's own bytes."""
+    source, sent = PackedSource(MemorySource(dict(files))), 0
+    try:
+        found = source.fetch(want.path, offset=want.offset, limit=want.limit)
+        for body in found:
+            yield wire.FromGateway(
+                data=wire.Data(want=want.id, offset=want.offset + sent, body=body)
+            )
+            sent += len(body)
+        status = "ok"
+    except NotFound:
+        status = "not_found"
+    yield wire.FromGateway(end=wire.End(want=want.id, status=status, length=sent))
 
 
 class SimGateway:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embrasure.bundle.packing import PackedSource
 from embrasure.errors import NotFound, Refused
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
@@ -17,6 +18,7 @@ from embrasure.trust.view import View
 from gateway.feed import GENERATIONS, Feed
 from gateway.published import Contents, Shelf
 from tests.ablation import Ablation
+from tests.simulate.releases import make_release
 from tests.simulate.repository import SimRepository
 
 
@@ -113,6 +115,36 @@ def test_without_the_table_an_unapproved_upload_would_be_served(
     with ablation("the table of what was published") as attack:
         attack.without("gateway.feed.Feed.check", lambda *a, **k: None)
         attack.succeeded(b"".join(feed.fetch(path, offset=0, limit=1000)) == secret)
+
+
+@pytest.mark.misuse
+def test_a_pack_is_given_exactly_where_its_blobs_are(
+    sim: SimRepository, tmp_path: Path, ablation: Ablation
+) -> None:
+    folder = tmp_path / "repository"
+    sim.write(folder)
+    source = PackedSource(FolderSource(folder))
+    shown = Shelf(source).contents(view_of(sim, tmp_path))
+    feed = Feed(source)
+    feed.show(shown)
+    assert len(shown.packs) == 2
+    assert not shown.packs & shown.paths, "no mirror is sent what is no file"
+    for pack in shown.packs:
+        assert b"".join(feed.fetch(pack, offset=0, limit=1000)).startswith(b"#!")
+    # A manifest and its blobs that lie there, of a release that nobody has approved.
+    secret = make_release("shop", {"code/main": b"of a proposal"})
+    manifest = layout.manifest_path("dev", "shop", secret.digest)
+    files = {layout.target_file(manifest, secret.digest): secret.raw}
+    files |= {layout.blob_file(digest): data for digest, data in secret.blobs.items()}
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    asked = layout.pack_file("dev", "shop", secret.digest)
+    with pytest.raises(NotFound):
+        list(feed.fetch(asked, offset=0, limit=1000))
+    with ablation("the table of what was published") as attack:
+        attack.without("gateway.feed.Feed.check", lambda *a, **k: None)
+        attack.succeeded(b"".join(feed.fetch(asked, offset=0, limit=1000)) == b"of a proposal")
 
 
 def test_a_node_in_the_middle_of_a_refresh_still_finds_its_files() -> None:

@@ -196,7 +196,7 @@ def test_a_path_that_is_no_repository_path_never_reaches_fetch(ablation: Ablatio
     run(held, work)
     assert held.asked == []
     with ablation("the grammar of paths") as attack:
-        attack.without("node.asking.parse_file", lambda _: parse_file(BLOB))
+        attack.without("node.asking.parse_wanted", lambda _: parse_file(BLOB))
         with pytest.raises(NotFound):
             run(held, work)
         attack.succeeded([path for path, _, _ in held.asked] == ["../../etc/shadow"])

@@ -1,0 +1,126 @@
+"""The blobs of a release come in: the small ones together where the source offers it, each other
+one by itself; hashed before it counts, resumed at its byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from logging import getLogger
+
+from embrasure import limits
+from embrasure.bundle.pack import Cutter, Run, members, runs
+from embrasure.errors import NotFound, Refused, Unavailable
+from embrasure.trust import layout
+from embrasure.trust.fetcher import paced
+from node.deadline import Deadline, armed, left_s
+from node.logs import FIELDS
+from node.states import State
+from node.transaction import To, Transaction, offer_of
+
+LOG = getLogger(__name__)
+
+
+def fetching(tx: Transaction) -> To:
+    """Every blob is here, hashed on the way, and durable."""
+    blobs, manifest = tx.ground.blobs, offer_of(tx).manifest
+    wanted = manifest.blobs()
+    missing = blobs.missing(wanted)
+    coming = _Coming(tx, armed(tx.ground.fetch_s), sum(missing.values()))
+    # What an earlier transfer has begun goes on at its byte.
+    fresh = missing.keys() - blobs.begun()
+    for run in runs(members(wanted), fresh):
+        if not coming.take_run(run):
+            break
+    for digest, length in missing.items():
+        if not blobs.has(digest, length=length) and not coming.take(digest, length):
+            coming.take(digest, length)
+    blobs.sync()
+    return To(State.VERIFIED)
+
+
+def check_in_time(by: Deadline, path: str) -> None:
+    """Return only while the release may still be fetched; raises Unavailable (`slow`).
+
+    A source just above the lowest speed must not keep the one install slot for ever; what has come
+    is kept, and the next try goes on at the byte.
+    """
+    if left_s(by) <= 0:
+        raise Unavailable(
+            path, expected=f"every blob in {by.span_ms // 1000} s", got="a slower source",
+            untouched="the release that runs", hint="fetch_s in node.toml", reason="slow",
+        )  # fmt: skip
+
+
+class _Coming:
+    """The blobs of one transaction on their way in."""
+
+    def __init__(self, tx: Transaction, by: Deadline, total: int) -> None:
+        self._tx, self._by, self._total = tx, by, total
+        self._blobs, self._source = tx.ground.blobs, offer_of(tx).source
+        self._done = self._shown = 0
+
+    def take_run(self, run: Run) -> bool:
+        """Return whether all blobs of the run came; False: the pack is not asked for again.
+
+        A pack only makes it faster. Whatever is wrong with one, what was verified stays, and the
+        rest comes blob by blob, from where its bytes are asked for one name at a time.
+        """
+        path, cutter, before = offer_of(self._tx).pack, Cutter(run.blobs), self._done
+        try:
+            for piece in self._pieces(path, run.offset, run.length):
+                for digest, data in cutter.cut(piece):
+                    self._blobs.put(digest, data)
+            if cutter.current is not None:
+                raise Refused("pack", expected="all of it", got="less", reason="bad-length")
+        except (NotFound, Refused, Unavailable) as problem:
+            if problem.reason in ("stopping", "slow"):
+                raise
+            came = self._done - before
+            if came:
+                app = {FIELDS: {"app": self._tx.app}}
+                LOG.warning("bad-pack after %d bytes: %s", came, problem, extra=app)
+            return False
+        finally:
+            self._keep(cutter)
+        return True
+
+    def _keep(self, cutter: Cutter) -> None:
+        """What came of a blob that is not whole is where its own transfer goes on."""
+        if cutter.current is None or not cutter.rest:
+            return
+        digest, length = cutter.current
+        with self._blobs.writer(digest, length=length) as writer:
+            if not writer.offset:
+                writer.write(bytes(cutter.rest))
+
+    def take(self, digest: str, length: int) -> bool:
+        """Return whether the blob is here; False when what an earlier attempt had left was bad.
+
+        A power cut may leave zeros where bytes were. They are dropped then, and that says nothing
+        of the source: it is asked once more, for all of it. Raises Refused (`bad-hash`) after that.
+        """
+        with self._blobs.writer(digest, length=length) as writer:
+            held = writer.offset
+            self._done += held
+            if held < length:
+                path = layout.blob_file(digest)
+                for piece in self._pieces(path, held, length - held):
+                    writer.write(piece)
+            try:
+                writer.commit()
+            except Refused as problem:
+                if problem.reason != "bad-hash" or not held:
+                    raise
+                return False
+        return True
+
+    def _pieces(self, path: str, offset: int, limit: int) -> Iterator[bytes]:
+        """Yield what the source gives, at its pace and in time; said to whoever watches."""
+        for piece in paced(self._source.fetch(path, offset=offset, limit=limit), what=path):
+            self._tx.check_halt()
+            check_in_time(self._by, path)
+            yield piece
+            self._done += len(piece)
+            if self._done - self._shown >= limits.MIB:
+                self._shown = self._done
+                self._tx.report.progress(State.FETCHING, min(self._done, self._total), self._total)
