@@ -75,6 +75,7 @@ class Acceptor:
         self._held.enter_context(lock(paths.lock / "node", seconds=1))
         credentials.take_all_away(paths)
         leftovers.clear(paths)
+        isolation.backend.clear()
         self._identity = identity
         self._clock = clock
         self._mutex = threading.RLock()

@@ -40,6 +40,7 @@ from node.users import find_user
 LOG = getLogger(__name__)
 _STEP_SECONDS = 0.05
 _RELOAD_SECONDS = 2.0  # between looks at the TLS files
+_FOLDER_SECONDS = 0.2  # between looks whether apply has given this process its folder
 _LOOK_SECONDS = 5.0  # between two proofs of life of a pull node for the service manager
 
 
@@ -178,9 +179,25 @@ def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
             notify(ALIVE)
 
 
+def await_folder(paths: Paths, stop: threading.Event) -> None:
+    """Its own folder is this process's, or `stop` is set: apply gives it, at its own first start,
+    and the two units are started at the same time.
+    """
+    is_told = False
+    while not os.access(paths.tls, os.R_OK | os.W_OK | os.X_OK):
+        if not is_told:
+            LOG.info("waiting for apply to give it %s", paths.tls)
+            is_told = True
+        if stop.wait(_FOLDER_SECONDS):
+            return
+
+
 def run(paths: Paths, stop: threading.Event) -> None:
     """The network side of the node works until `stop` is set."""
     config = load_config(paths)
+    await_folder(paths, stop)
+    if stop.is_set():
+        return
     with lock(paths.tls / service.FETCH_LOCK, seconds=1):
         try:
             if config.mode == "push":

@@ -63,8 +63,16 @@ class Backend(Protocol):
         """Return how `argv` starts inside `room`; `held` closes what it needs so long."""
         ...
 
+    def ask(self, token: str) -> None:
+        """What was started outside of this node's own processes has been told to end (SIGTERM)."""
+        ...
+
     def end(self, token: str) -> None:
         """Nothing lives that was started outside of this node's own processes."""
+        ...
+
+    def clear(self) -> None:
+        """The same for all that an earlier, killed node started. For the holder of its lock."""
         ...
 
 
@@ -79,8 +87,14 @@ class Bare:
         """Return the command itself."""
         return Started(argv, user=room.user, env=env)
 
+    def ask(self, token: str) -> None:
+        """All of it are this node's own processes."""
+
     def end(self, token: str) -> None:
         """All of it are this node's own processes."""
+
+    def clear(self) -> None:
+        """All of it ended with the node that started it."""
 
 
 class Refusing:
@@ -98,7 +112,13 @@ class Refusing:
             reason="no-sandbox",
         )  # fmt: skip
 
+    def ask(self, token: str) -> None:
+        """Nothing was started."""
+
     def end(self, token: str) -> None:
+        """Nothing was started."""
+
+    def clear(self) -> None:
         """Nothing was started."""
 
 

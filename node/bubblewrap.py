@@ -64,8 +64,14 @@ class Bubblewrap:
             keep, room.user, is_wrapped=True, env=sandbox.hidden(env),
         )  # fmt: skip
 
+    def ask(self, token: str) -> None:
+        """All of it are this node's own processes, below bubblewrap's."""
+
     def end(self, token: str) -> None:
         """All of it was in one process namespace, which ended with its first process."""
+
+    def clear(self) -> None:
+        """All of it ended with the node that started it (`--die-with-parent`)."""
 
 
 def find() -> Bubblewrap | None:

@@ -75,6 +75,8 @@ def run(
     output = Output(read_end, None)
     try:
         code = _wait(process, output, time.monotonic() + seconds, halt or threading.Event())
+        if code is None:
+            backend.ask(token)
         _clear(process, token, is_wrapped=started.is_wrapped)
         backend.end(token)
         output.take()

@@ -77,7 +77,7 @@ def look(paths: Paths, config: NodeConfig) -> Isolation:
     production, wanted = is_production(paths, config), config.sandbox
     found: Backend | None = None
     if wanted == "systemd-run" or (wanted == "auto" and production):
-        found = transient.find()
+        found = transient.find(paths.prefix)
     if found is None and (wanted == "bubblewrap" or (wanted == "auto" and production)):
         found = bubblewrap.find()
     if found is None and wanted in ("auto", "none"):

@@ -65,10 +65,11 @@ def _give(path: Path, fetch: User, mode: int) -> None:
 
     While root has the folder nobody else can have put anything into it.
     """
-    with Folder.open(path, create=True, mode=_PRIVATE) as folder:
-        owner = os.fstat(folder.fd).st_uid
-        if owner == fetch.uid:
+    # Not opened to be looked at: a root without CAP_DAC_OVERRIDE may not open what is fetch's.
+    with Folder.open(path.parent) as above:
+        if above.has(path.name) and above.stat(path.name).st_uid == fetch.uid:
             return
+    with Folder.open(path, create=True, mode=_PRIVATE) as folder:
         check_root(folder)
         for name in folder.list():
             found = folder.stat(name)
