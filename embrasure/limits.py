@@ -186,6 +186,7 @@ OWNER_WINDOWS = 16  # in node.toml, and in one file of apps.d
 WINDOW_SECONDS = 7 * 86400  # one maintenance window
 CHECK_AGAIN_SECONDS = 60  # after a hook `check` that says "not now"
 HOLDS_BYTES = 96 * KIB  # that many holds with reasons of four-byte characters
+LOG_LINES = 60  # a minute from one place of the code: journald drops 10,000 in 30 s of a service
 LOG_CHARACTERS = 2_000  # one value of one event in a log: a line is read whole by journald
 NODE_METRICS_SECONDS = 15  # between two writings of a node's figures: a usual scrape interval
 NODE_METRICS_BYTES = 64 * KIB  # 64 apps are 21 KB

@@ -175,6 +175,7 @@ class Acceptor:
         It lets a release stay that was approved, runs, and has soaked; nothing else. Raises Refused
         for an order that does not hold.
         """
+        self._ground.waits.of("gateway", opened_ms)  # else nothing is fetched for it
         order, keyid, _ = self._verified(envelope, source)
         floors = self._ground.floors.load()
         if keyid in floors.union.keys:

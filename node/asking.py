@@ -31,6 +31,7 @@ from node.messages import (
 )
 
 Tick = Callable[[], float]
+_LOOK_SECONDS = 1.0  # until a conversation that was broken off is noticed
 
 
 class Pace:
@@ -95,9 +96,12 @@ class IpcSource:
         os.close(pipe)
         self._check_end(self._end(), path, count)
 
-    def _open(self, path: str, *, offset: int, limit: int) -> int:
+    def _check_whole(self) -> None:
         if self._is_broken:
             raise Unavailable("source", expected="fetch", got="it is gone", reason="ipc-closed")
+
+    def _open(self, path: str, *, offset: int, limit: int) -> int:
+        self._check_whole()
         self._id += 1
         want = Want(id=self._id, path=path, offset=offset, limit=limit)
         with self._breaking():
@@ -116,7 +120,8 @@ class IpcSource:
         with Drain(pipe) as drain:
             while True:
                 began = self._tick()
-                ready = waiting.poll(int(pace.left * 1000) + 1)
+                ready = waiting.poll(int(min(pace.left, _LOOK_SECONDS) * 1000) + 1)
+                self._check_whole()
                 # One byte more than allowed is read, so that too much is seen and not cut off.
                 piece = drain.take(min(limits.BUFFER_BYTES, rest + 1)) if ready else None
                 pace.note(waited=self._tick() - began, count=len(piece or b""))
@@ -147,6 +152,11 @@ class IpcSource:
 
     def _breaking(self) -> _Breaking:
         return _Breaking(self)
+
+    def give_way(self) -> None:
+        """No byte is waited for any more. From any thread: the descriptor stays its thread's."""
+        self._is_broken = True
+        self._channel.hang_up()
 
     def break_off(self) -> None:
         """No want is answered any more: the two sides have lost each other."""

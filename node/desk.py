@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from logging import getLogger
 from typing import Protocol
 
@@ -45,6 +45,7 @@ from node.messages import (
     sentence,
     unpack,
 )
+from node.precedence import Precedence
 
 LOG = getLogger(__name__)
 CONVERSATIONS = 16  # at once; one more is hung up on
@@ -139,8 +140,10 @@ class Desk:
     ) -> None:
         self._door, self._records, self._allowed = door, records, allowed
         self._joiner, self._keeper = joiner, keeper
-        self._room = threading.BoundedSemaphore(CONVERSATIONS)
+        # Each user has room of its own: fetch's user must not be able to lock the owner out.
+        self._rooms = {uid: threading.BoundedSemaphore(CONVERSATIONS) for uid in allowed}
         self._working = threading.Lock()
+        self._precedence = Precedence()
 
     def serve(self, listener: Listener, stop: threading.Event) -> None:
         """Conversations are taken until `stop` is set."""
@@ -148,26 +151,32 @@ class Desk:
             channel = listener.accept(self._allowed, seconds=_LOOK_SECONDS)
             if channel is None:
                 continue
-            if not self._room.acquire(blocking=False):
+            uid = channel.peer().uid
+            if not self._rooms[uid].acquire(blocking=False):
                 channel.close()
                 continue
-            threading.Thread(target=self._converse, args=(channel,), daemon=True).start()
+            try:
+                threading.Thread(target=self._converse, args=(channel, uid), daemon=True).start()
+            except RuntimeError:  # no thread is to be had now: that must not end this one
+                LOG.error("a conversation has no thread: too many processes on this host")
+                channel.close()
+                self._rooms[uid].release()
 
     def alone(self, work: Callable[[], None]) -> None:
         """`work` is done while every order is answered `wait busy`."""
         with self._working:
             work()
 
-    def _converse(self, channel: Channel[FromFetch]) -> None:
+    def _converse(self, channel: Channel[FromFetch], uid: int) -> None:
         try:
             with channel, suppress(EmbrasureError):  # the peer is gone: nobody to tell
-                channel.send(self._last_word(channel))
+                channel.send(self._last_word(channel, uid))
         finally:
-            self._room.release()
+            self._rooms[uid].release()
 
-    def _last_word(self, channel: Channel[FromFetch]) -> Message:
+    def _last_word(self, channel: Channel[FromFetch], uid: int) -> Message:
         try:
-            self._answer(channel, channel.receive(seconds=_FIRST_WORD_SECONDS))
+            self._answer(channel, channel.receive(seconds=_FIRST_WORD_SECONDS), uid)
         except EmbrasureError as problem:
             LOG.warning("%s [%s]", problem, problem.word)
             return failure_of(problem)
@@ -176,20 +185,30 @@ class Desk:
             return failure_of(Failed("apply", expected="an answer", got="an internal error"))
         return Done()
 
-    def _answer(self, channel: Channel[FromFetch], ask: FromFetch) -> None:
-        report = IpcReport(channel)
+    def _answer(self, channel: Channel[FromFetch], ask: FromFetch, uid: int) -> None:
+        source, report = IpcSource(channel), IpcReport(channel)
         match ask:
-            case OrderAsk() | PollAsk() | LocalAsk() | RepairAsk():
-                self._work(channel, ask, report)
+            case LocalAsk() | RepairAsk():
+                check_peer(channel.peer(), frozenset({os.geteuid()}))
+                with self._precedence.owner():
+                    is_mine = self._working.acquire(blocking=False)
+                self._work(ask, source, report, is_mine=is_mine)
+            case OrderAsk() | PollAsk():
+                with self._precedence.guest(source):
+                    is_mine = self._working.acquire(blocking=False)
+                    self._work(ask, source, report, is_mine=is_mine)
             case TrustAsk():
                 # Beside an install, not behind it: a stop must not wait for a soak.
-                report.tell(trusted(self._door.trust(IpcSource(channel))))
+                with self._turn(source, uid):
+                    report.tell(trusted(self._door.trust(source)))
             case ConfirmAsk() if self._keeper:
                 # Beside the install that waits for it.
-                envelope, source = unpack(ask.envelope), IpcSource(channel)
-                tell(report, self._keeper.confirm(envelope, source, opened_ms=ask.opened_ms))
+                with self._precedence.guest(source):
+                    envelope = unpack(ask.envelope)
+                    tell(report, self._keeper.confirm(envelope, source, opened_ms=ask.opened_ms))
             case FreshAsk() if self._keeper:
-                self._keeper.look_again(IpcSource(channel), opened_ms=ask.opened_ms)
+                with self._precedence.guest(source):
+                    self._keeper.look_again(source, opened_ms=ask.opened_ms)
             case AwaitedAsk() if self._keeper:
                 note = self._keeper.awaited(ask.opened_ms)
                 if note is not None:
@@ -207,28 +226,37 @@ class Desk:
                 proof = self._joiner.prove(unpack(ask.challenge), gateway=ask.gateway)
                 channel.send(ProvedNote(proof=pack(proof)))
             case EnrolAsk() if self._joiner:
-                self._joiner.take(unpack(ask.answer), IpcSource(channel))
+                with self._precedence.guest(source):
+                    self._joiner.take(unpack(ask.answer), source)
             case _:
                 raise Failed("ipc", expected="a question", got=type(ask).__name__)
 
+    def _turn(self, source: IpcSource, uid: int) -> AbstractContextManager[None]:
+        """Return whose turn a delivery of trust files is: the owner's by his user. In development
+        fetch has the same one.
+        """
+        if uid == os.geteuid() and len(self._rooms) > 1:
+            return self._precedence.owner()
+        return self._precedence.guest(source)
+
     def _work(
         self,
-        channel: Channel[FromFetch],
         ask: OrderAsk | PollAsk | LocalAsk | RepairAsk,
+        source: IpcSource,
         report: IpcReport,
+        *,
+        is_mine: bool,
     ) -> None:
-        if not self._working.acquire(blocking=False):
+        """is_mine: whether the one slot was taken for this; it is free again afterwards."""
+        if not is_mine:
             report.tell(AnswerNote(kind="wait", reason="busy", app="", floor=0))
             return
         try:
-            source = IpcSource(channel)
             if isinstance(ask, OrderAsk):
                 answers = [self._door.order(unpack(ask.envelope), source, report)]
             elif isinstance(ask, LocalAsk) and self._keeper:
-                check_peer(channel.peer(), frozenset({os.geteuid()}))
                 answers = self._keeper.poll(source, report, is_local=True)
             elif isinstance(ask, RepairAsk):
-                check_peer(channel.peer(), frozenset({os.geteuid()}))
                 answers = [self._door.repair(ask.app, source, report)]
             else:
                 answers = self._door.poll(source, report)

@@ -66,9 +66,13 @@ class Channel(Generic[M]):
 
     def close(self) -> None:
         """The conversation is over for both sides."""
+        self.hang_up()
+        self._socket.close()
+
+    def hang_up(self) -> None:
+        """Whoever waits for the other side, or will, is told that it is gone."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
 
     def peer(self) -> Peer:
         """Return the process that connected or listens."""

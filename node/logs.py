@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TextIO
 
@@ -22,6 +23,7 @@ LOG = logging.getLogger(__name__)
 FIELDS = "fields"  # LOG.info("event", extra={FIELDS: {...}}): more keys of that event
 _PLAIN = re.compile(r"[A-Za-z0-9._:/@+-]+")
 _PRIORITY = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_UNSAID = "unsaid"
 _FRAMES = 4  # of a mistake of ours: where it was, and how one came there
 
 
@@ -46,12 +48,40 @@ class Line(logging.Formatter):
         fields = getattr(record, FIELDS, None)
         if isinstance(fields, Mapping):
             said.update(fields)
+        if unsaid := getattr(record, _UNSAID, 0):
+            said["unsaid"] = unsaid
         if record.exc_info and record.exc_info[1] is not None:
             # Names and places only: values of variables never get here.
             said["exception"] = f"{type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
             said["where"] = where(record.exc_info[2])
         prefix = f"<{priority(record.levelno)}>" if self._is_journal else ""
         return prefix + " ".join(f"{key}={quoted(str(value))}" for key, value in said.items())
+
+
+class Sparing(logging.Filter):
+    """Lets each place in the code speak often enough for people, and no more.
+
+    Whoever can cause one event a thousand times a second must not drown the others in it, nor make
+    a journal drop what it takes from this process.
+    """
+
+    def __init__(self, tick: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._tick, self._mutex = tick, threading.Lock()
+        self._places: dict[tuple[str, int], tuple[float, float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the event is told; the next one that is says how many were not."""
+        place, now = (record.name, record.lineno), self._tick()
+        with self._mutex:
+            room, since, unsaid = self._places.get(place, (float(limits.LOG_LINES), now, 0))
+            room += (now - since) * limits.LOG_LINES / 60
+            room = min(room, float(limits.LOG_LINES))
+            is_told = room >= 1
+            self._places[place] = (room - is_told, now, 0 if is_told else unsaid + 1)
+        if is_told and unsaid:
+            setattr(record, _UNSAID, unsaid)
+        return is_told
 
 
 def _arguments(record: logging.LogRecord) -> tuple[object, ...]:
@@ -91,6 +121,7 @@ def start(process: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     journal = is_journal(sys.stderr, os.environ.get("JOURNAL_STREAM", ""))
     handler.setFormatter(Line(process, is_journal=journal))
+    handler.addFilter(Sparing())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for ours in ("embrasure", "node"):
         logging.getLogger(ours).setLevel(logging.INFO)

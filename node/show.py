@@ -22,9 +22,10 @@ def look(paths: Paths) -> tuple[StateNote, bool]:
             state = converse(channel, StatusAsk(), NoSource(), Deaf()).state
             if state is not None:
                 return state, True
-    except Unavailable:
-        pass
-    return NodeRecords(paths).state(), False
+    except Unavailable as problem:
+        # One that hangs up runs: it has no room, or is about to stop.
+        return NodeRecords(paths).state(), problem.reason != "agent-not-running"
+    return NodeRecords(paths).state(), True
 
 
 def state_json(state: StateNote, *, is_running: bool) -> dict[str, object]:

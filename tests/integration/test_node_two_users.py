@@ -8,8 +8,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,10 +19,14 @@ import msgspec
 import pytest
 
 from embrasure.bundle.manifest import ExecProbe, FileAgeProbe, Hook, TcpProbe
+from embrasure.errors import Unavailable
 from embrasure.trust.documents import digest
 from embrasure.trust.receipt import parse_receipt
 from node import ipc, processes
+from node.answering import Deaf, NoSource, converse
+from node.desk import CONVERSATIONS, Desk
 from node.ipc import SOCKET, to_apply
+from node.messages import StatusAsk
 from node.receipts import Outbox
 from tests.ablation import Ablation
 from tests.integration.test_node_units import unit
@@ -31,6 +37,7 @@ from tests.simulate.installer import free_port
 from tests.simulate.production import FETCH, SHOP, STRANGER, in_production, passable
 from tests.simulate.renewing import renewing
 from tests.simulate.running import PROGRAM, Running, answers, libraries, status, until
+from tests.unit.node.test_desk import Slow, Still
 
 pytestmark = pytest.mark.skipif(not kinds(), reason=missing())
 CAPABILITIES = (1 << 0) | (1 << 5) | (1 << 6) | (1 << 7)
@@ -180,6 +187,53 @@ def test_a_socket_takes_only_the_users_it_was_told(fleet: SimFleet, ablation: Ab
             attack.succeeded(asks(frozenset({0, FETCH.uid})))
     finally:
         listener.close()
+
+
+CROWD = """
+import socket, sys, time
+ways = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(int(sys.argv[2]))]
+for way in ways: way.connect(sys.argv[1])
+print("here", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.misuse
+def test_a_crowd_of_fetch_leaves_the_owner_his_room(fleet: SimFleet, ablation: Ablation) -> None:
+    """A stolen fetch held every conversation, and `node status` said that no agent runs."""
+    folder, stop = fleet.folder / "run", threading.Event()
+    folder.mkdir(mode=0o711)
+    desk = Desk(Slow(), Still(), allowed=frozenset({0, FETCH.uid}))
+    words = ["setpriv", f"--reuid={FETCH.uid}", f"--regid={FETCH.gid}", "--clear-groups", PYTHON]
+    with closing(ipc.Listener(folder, SOCKET, group=FETCH.gid)) as listener:
+        serving = threading.Thread(target=desk.serve, args=(listener, stop))
+        serving.start()
+
+        def is_heard() -> bool:
+            """Whether the owner is, while as many of fetch are there as have room."""
+            crowd = subprocess.Popen(
+                [*words, "-I", "-S", "-c", CROWD, str(folder / SOCKET), str(CONVERSATIONS + 2)],
+                stdout=subprocess.PIPE,
+            )
+            with crowd:
+                assert crowd.stdout and crowd.stdout.readline() == b"here\n"
+                time.sleep(0.3)
+                try:
+                    with ipc.connect(folder, SOCKET, frozenset({0})) as channel:
+                        return converse(channel, StatusAsk(), NoSource(), Deaf()).state is not None
+                except Unavailable:
+                    return False
+                finally:
+                    crowd.kill()
+
+        try:
+            assert is_heard()
+            with ablation("a room for each user") as attack:
+                desk._rooms[0] = desk._rooms[FETCH.uid]
+                attack.succeeded(not is_heard())
+        finally:
+            stop.set()
+            serving.join()
 
 
 @pytest.mark.misuse

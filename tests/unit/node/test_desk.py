@@ -16,6 +16,7 @@ from embrasure.trust.door import Taken
 from embrasure.trust.source import Source
 from node import desk, ipc
 from node.answering import Deaf, NoSource, converse
+from node.confirm_messages import RepairAsk
 from node.ground import Report
 from node.installer import Answer
 from node.messages import (
@@ -34,6 +35,7 @@ from tests.simulate.hooks import NOWHERE
 from tests.unit.node.test_wants import signed_receipt
 
 ME = frozenset({os.geteuid()})
+FILE = "metadata/timestamp.json"
 
 
 class Slow:
@@ -62,6 +64,14 @@ class Slow:
             raise self.problem
         told = ((signed_receipt(rseq=1), b"body"),)
         return [Answer("committed", "", "shop", told), Answer("wait", "turn", "blog", floor=3)]
+
+
+class Hungry(Slow):
+    """A door that wants a file of whoever asks."""
+
+    def poll(self, source: Source, report: Report) -> list[Answer]:
+        self.started.set()
+        return [Answer("none", str(len(list(source.fetch(FILE, offset=0, limit=9)))), "")]
 
 
 class Still:
@@ -198,6 +208,50 @@ def test_a_silent_crowd_is_hung_up_on_and_goes(
         with pytest.raises(Unavailable):
             bench.ask(StatusAsk())  # no room
         wait_for_room(bench)  # the silent ones had their time
+
+
+def test_a_host_without_room_for_a_thread_does_not_make_apply_deaf(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app that has used up all process numbers must not end the thread that takes calls."""
+
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        for _ in range(desk.CONVERSATIONS + 1):
+            with pytest.raises(Unavailable):
+                bench.ask(StatusAsk())
+    assert bench.ask(StatusAsk()) == []
+
+
+@pytest.mark.misuse
+def test_who_offers_bytes_and_sends_none_does_not_keep_the_owner_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
+) -> None:
+    monkeypatch.setattr("node.precedence.LET_GO_SECONDS", 3.0)
+    door = bench.door = bench.desk._door = Hungry()
+
+    def repaired(meanwhile: ExitStack) -> tuple[str, str]:
+        door.started.clear()
+        thief = meanwhile.enter_context(bench.connect())
+        thief.send(PollAsk())
+        door.started.wait(5)
+        reading, writing = os.pipe()
+        meanwhile.callback(os.close, writing)
+        thief.send(Pipe(id=1), reading)
+        os.close(reading)
+        with bench.connect() as owner:
+            (answer,) = converse(owner, RepairAsk(app="shop"), NoSource(), Deaf()).answers
+        return answer.kind, answer.reason
+
+    with ExitStack() as meanwhile:
+        assert repaired(meanwhile) == ("none", "whole")
+    with ablation("his precedence") as attack, ExitStack() as meanwhile:
+        monkeypatch.setattr("node.precedence.LET_GO_SECONDS", 0.1)
+        attack.without("node.asking.IpcSource.give_way")
+        attack.succeeded(repaired(meanwhile) == ("wait", "busy"))
 
 
 def wait_for_room(bench: Bench) -> None:

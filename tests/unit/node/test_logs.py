@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from embrasure import limits
 from embrasure.errors import Refused
-from node.logs import FIELDS, Line, is_journal, priority, quoted
+from node.logs import FIELDS, Line, Sparing, is_journal, priority, quoted
 from tests.ablation import Ablation
 
 LINE = Line("apply", is_journal=False)
@@ -70,6 +70,31 @@ def test_a_mistake_of_ours_is_one_line_with_its_place() -> None:
     line = LINE.format(found)
     assert line.isprintable() and 'exception="ValueError: a\\nb"' in line
     assert "test_logs.py" in line
+
+
+@pytest.mark.misuse
+def test_a_flood_of_one_event_does_not_drown_the_others(ablation: Ablation) -> None:
+    """A stolen fetch hung up on apply 400 times a second, and each time was a line."""
+    at = [0.0]
+    spare, flood = Sparing(lambda: at[0]), record("ipc: expected a message, got the end")
+
+    def told(seconds: int, of: Sparing | None) -> int:
+        count = 0
+        for _ in range(seconds * 400):
+            at[0] += 1 / 400
+            count += of is None or of.filter(flood)
+        return count
+
+    assert told(60, spare) <= 2 * limits.LOG_LINES
+    other = logging.LogRecord("node.desk", logging.WARNING, "f", 2, "refused: evidence", (), None)
+    assert spare.filter(other), "another place has its own room"
+    at[0] += 1
+    assert spare.filter(flood)
+    assert " unsaid=39" in LINE.format(flood)
+    at[0] += 60
+    assert sum(spare.filter(record("again")) for _ in range(100)) == limits.LOG_LINES
+    with ablation("the count for each place") as attack:
+        attack.succeeded(told(60, None) == 24_000)
 
 
 def test_journald_gets_a_priority_and_only_when_it_reads_the_stream(tmp_path: Path) -> None:
