@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+TASKS = 4096  # a Java or Go service has hundreds; a bomb has them all
 HIDDEN = "EMBRASURE_LATER_"  # before the name of each variable until the user has changed
 
 
@@ -30,6 +31,17 @@ def shown(env: Mapping[str, str]) -> dict[str, str]:
     return {n.removeprefix(HIDDEN): value for n, value in env.items() if n.startswith(HIDDEN)}
 
 
+def bound_tasks(most: int) -> None:
+    """All processes and threads of this user together are `most`, or fewer where the host says so.
+
+    Else one app uses up what the host, or apply's own unit, has of them: then apply starts no probe
+    and no thread any more, and every other app is stopped with it.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (least, least))
+
+
 def become(user: str) -> None:
     """This process is the user for ever, without a further group; raises OSError."""
     if user != "-":
@@ -39,6 +51,7 @@ def become(user: str) -> None:
         os.setgroups([])
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
+        bound_tasks(TASKS)
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ import select
 import sys
 import time
 from collections.abc import Mapping
+from typing import IO
 
 from node import processes
 from node.prober import LINE_BYTES
@@ -26,6 +27,8 @@ class Prober:
         who = "-" if user is None else f"{user.uid}:{user.gid}"
         command = [sys.executable, "-I", "-m", "node.prober", str(os.getpid()), who]
         self._process = processes.start_helper([*command, *(["grpc"] if grpc else [])])
+        if self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)
         self._is_fresh, self._is_killed = True, False
 
     @property
@@ -54,8 +57,7 @@ class Prober:
         if pipe is None or answer is None or len(line) > LINE_BYTES:
             return None
         try:
-            pipe.write(line)
-            pipe.flush()
+            _tell(pipe, line, until)
             return json.loads(_line(answer.fileno(), until))
         except (OSError, ValueError, RecursionError):
             self._process.kill()
@@ -69,6 +71,19 @@ class Prober:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def _tell(pipe: IO[bytes], line: bytes, until: float) -> None:
+    """The whole line is in the pipe; raises TimeoutError. Who runs as its user can stop a prober,
+    and a question about thousands of processes is longer than a pipe.
+    """
+    waiting, rest = select.poll(), memoryview(line)
+    waiting.register(pipe, select.POLLOUT)
+    while rest:
+        left = until - time.monotonic()
+        if left <= 0 or not waiting.poll(left * 1000):
+            raise TimeoutError("not heard in time")
+        rest = rest[pipe.write(rest) or 0 :]
 
 
 def _line(fd: int, until: float) -> bytes:

@@ -26,6 +26,7 @@ from node import ipc, processes
 from node.answering import Deaf, NoSource, converse
 from node.desk import CONVERSATIONS, Desk
 from node.ipc import SOCKET, to_apply
+from node.launch import TASKS, hidden
 from node.messages import StatusAsk
 from node.receipts import Outbox
 from tests.ablation import Ablation
@@ -234,6 +235,35 @@ def test_a_crowd_of_fetch_leaves_the_owner_his_room(fleet: SimFleet, ablation: A
         finally:
             stop.set()
             serving.join()
+
+
+THREADS = """
+import sys, threading
+end, count = threading.Event(), 0
+try:
+    for count in range(int(sys.argv[1])):
+        threading.Thread(target=end.wait, daemon=True).start()
+except RuntimeError: pass
+print(count, flush=True)
+end.set()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.misuse
+def test_one_app_does_not_use_up_the_processes_of_all(ablation: Ablation) -> None:
+    """Apply and every other app live beside it: a thread that apply cannot have stops them all."""
+    code, most = [PYTHON, "-I", "-S", "-c", THREADS, str(TASKS + 50)], TASKS
+    words = ["setpriv", f"--reuid={SHOP.uid}", f"--regid={SHOP.gid}", "--clear-groups"]
+
+    def threads(command: list[str]) -> int:
+        done = subprocess.run(command, env=hidden({"PATH": "/usr/bin"}), stdout=subprocess.PIPE,
+                              timeout=30)  # fmt: skip
+        return int(done.stdout)
+
+    assert threads(processes.launched(code, SHOP)) < most
+    with ablation("its own bound") as attack:
+        attack.succeeded(threads([*words, *code]) >= most)
 
 
 @pytest.mark.misuse

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc
 import msgspec
@@ -182,6 +183,36 @@ def test_a_slow_grpc_answer_takes_no_longer_than_its_time(ablation: Ablation) ->
         assert time.monotonic() - began < 1.2
         with ablation("its time") as attack:
             attack.succeeded(prober.check(asked("grpc", port, seconds=20.0)) == "")
+
+
+@pytest.mark.misuse
+def test_an_app_that_stops_its_prober_holds_no_install_up(ablation: Ablation) -> None:
+    """They have one user; and what is asked about thousands of processes is longer than a pipe."""
+    asked = {"kind": "tcp", "name": "web", "port": 9, "seconds": 0.2, "release": "0" * 16,
+             "members": list(range(1_000_000, 1_009_500))}  # fmt: skip
+
+    def ask() -> bool:
+        """Return whether a stopped prober was given up, in a time that is longer than it has."""
+        ended = threading.Event()
+        with closing(Prober(None)) as found:
+            assert found.check({**asked, "members": []}).endswith("refused")
+            os.kill(found._process.pid, signal.SIGSTOP)
+            asking = threading.Thread(target=lambda: ended.set() if found.check(asked) else None)
+            asking.start()
+            in_time = ended.wait(3)
+            found._process.kill()
+            asking.join()
+        return in_time
+
+    assert ask()
+    with ablation("the time for a question") as attack:
+
+        def patiently(pipe: IO[bytes], line: bytes, until: float) -> None:
+            os.set_blocking(pipe.fileno(), True)
+            pipe.write(line)
+
+        attack.without("node.probing._tell", patiently)
+        attack.succeeded(not ask())
 
 
 @pytest.mark.misuse
