@@ -13,6 +13,8 @@ from types import TracebackType
 from embrasure import fsops, limits
 from embrasure.errors import Denied, EmbrasureError, Failed, NotFound, Refused
 
+_LEAST_READ_BYTES = 4096  # a file of /proc says that it has none
+
 
 def explained(problem: OSError, thing: str) -> EmbrasureError:
     """Return our error for what the system said about `thing`."""
@@ -68,7 +70,7 @@ def check_name(name: str) -> str:
     """Return `name` when it is one part of a path; raises Refused (`bad-path`)."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise Refused("name", expected="one part of a path", got=name, reason="bad-path")
-    if len(os.fsencode(name)) > limits.NAME_BYTES:
+    if (len(name) if name.isascii() else len(os.fsencode(name))) > limits.NAME_BYTES:
         raise Refused("name", expected=f"{limits.NAME_BYTES} bytes", got=name, reason="limit")
     return name
 
@@ -92,11 +94,19 @@ def read_bounded(fd: int, *, limit: int, thing: str) -> bytes:
     """Return all bytes from `fd`; raises Refused (`limit`) at the first one beyond `limit`."""
     held = bytearray()
     with explaining(thing):
-        while piece := os.read(fd, min(limits.BUFFER_BYTES, limit + 1 - len(held))):
+        # What is asked for is set aside first, and cleared: 256 KiB for each small file would be
+        # most of its cost. A size is a hint; what is read counts.
+        step = about(os.fstat(fd).st_size)
+        while piece := os.read(fd, min(step, limit + 1 - len(held))):
             held += piece
             if len(held) > limit:
                 raise Refused(thing, expected=f"at most {limit} bytes", got="more", reason="limit")
     return bytes(held)
+
+
+def about(length: int) -> int:
+    """Return how many bytes to ask for at once of a file that seems to have `length`."""
+    return min(max(length + 1, _LEAST_READ_BYTES), limits.BUFFER_BYTES)
 
 
 def fill(fd: int, chunks: Iterable[bytes], *, limit: int | None, thing: str) -> str:

@@ -23,6 +23,12 @@ _IOPRIO_IDLE = 3 << 13
 _TRIES = 64  # of one openat2 that somebody else's renames disturb
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Typed, and a function object of its own: one install opens thousands of files.
+_call_openat2 = _libc["syscall"]
+_call_openat2.argtypes = (
+    ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t
+)  # fmt: skip
+_call_openat2.restype = ctypes.c_long
 
 
 class _OpenHow(ctypes.Structure):
@@ -31,6 +37,16 @@ class _OpenHow(ctypes.Structure):
         ("mode", ctypes.c_uint64),
         ("resolve", ctypes.c_uint64),
     )
+
+
+_HOW_BYTES = ctypes.sizeof(_OpenHow)
+
+
+@functools.cache
+def _how(flags: int, mode: int) -> tuple[_OpenHow, int]:
+    """Return the argument of such an open, which the kernel only reads, and its address."""
+    how = _OpenHow(flags, mode, _INSIDE)
+    return how, ctypes.addressof(how)
 
 
 def _checked(result: int, name: str) -> int:
@@ -64,16 +80,10 @@ def open_inside(folder_fd: int, path: str, flags: int, mode: int = 0) -> int:
 
 
 def _openat2(folder_fd: int, path: str, flags: int, mode: int) -> int:
-    how = _OpenHow(flags, mode if flags & os.O_CREAT else 0, _INSIDE)
-    result = -1
+    _, how = _how(flags, mode if flags & os.O_CREAT else 0)
+    name, result = os.fsencode(path), -1
     for _ in range(_TRIES):
-        result = _libc.syscall(
-            ctypes.c_long(_OPENAT2),
-            ctypes.c_int(folder_fd),
-            ctypes.c_char_p(os.fsencode(path)),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
+        result = _call_openat2(_OPENAT2, folder_fd, name, how, _HOW_BYTES)
         if result >= 0:
             return int(result)
         # EAGAIN: something on the way was renamed at that moment, and `..` could not be judged.

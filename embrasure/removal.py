@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
-import stat
 from typing import TYPE_CHECKING
 
 from embrasure import fsops
+from embrasure.descriptor import explaining
 from embrasure.errors import Damaged
 
 if TYPE_CHECKING:
     from embrasure.folder import Folder
 
 _HELD_DEPTH = 64  # descriptors held while a tree is removed
+_ANEW = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def empty(folder: Folder, name: str, top: Folder | None = None, depth: int = 1) -> None:
@@ -25,15 +26,28 @@ def empty(folder: Folder, name: str, top: Folder | None = None, depth: int = 1) 
                 str(inner.path), expected="one file system", got="a mount", reason="bad-path"
             )
         inner.chmod(0o700)  # ours may be 0555, where nothing can be unlinked
-        while names := inner.list():
-            for part in names:
-                _remove(inner, part, top if top is not None else inner, depth)
+        while found := found_in(inner):
+            for part, is_folder in found:
+                if is_folder:
+                    _remove(inner, part, top if top is not None else inner, depth)
+                else:
+                    inner.unlink(part)
+
+
+def found_in(folder: Folder) -> list[tuple[str, bool]]:
+    """Return what is in the folder, sorted, each with whether it is a folder itself."""
+    with explaining(str(folder.path)):
+        # Anew: btrfs shows a held folder as it was when it was opened.
+        fd = os.open(".", _ANEW, dir_fd=folder.fd)
+        try:
+            with os.scandir(fd) as found:
+                return sorted((one.name, one.is_dir(follow_symlinks=False)) for one in found)
+        finally:
+            os.close(fd)
 
 
 def _remove(folder: Folder, name: str, top: Folder, depth: int) -> None:
-    if not stat.S_ISDIR(folder.stat(name).st_mode):
-        folder.unlink(name)
-    elif depth < _HELD_DEPTH:
+    if depth < _HELD_DEPTH:
         empty(folder, name, top, depth + 1)
         fsops.rmdir(folder.fd, name)
     else:

@@ -2,13 +2,14 @@
 
 A writer of one release must never change another one, nor the blob. Shared blocks are copied when
 they are written to. A second name is one file with its blob: only where the app's user can never
-write to it. Which way works is found by trying; nothing here is hashed: the release is, once it is
-on disk.
+write to it. Which way works is found by trying. The bytes of a copy are hashed on their way; what
+is shared is hashed when the release is read back.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections import Counter
@@ -49,11 +50,14 @@ class Placer:
         self.ways: Counter[Way] = Counter()
         self._blobs, self._user = blobs, user
         self._may_clone, self._may_link = True, user != ROOT and os.geteuid() == ROOT
+        self._buffer = memoryview(bytearray(limits.BUFFER_BYTES))  # one for all the files
 
-    def place(self, folder: Folder, name: str, entry: Entry) -> None:
-        """`name` is a new file with the blob's bytes and the entry's mode.
+    def place(self, folder: Folder, name: str, entry: Entry) -> Way:
+        """Return how `name` became a new file with the blob's bytes and the entry's mode.
 
-        Raises NotFound, Damaged (`bad-hash`: a blob of another length), Failed (`no-space`).
+        `copy`: exactly the bytes of the entry's digest went into it; else they were not looked at.
+        Raises NotFound, Damaged (`bad-hash`: a blob of another length, or of other bytes where
+        they are copied), Failed (`no-space`).
         """
         mode = int(entry.mode, 8)
         fd = self._blobs.open(entry.sha256)
@@ -63,14 +67,16 @@ class Placer:
                 raise Damaged(f"blob {entry.sha256}", expected=f"{entry.length} bytes",
                               got=found.st_size, reason="bad-hash")  # fmt: skip
             if self._may_clone and self._clone(folder, name, fd, mode):
-                self.ways["reflink"] += 1
+                way: Way = "reflink"
             elif self._may_link and self._link(folder, name, entry, mode):
-                self.ways["hardlink"] += 1
+                way = "hardlink"
             else:
-                _fill(folder, name, mode, lambda target: copy(target, fd, entry.length))
-                self.ways["copy"] += 1
+                way = "copy"
+                _fill(folder, name, mode, lambda target: copy(target, fd, entry, self._buffer))
         finally:
             os.close(fd)
+        self.ways[way] += 1
+        return way
 
     def ways_into(self, folder: Folder, data: bytes) -> frozenset[Way]:
         """Return which ways work into this folder, tried with a blob of `data` and taken back.
@@ -122,12 +128,22 @@ def _share(target: int, source: int) -> None:
         raise _NotHere
 
 
-def copy(target: int, source: int, length: int) -> None:
-    """The target holds `length` bytes of the source, or all that there are."""
-    left = length
-    while left and (piece := os.read(source, min(left, limits.BUFFER_BYTES))):
-        write_all(target, piece)
-        left -= len(piece)
+def copy(target: int, source: int, entry: Entry, buffer: memoryview) -> None:
+    """The target holds what the entry says, hashed on its way; raises Damaged (`bad-hash`)."""
+    left, hashed = entry.length, hashlib.sha256()
+    while left and (count := os.readv(source, [buffer[:left]])):
+        hashed.update(buffer[:count])
+        write_all(target, buffer[:count])
+        left -= count
+    check_copied(entry, hashed.hexdigest())
+
+
+def check_copied(entry: Entry, found: str) -> None:
+    """Return only when a blob's bytes, as they were copied, are those of its name."""
+    if found != entry.sha256:
+        raise Damaged(f"blob {entry.sha256}", expected="the bytes of its name",
+                      got=f"other content for {entry.path}", untouched="the release that runs",
+                      reason="bad-hash")  # fmt: skip
 
 
 def _fill(folder: Folder, name: str, mode: int, fill: Callable[[int], None]) -> None:

@@ -8,15 +8,14 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from embrasure import limits
 from embrasure.bundle.manifest import Entry, Manifest
 from embrasure.bundle.store import BlobStore
-from embrasure.descriptor import explaining
+from embrasure.descriptor import about, explaining
 from embrasure.errors import Damaged, NotFound, Refused
 from embrasure.fs import Folder
 from node.placing import Placer, Way
@@ -59,9 +58,10 @@ def staging_name(tx: str) -> str:
 def folders_of(manifest: Manifest) -> list[str]:
     """Return every folder of the release, parents first."""
     found = {entry.path for entry in manifest.files if entry.kind == "dir"}
-    for entry in manifest.files:
-        parts = entry.path.split("/")[:-1]
-        found.update("/".join(parts[:length]) for length in range(1, len(parts) + 1))
+    above = {entry.path.rpartition("/")[0] for entry in manifest.files}
+    while above := above - found - {""}:  # each once, however many files it has
+        found |= above
+        above = {path.rpartition("/")[0] for path in above}
     return sorted(found)
 
 
@@ -75,7 +75,8 @@ def build(
     user: int,
 ) -> Counter[Way]:
     """Return how the files came into the staging folder of `tx`, which holds the whole release, on
-    disk, and read back: that is where each blob is hashed before it is used.
+    disk, and read back. Each byte is hashed here: a copied one between blob and file, by the
+    descriptor that nobody else has written to; a shared one when it is read back.
 
     documents: files beside `code/` and `config/`, byte for byte; user: whom the app runs as
     Raises Damaged (a blob is not what its name says, or the disk lost bytes), Failed (`no-space`).
@@ -84,7 +85,7 @@ def build(
     name, placer = staging_name(tx), Placer(blobs, user=user)
     if releases.has(name):
         releases.remove_tree(name)
-    folders = folders_of(manifest)
+    folders, hashed = folders_of(manifest), set[str]()
     with releases.mkdir(name, mode=0o700) as staging:
         for path in folders:
             parent, _, last = path.rpartition("/")
@@ -93,7 +94,8 @@ def build(
         for path, entries in _by_folder(manifest, "file"):
             with staging.child(path) as folder:
                 for entry in entries:
-                    placer.place(folder, entry.path.rpartition("/")[2], entry)
+                    if placer.place(folder, entry.path.rpartition("/")[2], entry) == "copy":
+                        hashed.add(entry.path)
         for path, entries in _by_folder(manifest, "link"):
             with staging.child(path) as folder:
                 for entry in entries:
@@ -106,7 +108,7 @@ def build(
         staging.chmod(_FOLDER_MODE)
         # One sync for all; an error fails the install, since a second sync would lie.
         staging.syncfs()
-        check_built(staging, manifest, documents)
+        check_built(staging, manifest, documents, hashed=hashed)
     return placer.ways
 
 
@@ -119,9 +121,18 @@ def _by_folder(manifest: Manifest, kind: str) -> Iterator[tuple[str, list[Entry]
     yield from found.items()
 
 
-def check_built(staging: Folder, manifest: Manifest, documents: Mapping[str, bytes]) -> None:
-    """Return only when what was written reads back as the manifest says; raises Damaged."""
-    drifts = list(compare(staging, manifest, documents, deep=True))
+def check_built(
+    staging: Folder,
+    manifest: Manifest,
+    documents: Mapping[str, bytes],
+    *,
+    hashed: Container[str] = (),
+) -> None:
+    """Return only when what was written reads back as the manifest says; raises Damaged.
+
+    hashed: paths of files whose bytes were hashed as they were written, a moment ago
+    """
+    drifts = list(compare(staging, manifest, documents, deep=True, hashed=hashed))
     if drifts:
         raise Damaged(
             str(staging.path),
@@ -152,11 +163,17 @@ def _inside(folder: Folder, path: str) -> Folder:
 
 
 def compare(
-    folder: Folder, manifest: Manifest, documents: Mapping[str, bytes], *, deep: bool
+    folder: Folder,
+    manifest: Manifest,
+    documents: Mapping[str, bytes],
+    *,
+    deep: bool,
+    hashed: Container[str] = (),
 ) -> Iterator[Drift]:
     """Yield every difference between a release folder and its manifest.
 
-    deep: hash every file; else type, mode, owner, length and link targets only.
+    deep: hash every file but those of `hashed`; else type, mode, owner, length and link targets
+    only.
     """
     wanted: dict[str, What] = dict.fromkeys(folders_of(manifest))
     wanted.update({entry.path: entry for entry in manifest.files if entry.kind != "dir"})
@@ -166,67 +183,75 @@ def compare(
     for path, what in wanted.items():
         parent, _, name = path.rpartition("/")
         listed[parent][name] = what
-    yield from _compare_folder(folder, "", listed, deep)
+    yield from _Comparison(listed, deep, hashed, os.geteuid()).folder(folder, "")
 
 
-def _compare_folder(folder: Folder, path: str, listed: Listing, deep: bool) -> Iterator[Drift]:
-    if _mode(os.fstat(folder.fd)) != _FOLDER_MODE:
-        yield Drift(path or ".", "mode")
-    prefix = f"{path}/" if path else ""
-    names, wanted = folder.list(), listed[path]
-    yield from (Drift(f"{prefix}{name}", "missing") for name in sorted(set(wanted) - set(names)))
-    yield from (Drift(f"{prefix}{name}", "extra") for name in sorted(set(names) - set(wanted)))
-    for name in (name for name in names if name in wanted):
-        full, what = f"{prefix}{name}", wanted[name]
-        if what is not None:
-            yield from _compare_one(folder, name, full, what, deep)
-        elif not stat.S_ISDIR(folder.stat(name).st_mode):
-            yield Drift(full, "type")
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """One walk: what must be there, which bytes are looked at, whose it all is."""
+
+    listed: Listing
+    deep: bool
+    hashed: Container[str]
+    owner: int
+
+    def folder(self, folder: Folder, path: str) -> Iterator[Drift]:
+        """Yield what is wrong with a folder and all below it."""
+        if _mode(os.fstat(folder.fd)) != _FOLDER_MODE:
+            yield Drift(path or ".", "mode")
+        prefix = f"{path}/" if path else ""
+        names, wanted = folder.list(), self.listed[path]
+        yield from (Drift(f"{prefix}{one}", "missing") for one in sorted(set(wanted) - set(names)))
+        yield from (Drift(f"{prefix}{one}", "extra") for one in sorted(set(names) - set(wanted)))
+        for name in (name for name in names if name in wanted):
+            full, what = f"{prefix}{name}", wanted[name]
+            if what is not None:
+                for word in self._one(folder, name, full, what):
+                    yield Drift(full, word)
+            elif not stat.S_ISDIR(folder.stat(name).st_mode):
+                yield Drift(full, "type")
+            else:
+                with folder.child(name) as child:
+                    yield from self.folder(child, full)
+
+    def _one(self, folder: Folder, name: str, full: str, what: Entry | bytes) -> list[str]:
+        """Return a word for each thing that is wrong with a file, a link or a document."""
+        found, words = folder.stat(name), list[str]()
+        if found.st_uid != self.owner:
+            words.append("owner")
+        if isinstance(what, bytes):
+            mode, length, digest = _DOCUMENT_MODE, len(what), hashlib.sha256(what).hexdigest()
+        elif what.kind == "link":
+            if not stat.S_ISLNK(found.st_mode):
+                words.append("type")
+            elif folder.readlink(name) != what.target:
+                words.append("link")
+            return words
         else:
-            with folder.child(name) as child:
-                yield from _compare_folder(child, full, listed, deep)
+            looked_at = self.deep and full not in self.hashed
+            mode, length, digest = int(what.mode, 8), what.length, what.sha256 if looked_at else ""
+        if not stat.S_ISREG(found.st_mode):
+            return [*words, "type"]
+        if _mode(found) != mode:
+            words.append("mode")
+        if found.st_size != length or (digest and hash_file(folder, name, length) != digest):
+            words.append("content")
+        return words
 
 
-def _compare_one(
-    folder: Folder, name: str, full: str, what: Entry | bytes, deep: bool
-) -> Iterator[Drift]:
-    found = folder.stat(name)
-    if found.st_uid != os.geteuid():
-        yield Drift(full, "owner")
-    if isinstance(what, Entry) and what.kind == "link":
-        if not stat.S_ISLNK(found.st_mode):
-            yield Drift(full, "type")
-        elif folder.readlink(name) != what.target:
-            yield Drift(full, "link")
-        return
-    if not stat.S_ISREG(found.st_mode):
-        yield Drift(full, "type")
-        return
-    is_entry = isinstance(what, Entry)
-    mode = int(what.mode, 8) if isinstance(what, Entry) else _DOCUMENT_MODE
-    length = what.length if isinstance(what, Entry) else len(what)
-    if _mode(found) != mode:
-        yield Drift(full, "mode")
-    if found.st_size != length or (
-        (deep or not is_entry) and hash_file(folder, name) != _digest(what)
-    ):
-        yield Drift(full, "content")
+def hash_file(folder: Folder, name: str, length: int) -> str:
+    """Return the SHA-256 of a file, read in pieces; "" when it cannot be read.
 
-
-def _digest(what: Entry | bytes) -> str:
-    return what.sha256 if isinstance(what, Entry) else hashlib.sha256(what).hexdigest()
-
-
-def hash_file(folder: Folder, name: str) -> str:
-    """Return the SHA-256 of a file, read in pieces; "" when it cannot be read."""
-    hashed = hashlib.sha256()
+    length: what it seems to have; all that it has is hashed
+    """
+    hashed, step = hashlib.sha256(), about(length)
     try:
         fd = folder.open_file(name)
     except (NotFound, Refused):
         return ""
     try:
         with explaining(name):
-            while piece := os.read(fd, limits.BUFFER_BYTES):
+            while piece := os.read(fd, step):
                 hashed.update(piece)
                 if (pace := _PACE.get()) is not None:
                     pace(len(piece))

@@ -396,9 +396,9 @@ def test_a_disk_that_changes_between_check_and_use(
     door.honest()
     if vector["id"] == "B14-swapped":
         door.publish(release.raw, release)
-        with ablation("reading back what was built") as attack, monkeypatch.context() as patch:
+        with ablation("the hash of what is copied") as attack, monkeypatch.context() as patch:
             swapped(door, vector, patch)
-            attack.without("node.tree.check_built")
+            attack.without("node.placing.check_copied")
             attack.without("node.releases.is_whole", lambda *_, **__: True)
             door.poll()
             attack.succeeded(

@@ -133,7 +133,7 @@ def test_a_quick_look_sees_lengths_and_a_deep_one_bytes(releases: Folder, blobs:
 
 
 @pytest.mark.misuse
-def test_a_blob_swapped_after_its_check_is_seen_when_the_release_is_read_back(
+def test_a_blob_swapped_after_its_check_is_seen_when_it_is_copied(
     releases: Folder, blobs: BlobStore, ablation: Ablation
 ) -> None:
     path = blobs.path(hashlib.sha256(FILES["code/main"]).hexdigest())
@@ -142,8 +142,8 @@ def test_a_blob_swapped_after_its_check_is_seen_when_the_release_is_read_back(
     with pytest.raises(Damaged) as problem:
         build(releases, blobs)
     assert problem.value.reason == "bad-hash"
-    with ablation("reading back what was built") as attack:
-        attack.without("node.tree.check_built")
+    with ablation("the hash of each byte that is copied") as attack:
+        attack.without("node.placing.check_copied")
         build(releases, blobs)
         attack.succeeded(
             (releases.path / tree.staging_name(TX) / "code/main").read_bytes() == b"#!/bin/bb\n"
