@@ -90,13 +90,16 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         rest = rest[fsops.write(fd, rest) :]
 
 
-def read_bounded(fd: int, *, limit: int, thing: str) -> bytes:
-    """Return all bytes from `fd`; raises Refused (`limit`) at the first one beyond `limit`."""
+def read_bounded(fd: int, *, limit: int, thing: str, seems: int | None = None) -> bytes:
+    """Return all bytes from `fd`; raises Refused (`limit`) at the first one beyond `limit`.
+
+    seems: how many there seem to be, when that was asked already; what is read counts
+    """
     held = bytearray()
     with explaining(thing):
         # What is asked for is set aside first, and cleared: 256 KiB for each small file would be
-        # most of its cost. A size is a hint; what is read counts.
-        step = about(os.fstat(fd).st_size)
+        # most of its cost.
+        step = about(os.fstat(fd).st_size if seems is None else seems)
         while piece := os.read(fd, min(step, limit + 1 - len(held))):
             held += piece
             if len(held) > limit:

@@ -59,7 +59,7 @@ def read_file(path: Path, *, limit: int, private: bool = False, unshared: bool =
                 got=f"{found.st_size} bytes",
                 reason="limit",
             )
-        return read_bounded(fd, limit=limit, thing=str(path))
+        return read_bounded(fd, limit=limit, thing=str(path), seems=found.st_size)
     finally:
         os.close(fd)
 

@@ -49,9 +49,11 @@ ROOT_STEPS = 64  # root versions walked in one refresh
 VISITED_ROLES = 32  # delegations looked at for one target
 DOCUMENTS_HELD = 512  # target files kept beside the metadata; the longest unused go first
 DOCUMENTS_HELD_BYTES = 256 * MIB
+MARK_SECONDS = 60  # between two notes that a held document is in use: its age decides who goes
 KEYS_PER_ROLE = 32  # distinct keys; CVE-2026-23992 is a threshold of 0
 PARSED_BYTES = 512 * KIB  # documents that are kept parsed: a manifest of 2,000 files is 440 KB
 PARSED_KEPT = 16  # so many of them: seven for one app, three more for each other app
+RECORDS_KEPT = 16  # journal records and receipts on disk, 64 KiB at most, that are kept parsed
 
 # Manifest
 FILES = 65_536  # entries

@@ -82,5 +82,9 @@ def held_denials(paths: Paths) -> TlsDenials:
 
 def _keep(paths: Paths, name: str, raw: bytes, *, limit: int) -> None:
     with Folder.open(paths.state) as folder:
-        if not folder.has(name) or folder.read(name, limit=limit) != raw:
-            folder.replace(name, raw, mode=0o644)
+        try:
+            if folder.read(name, limit=limit) == raw:
+                return
+        except NotFound:
+            pass
+        folder.replace(name, raw, mode=0o644)

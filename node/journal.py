@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused
@@ -36,8 +37,12 @@ class Entry:
     damaged: bool = False
 
 
+@lru_cache(maxsize=limits.RECORDS_KEPT)
 def parse_line(raw: bytes) -> Record:
-    """Return the record in `raw`; raises Refused for any other bytes."""
+    """Return the record in `raw`; raises Refused for any other bytes.
+
+    The same bytes are parsed once: a node that finds nothing new reads them at each look.
+    """
     line = read(raw, Line, limit=limits.JOURNAL_BYTES, document="journal record")
     if digest(line.record) != line.sum:
         raise Refused("journal record", expected="its own digest", got=line.sum, reason="bad-hash")

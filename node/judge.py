@@ -179,15 +179,14 @@ class Judge:
         if newer is not None:
             docs = replace(docs, revocations=newer[0], revocations_version=newer[1])
         verdict = self.again(docs)
-        self._remember(docs, verdict)
-        self._keep_trust(docs)
+        self._keep_trust(docs, self._remember(docs, verdict))
         return Judgement(verdict, docs)
 
     def again(self, docs: Docs) -> Verdict:
         """Return the verdict on the same documents at this moment, with the floors as they are."""
         identity, floors = self._identity, self._floors.load()
-        now, time_floor = self._clock(), self._time_floor()
-        at = self._moment()
+        now, time_floor = self._clock(), self._time_floor(floors)
+        at = max(now, datetime.fromtimestamp(time_floor, tz=UTC))
         state = NodeState(
             node=identity.node,
             env=identity.env,
@@ -223,12 +222,13 @@ class Judge:
         found = windows_of(self._paths, docs.app)
         return windows.pause(found, self._moment(), need_s=need)
 
-    def _time_floor(self) -> int:
-        return max(self._floors.load().time, self._client.workflow.floors().time)
+    def _time_floor(self, floors: Floors) -> int:
+        return max(floors.time, self._client.workflow.floors().time)
 
     def _moment(self) -> datetime:
         """Return the time now; a clock set back reopens no window and lengthens no hold."""
-        return max(self._clock(), datetime.fromtimestamp(self._time_floor(), tz=UTC))
+        floor = self._time_floor(self._floors.load())
+        return max(self._clock(), datetime.fromtimestamp(floor, tz=UTC))
 
     def approval(self, docs: Docs) -> bytes:
         """Return the role file that names the manifest, byte for byte as it was verified."""
@@ -271,46 +271,57 @@ class Judge:
             if name in wanted and len(raws) == 1
         }
 
-    def see_time(self, issued: str, policy_skew_s: int = limits.SKEW_SECONDS) -> None:
+    def see_time(self, issued: str) -> None:
         """The time floor is not before this signed time, which counts at most `skew` ahead of the
         clock: a signer that once jumped to 2099 must not brick the node.
         """
-        cap = self._clock() + timedelta(seconds=policy_skew_s)
-        seen = _seconds(min(read_time(issued), cap))
+        seen = self._counted(issued)
         self._floors.change(
             lambda floors: msgspec.structs.replace(floors, time=max(floors.time, seen))
         )
 
-    def _remember(self, docs: Docs, verdict: Verdict) -> None:
-        """Denials always count; numbers only when nothing was refused."""
-        found = docs.revocations
-        if found is not None and (found.root, found.env) == (docs.view.root_id, docs.env):
+    def _counted(self, issued: str) -> int:
+        cap = self._clock() + timedelta(seconds=limits.SKEW_SECONDS)
+        return _seconds(min(read_time(issued), cap))
 
-            def merged(floors: Floors) -> Floors:
-                union = union_after(floors.union, docs, docs.policy, found)
-                return msgspec.structs.replace(floors, union=union)
-
-            self._floors.change(merged)
+    def _remember(self, docs: Docs, verdict: Verdict) -> Floors:
+        """Return the floors after this look. Denials always count; numbers only when nothing was
+        refused.
+        """
+        stopped, plan, gate = docs.revocations, docs.plan, docs.gate
+        if stopped is not None and (stopped.root, stopped.env) != (docs.view.root_id, docs.env):
+            stopped = None
         early = verdict.reason in _BEFORE_SEQUENCE or verdict.reason.startswith("stale")
-        if verdict.kind == "refuse" or early or docs.plan is None:
-            return
-        has_gate = verdict.reason in _WITH_GATE and docs.gate is not None
-        self._floors.change_app(docs.app, lambda floor: raised(floor, docs, has_gate=has_gate))
-        if has_gate and docs.gate is not None:
-            self.see_time(docs.gate.issued)
+        if verdict.kind == "refuse" or early:
+            plan = None
+        if plan is None or verdict.reason not in _WITH_GATE:
+            gate = None
 
-    def _keep_trust(self, docs: Docs) -> None:
+        def seen(floors: Floors) -> Floors:
+            if stopped is not None:
+                union = union_after(floors.union, docs, docs.policy, stopped)
+                floors = msgspec.structs.replace(floors, union=union)
+            if plan is not None:
+                floor = raised(floors.app(docs.app), docs, has_gate=gate is not None)
+                floors = floors.with_app(docs.app, floor)
+            if gate is not None:
+                time = max(floors.time, self._counted(gate.issued))
+                floors = msgspec.structs.replace(floors, time=time)
+            return floors
+
+        return self._floors.change(seen)
+
+    def _keep_trust(self, docs: Docs, floors: Floors) -> None:
         """Whom TLS believes, and whom it does not, is where the network side reads it."""
         mine = (docs.view.root_id, docs.env)
         policy, tls = docs.policy, docs.tls
         # Denials first: a new bundle never stands without what was said against it.
         if policy is not None and (policy.root, policy.env) != mine:
             policy = None
-        union = self._floors.load().union
-        believed.keep_denials(self._paths, policy, union, root=mine[0], env=mine[1])
+        believed.keep_denials(self._paths, policy, floors.union, root=mine[0], env=mine[1])
         if tls is not None and (tls.root, tls.env) == mine:
             believed.keep_bundle(self._paths, tls)
-        believed.keep_time(self._paths, self._floors.load().time)
+        believed.keep_time(self._paths, floors.time)
 
 
 def raised(floor: AppFloor, docs: Docs, *, has_gate: bool) -> AppFloor:

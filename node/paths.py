@@ -3,202 +3,203 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: each path is put together once, a poll asks for dozens
 class Paths:
     """Every path of a node; nothing else spells one."""
 
     prefix: Path
 
-    @property
+    @cached_property
     def config(self) -> Path:
         """The node owner's folder: what he writes, and nobody else."""
         return self.prefix / "etc" / "embrasure"
 
-    @property
+    @cached_property
     def node_toml(self) -> Path:
         """Who this node is and where its servers are."""
         return self.config / "node.toml"
 
-    @property
+    @cached_property
     def anchor(self) -> Path:
         """The root metadata, version 1, that names the fleet."""
         return self.config / "anchor.json"
 
-    @property
+    @cached_property
     def enrolled(self) -> Path:
         """The security team's answer to this node's statement."""
         return self.config / "enrolled.json"
 
-    @property
+    @cached_property
     def statement(self) -> Path:
         """What this node says of itself, to be carried to the security team."""
         return self.config / "statement.json"
 
-    @property
+    @cached_property
     def gateway_issuer(self) -> Path:
         """The gateway issuer, PEM: whom to believe before the first `tls.json`."""
         return self.config / "gateway-ca.pem"
 
-    @property
+    @cached_property
     def join(self) -> Path:
         """The MAC of a join token over the statement."""
         return self.config / "join.json"
 
-    @property
+    @cached_property
     def apps(self) -> Path:
         """One file for each app that the owner lets run here."""
         return self.config / "apps.d"
 
-    @property
+    @cached_property
     def data(self) -> Path:
         """All that the node itself writes, apart from releases."""
         return self.prefix / "var" / "lib" / "embrasure"
 
-    @property
+    @cached_property
     def tuf(self) -> Path:
         """Trusted metadata."""
         return self.data / "tuf"
 
-    @property
+    @cached_property
     def state(self) -> Path:
         """Receipt chain, last orders."""
         return self.data / "state"
 
-    @property
+    @cached_property
     def taken(self) -> Path:
         """The enrolment answer that this node took, its signature checked."""
         return self.state / "enrolled.json"
 
-    @property
+    @cached_property
     def floors(self) -> Path:
         """Values that only rise: seq, gseq, oseq, time, denials."""
         return self.state / "floors"
 
-    @property
+    @cached_property
     def blobs(self) -> Path:
         """Plain contents by digest."""
         return self.data / "blobs"
 
-    @property
+    @cached_property
     def journal(self) -> Path:
         """One state record for each app."""
         return self.data / "journal"
 
-    @property
+    @cached_property
     def outbox(self) -> Path:
         """Receipts that nobody has taken yet."""
         return self.data / "outbox"
 
-    @property
+    @cached_property
     def sent(self) -> Path:
         """The last receipts that were taken: a repeated order is answered with them."""
         return self.data / "sent"
 
-    @property
+    @cached_property
     def lock(self) -> Path:
         """Lock files."""
         return self.data / "lock"
 
-    @property
+    @cached_property
     def keys(self) -> Path:
         """The node's own private keys."""
         return self.data / "keys"
 
-    @property
+    @cached_property
     def logs(self) -> Path:
         """What the apps print."""
         return self.data / "logs"
 
-    @property
+    @cached_property
     def tls_key(self) -> Path:
         """The key of the push listener, PEM: the network side's own, unlike all other keys."""
         return self.tls / "tls.key"
 
-    @property
+    @cached_property
     def boot_cert(self) -> Path:
         """The self-signed certificate shown before enrolment, PEM."""
         return self.state / "boot.crt"
 
-    @property
+    @cached_property
     def tls_chain(self) -> Path:
         """The certificate chain from the enrolment, PEM."""
         return self.state / "tls.crt"
 
-    @property
+    @cached_property
     def tls(self) -> Path:
         """What the network side alone has: its key, its renewed certificate, its lock."""
         return self.data / "tls"
 
-    @property
+    @cached_property
     def renewed(self) -> Path:
         """The key and chain of the last renewal, one PEM file."""
         return self.tls / "renewed.pem"
 
-    @property
+    @cached_property
     def tls_bundle(self) -> Path:
         """The newest verified TLS trust bundle, canonical JSON."""
         return self.state / "tls.json"
 
-    @property
+    @cached_property
     def tls_denials(self) -> Path:
         """Who must not speak TLS, as last verified, canonical JSON."""
         return self.state / "tls-denials.json"
 
-    @property
+    @cached_property
     def told(self) -> Path:
         """The newest time that verified files told, which the network side may read."""
         return self.state / "time.json"
 
-    @property
+    @cached_property
     def receipt_key(self) -> Path:
         """The Ed25519 seed that signs receipts, 64 hex digits."""
         return self.keys / "receipt.key"
 
-    @property
+    @cached_property
     def seal_key(self) -> Path:
         """The private key that secrets are sealed to, 192 hex digits (X25519 alone: 64)."""
         return self.keys / "seal.key"
 
-    @property
+    @cached_property
     def identity(self) -> Path:
         """Who this node said it is when it was made."""
         return self.keys / "identity.json"
 
-    @property
+    @cached_property
     def run(self) -> Path:
         """Sockets and what does not outlive a boot."""
         return self.prefix / "run" / "embrasure"
 
-    @property
+    @cached_property
     def net(self) -> Path:
         """What the network side writes into the run folder: in production a folder of its own."""
         own = self.run / "net"
         return own if own.is_dir() else self.run
 
-    @property
+    @cached_property
     def metrics(self) -> Path:
         """Figures for a textfile collector, which other users may read."""
         return self.run / "metrics"
 
-    @property
+    @cached_property
     def credentials(self) -> Path:
         """Plaintext secrets of what runs; in memory where `/run` is."""
         return self.run / "credentials"
 
-    @property
+    @cached_property
     def opt(self) -> Path:
         """One folder for each app."""
         return self.prefix / "opt" / "embrasure"
 
-    @property
+    @cached_property
     def holds(self) -> Path:
         """What the owner holds, and until when."""
         return self.config / "holds.json"
 
-    @property
+    @cached_property
     def pins(self) -> Path:
         """Which releases the owner keeps."""
         return self.config / "pins.json"

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -255,15 +256,17 @@ def _entries(folder: Path, names: list[str]) -> Iterator[Posted]:
     with Folder.open(folder) as held:
         for name in names:
             try:
-                stored = read(
-                    held.read(name, limit=_ENTRY_BYTES), _Stored, limit=_ENTRY_BYTES,
-                    document="receipt on disk",
-                )  # fmt: skip
-                yield Posted(
-                    stored.rseq,
-                    base64.b64decode(stored.signed),
-                    base64.b64decode(stored.body),
-                    stored.collect,
-                )
+                yield _parse_entry(held.read(name, limit=_ENTRY_BYTES))
             except (NotFound, EmbrasureError, ValueError):
                 continue
+
+
+@lru_cache(maxsize=limits.RECORDS_KEPT)
+def _parse_entry(raw: bytes) -> Posted:
+    stored = read(raw, _Stored, limit=_ENTRY_BYTES, document="receipt on disk")
+    return Posted(
+        stored.rseq,
+        base64.b64decode(stored.signed),
+        base64.b64decode(stored.body),
+        stored.collect,
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from embrasure import limits
 from embrasure.clock import Clock, now
 from embrasure.errors import EmbrasureError, Misuse, Refused, Unavailable
 from embrasure.net.certificates import load_shown
+from embrasure.net.cutoff import CUTOFFS
 from embrasure.net.denials import key_digest
 from embrasure.net.identity import Identity, Role, dns_name
 from embrasure.net.pace import Deadline, Seconds
@@ -194,23 +194,17 @@ def _connection_to(server: Server, standing: Standing | None) -> type[HTTPSConne
         def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's own wart
             # 2. Each line of a head may come just before its time-out: the whole has one too.
             seconds = self.timeout if isinstance(self.timeout, int | float) else 30.0
-            late = threading.Event()
+            held = self.sock
 
             def cut() -> None:
-                late.set()
                 # The base class's: TLS's own would take the socket from under the reader's feet.
                 with suppress(OSError):
-                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+                    socket.socket.shutdown(held, socket.SHUT_RDWR)
 
-            timer = threading.Timer(seconds, cut)
-            timer.daemon = True
-            timer.start()
-            try:
+            with CUTOFFS.after(seconds, cut) as is_late:
                 answer = super().getresponse()
-            finally:
-                timer.cancel()
             # A head that was cut reads like one that ended.
-            if late.is_set():
+            if is_late():
                 answer.close()
                 raise TimeoutError(f"no whole answer within {seconds:g} s")
             return answer

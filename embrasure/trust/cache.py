@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from pathlib import Path
 
 from embrasure import limits
@@ -25,6 +26,7 @@ class DocumentCache:
         self.folder = folder
         self.count = count
         self.total_bytes = total_bytes
+        self._marked: dict[str, float] = {}  # when each was said to be in use, by `monotonic`
         Folder.open(folder, create=True).close()
 
     def get(self, sha256: str, *, length: int) -> bytes | None:
@@ -37,12 +39,22 @@ class DocumentCache:
         except EmbrasureError:
             raw = b""
         if hashlib.sha256(raw).hexdigest() == sha256:
-            # Trimmed by another process just now, or a disk that takes nothing: only its age.
-            with contextlib.suppress(EmbrasureError), Folder.open(self.folder) as held:
-                held.mark_used(sha256)
+            self._mark(sha256)
             return raw
         self._drop(sha256)
         return None
+
+    def _mark(self, sha256: str) -> None:
+        """The document is young; said once a minute at most, which is all that an age needs."""
+        now = time.monotonic()
+        if now - self._marked.get(sha256, -limits.MARK_SECONDS) < limits.MARK_SECONDS:
+            return
+        # Trimmed by another process just now, or a disk that takes nothing: only its age.
+        with contextlib.suppress(EmbrasureError), Folder.open(self.folder) as held:
+            held.mark_used(sha256)
+        if len(self._marked) >= 2 * self.count:
+            self._marked.clear()
+        self._marked[sha256] = now
 
     def put(self, raw: bytes) -> None:
         """The document is on disk under its hash, and the cache is within its bounds."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from securesystemslib.signer import Key
@@ -111,16 +112,14 @@ class TrustClient:
         view, had = self._last
         if had is not None and (wanted is None or not wanted <= had):
             return None
-        root = view.roles[layout.ROOT].version
-        if fetcher.peek(layout.metadata_file(layout.ROOT, root + 1)) is not None:
+        if has_newer_root(fetcher, view):
             return None
         timestamp = fetcher.peek(layout.metadata_file(layout.TIMESTAMP, 0))
         if timestamp != self._bytes_of(view, layout.TIMESTAMP):
             return None
         floors = self.workflow.floors()
         at = self.workflow.now(floors)
-        checked = layout.TOP_ROLES if tolerate_expired else tuple(view.roles)
-        if any(view.roles[name].expires <= at for name in checked):
+        if is_expired(view, layout.TOP_ROLES if tolerate_expired else tuple(view.roles), at):
             return None
         try:
             check_versions(floors.versions, {n: role.version for n, role in view.roles.items()})
@@ -236,6 +235,17 @@ def _name(view: View) -> ViewName:
 def _listed(snapshot: Snapshot) -> tuple[str, ...]:
     names = (name.removesuffix(".json") for name in snapshot.meta)
     return tuple(sorted(name for name in names if name not in layout.TOP_ROLES))
+
+
+def has_newer_root(fetcher: SourceFetcher, view: View) -> bool:
+    """Return whether the source shows a root step after that of `view`, whatever it holds."""
+    after = view.roles[layout.ROOT].version + 1
+    return fetcher.peek(layout.metadata_file(layout.ROOT, after)) is not None
+
+
+def is_expired(view: View, roles: Iterable[str], at: datetime) -> bool:
+    """Return whether one of these roles is not to be believed any more at `at`."""
+    return any(view.roles[name].expires <= at for name in roles)
 
 
 def check_held(verified: Verified, complete: Mapping[str, int]) -> None:

@@ -138,6 +138,7 @@ class PairStore(Generic[T]):
     def __init__(self, folder: Path, shape: type[T]) -> None:
         self.folder = folder
         self.shape = shape
+        self._files = {name: folder / name for name in _NAMES}
         self._read: dict[str, tuple[bytes, tuple[int, T]]] = {}  # as the files were last found
 
     def exists(self) -> bool:
@@ -198,7 +199,7 @@ class PairStore(Generic[T]):
         return found, bad
 
     def _one(self, name: str) -> tuple[int, T]:
-        raw = read_file(self.folder / name, limit=limits.FLOORS_BYTES, private=True)
+        raw = read_file(self._files[name], limit=limits.FLOORS_BYTES, private=True)
         # Read every time, parsed once: a look at a repository asks for them ten times over.
         last = self._read.get(name)
         if last is not None and last[0] == raw:

@@ -1,0 +1,120 @@
+"""A look that finds what it found before checks no signature again: what it must still notice."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from embrasure.errors import Refused
+from embrasure.trust.cache import DocumentCache
+from embrasure.trust.client import TrustClient
+from embrasure.trust.view import View
+from tests.ablation import Ablation
+from tests.simulate.faults import Faults
+from tests.simulate.repository import SimRepository
+from tests.simulate.sources import MemorySource
+
+ROLES = ("fleet-dev", "revocations", "gates-dev", "dev-shop")
+
+
+class Bench:
+    """One client that lives on, as that of a node, and has just looked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.at = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+        self.repo = SimRepository(clock=lambda: self.at)
+        self.node = self.repo.add_node()
+        self.repo.add_app("shop")
+        plan = self.repo.set_plan(self.repo.add_release("shop"), canary=[self.node])
+        self.repo.set_gate(plan)
+        self.repo.publish()
+        self.folder = folder / "tuf"
+        self.client = self.other()
+        self.view = self.look(self.repo.source())
+
+    def other(self) -> TrustClient:
+        """Return another process of this machine."""
+        return TrustClient(self.folder, self.repo.anchor, clock=lambda: self.at)
+
+    def look(self, source: MemorySource) -> View:
+        return self.client.refresh(source, roles=ROLES)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def refused(bench: Bench, source: MemorySource) -> str:
+    with pytest.raises(Refused) as found:
+        bench.look(source)
+    return found.value.reason
+
+
+def test_the_same_bytes_are_the_same_view_for_two_requests(bench: Bench) -> None:
+    source = bench.repo.source()
+    assert bench.look(source) is bench.view
+    assert source.asked == ["metadata/2.root.json", "metadata/timestamp.json"]
+
+
+@pytest.mark.misuse
+def test_a_view_that_is_remembered_does_not_outlive_its_roles(
+    bench: Bench, ablation: Ablation
+) -> None:
+    source = bench.repo.source()
+    bench.at = min(role.expires for role in bench.view.roles.values()) - timedelta(seconds=1)
+    assert bench.look(source) is bench.view
+    bench.at += timedelta(seconds=1)
+    assert refused(bench, source) == "expired"
+    with ablation("expiry, at every look") as attack:
+        attack.without("embrasure.trust.client.is_expired", lambda *_: False)
+        attack.succeeded(bench.look(source) is bench.view)
+
+
+@pytest.mark.misuse
+def test_a_view_that_is_remembered_does_not_outlive_a_key_that_a_new_root_takes_away(
+    bench: Bench, ablation: Ablation
+) -> None:
+    old = bench.repo.files["metadata/timestamp.json"]
+    bench.repo.replace_keys("timestamp", [CryptoSigner.generate_ed25519()])
+    bench.repo.publish()
+    # The thief of the old key shows what he signed, beside a root that he cannot hide.
+    source = MemorySource({**bench.repo.files, "metadata/timestamp.json": old})
+    assert "metadata/2.root.json" in source.files
+    # Without its guard first: afterwards the new root is on the disk.
+    with ablation("the look for a newer root") as attack:
+        attack.without("embrasure.trust.client.has_newer_root", lambda *_: False)
+        attack.succeeded(bench.look(source) is bench.view)
+    assert refused(bench, source) == "threshold"
+
+
+@pytest.mark.misuse
+def test_a_view_that_is_remembered_does_not_outlive_floors_that_rose(
+    bench: Bench, ablation: Ablation
+) -> None:
+    source = bench.repo.source()
+    version = bench.view.roles["targets"].version
+    # Trust files that came by the door, in another process: newer targets, without some key.
+    bench.other().raise_floors(versions={"targets": version + 1})
+    assert refused(bench, source) == "rollback"
+    with ablation("floors, at every look") as attack:
+        attack.without("embrasure.trust.client.check_versions")
+        attack.succeeded(bench.look(source) is bench.view)
+
+
+def test_a_document_in_use_is_said_to_be_young_once_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = DocumentCache(tmp_path / "documents")
+    cache.put(b"policy")
+    name = next((tmp_path / "documents").iterdir()).name
+    moments = [1000.0, 1030.0, 1059.0, 1061.0]
+    monkeypatch.setattr("embrasure.trust.cache.time.monotonic", lambda: moments.pop(0))
+    with Faults() as seen:
+        seen.arm()
+        while moments:
+            assert cache.get(name, length=6) == b"policy"
+    assert [call for call, _ in seen.trace] == ["touch", "touch"]
