@@ -7,9 +7,19 @@ is first moved into a pipe of our own, by a call that says itself that it does n
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
+
+from embrasure import limits
+
+
+def widen(fd: int, most: int) -> None:
+    """The pipe takes `most` bytes before its writer waits, where the system lets us."""
+    with suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, most)
 
 
 class Drain:
@@ -18,6 +28,7 @@ class Drain:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._out, self._in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        widen(self._in, limits.BUFFER_BYTES)
 
     def __enter__(self) -> Self:
         """Return the drain."""

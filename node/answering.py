@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from embrasure import limits, memory
 from embrasure.descriptor import write_all
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.pipes import widen
 from embrasure.trust.source import Source
 from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
@@ -91,12 +93,12 @@ def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: 
     Raises the error that apply ended with; Unavailable when apply is gone; Refused for nonsense.
     """
     channel.send(ask)
-    heard = Heard()
+    heard, moved = Heard(), 0
     while True:
         message = channel.receive()
         match message:
             case Want():
-                serve(channel, message, source, hearer)
+                moved += serve(channel, message, source, hearer)
             case ReceiptNote() | ProgressNote():
                 hear(hearer, message)
             case AwaitsNote():
@@ -115,6 +117,8 @@ def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: 
             case ProvedNote():
                 heard.proof = message.proof
             case Done():
+                if moved > limits.MIB:
+                    memory.give_back()
                 return heard
             case Failure():
                 raise error_of(message)
@@ -128,9 +132,10 @@ def hear(hearer: Hearer, note: ReceiptNote | ProgressNote) -> None:
         hearer.progress(note)
 
 
-def serve(channel: Channel[FromApply], want: Want, source: Source, hearer: Hearer) -> None:
-    """Apply got the bytes of `want` through a pipe, and was told how that ended."""
+def serve(channel: Channel[FromApply], want: Want, source: Source, hearer: Hearer) -> int:
+    """Return how many bytes of `want` apply got through a pipe; it was told how that ended."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
+    widen(writing, limits.MESSAGE_BYTES)  # a message is written in one go
     try:
         channel.send(Pipe(id=want.id), reading)
     except BaseException:
@@ -140,6 +145,7 @@ def serve(channel: Channel[FromApply], want: Want, source: Source, hearer: Heare
         os.close(reading)
     status, length, got = _pour(writing, want, source, lambda: _listen(channel, hearer))
     channel.send(End(id=want.id, status=status, length=length, got=sentence(got)))
+    return length
 
 
 def _listen(channel: Channel[FromApply], hearer: Hearer) -> None:

@@ -4,10 +4,10 @@ one by itself; hashed before it counts, resumed at its byte.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from logging import getLogger
 
-from embrasure import limits
 from embrasure.bundle.pack import Cutter, Run, members, runs
 from embrasure.errors import NotFound, Refused, Unavailable
 from embrasure.trust import layout
@@ -18,6 +18,7 @@ from node.states import State
 from node.transaction import To, Transaction, offer_of
 
 LOG = getLogger(__name__)
+_TELL_SECONDS = 0.25  # between two words on how far it is
 
 
 def fetching(tx: Transaction) -> To:
@@ -57,7 +58,7 @@ class _Coming:
     def __init__(self, tx: Transaction, by: Deadline, total: int) -> None:
         self._tx, self._by, self._total = tx, by, total
         self._blobs, self._source = tx.ground.blobs, offer_of(tx).source
-        self._done = self._shown = 0
+        self._done, self._told = 0, time.monotonic()
 
     def take_run(self, run: Run) -> bool:
         """Return whether all blobs of the run came; False: the pack is not asked for again.
@@ -121,6 +122,6 @@ class _Coming:
             check_in_time(self._by, path)
             yield piece
             self._done += len(piece)
-            if self._done - self._shown >= limits.MIB:
-                self._shown = self._done
+            if time.monotonic() - self._told >= _TELL_SECONDS:
+                self._told = time.monotonic()
                 self._tx.report.progress(State.FETCHING, min(self._done, self._total), self._total)

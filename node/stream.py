@@ -147,8 +147,7 @@ class StreamSource:
         count = 0
         for body in self._bodies(offset):
             count += len(body)
-            for start in range(0, len(body), limits.BUFFER_BYTES):
-                yield body[start : start + limits.BUFFER_BYTES]
+            yield body
         self._check_end(path, count)
 
     def _drain(self) -> None:
@@ -166,9 +165,11 @@ class StreamSource:
                 case "ping":
                     continue  # does not move `until`: pings are no data
                 case "data":
-                    self._check_data(message.data, offset)
-                    offset = None if offset is None else offset + len(message.data.body)
-                    yield message.data.body
+                    body = message.data.body  # once: each look at it is a copy
+                    self._check_data(message.data, offset, len(body))
+                    offset = None if offset is None else offset + len(body)
+                    del message
+                    yield body
                     until = time.monotonic() + SILENCE_SECONDS
                 case "end" if message.end.want == self._id:
                     self._is_open, self._end = False, message.end
@@ -176,18 +177,16 @@ class StreamSource:
                 case kind:
                     raise Refused("stream", expected="data", got=kind, reason="bad-schema")
 
-    def _check_data(self, data: wire.Data, offset: int | None) -> None:
+    def _check_data(self, data: wire.Data, offset: int | None, count: int) -> None:
         """Return only when `data` continues the open want and is not more than was wanted."""
         if data.want != self._id:
             raise Refused("stream", expected=f"want {self._id}", got=data.want, reason="bad-want")
         if offset is not None and data.offset != offset:
             raise Refused("stream", expected=f"{offset}", got=data.offset, reason="bad-offset")
         # An empty one could come for ever.
-        if not 0 < len(data.body) <= self._rest:
-            raise Refused(
-                "stream", expected=f"1-{self._rest} bytes", got=len(data.body), reason="limit"
-            )
-        self._rest -= len(data.body)
+        if not 0 < count <= self._rest:
+            raise Refused("stream", expected=f"1-{self._rest} bytes", got=count, reason="limit")
+        self._rest -= count
 
     def _check_end(self, path: str, count: int) -> None:
         status = self._end.status

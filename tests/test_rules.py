@@ -39,6 +39,7 @@ PORT_WRITES = (OS_WRITES - {"open"}) | {
 KERNEL_WRITES = {"rename_new", "exchange", "syncfs", "reserve", "clone"}  # of `embrasure.kernel`
 # System calls about processes that Python does not offer; none of them changes a file.
 PROCESS_CALLS = {
+    "embrasure/memory.py",
     "embrasure/sandbox.py",
     "node/launch.py",
     "node/prober.py",

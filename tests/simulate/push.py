@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from embrasure.wire import node_pb2_grpc
 from tests.simulate.authority import Authority, Leaf
 from tests.simulate.sources import MemorySource
 
+PIECES_PER_FRAME = limits.FRAME_BODY_BYTES // limits.BUFFER_BYTES
 Serve = Callable[[wire.Want], Iterable[wire.FromGateway]]
 
 
@@ -82,7 +84,7 @@ def packed(files: Mapping[str, bytes], want: wire.Want) -> Iterator[wire.FromGat
     source, sent = PackedSource(MemorySource(dict(files))), 0
     try:
         found = source.fetch(want.path, offset=want.offset, limit=want.limit)
-        for body in found:
+        while body := b"".join(islice(found, PIECES_PER_FRAME)):
             yield wire.FromGateway(
                 data=wire.Data(want=want.id, offset=want.offset + sent, body=body)
             )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,3 +94,30 @@ def test_the_owner_of_a_port_is_the_user_whom_the_kernel_names() -> None:
         port = server.getsockname()[1]
         assert listening.owners(port) == {os.geteuid()}
         assert not listening.is_of_stranger(port)
+
+
+def test_the_kernel_says_the_same_as_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
+    with ExitStack() as stack:
+        ports = []
+        places = [("127.0.0.1", socket.AF_INET)]
+        if Path("/proc/net/tcp6").exists():
+            places += [("::1", socket.AF_INET6), ("::ffff:127.0.0.1", socket.AF_INET6)]
+        for address, family in places:
+            held = stack.enter_context(socket.socket(family))
+            held.bind((address, 0))
+            held.listen()
+            ports.append(held.getsockname()[1])
+        for port in ports:
+            read = [path.read_bytes() for path in tables]
+            assert listening.listeners(port) == listening.listeners(port, read)
+            assert listening.owners(port) == listening.owners(port, read)
+        asked = [listening.listeners(port) for port in ports]
+        # Where that socket is forbidden, the tables are read.
+        monkeypatch.setattr("node.listening.diagnosed", _forbidden)
+        assert [listening.listeners(port) for port in ports] == asked
+        assert any(asked)
+
+
+def _forbidden(_: int) -> list[object]:
+    raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
