@@ -27,6 +27,7 @@ from embrasure.notify import ALIVE, READY, STOPPING, notify
 from embrasure.sandbox import CAPABILITIES, keep_capabilities, leave_the_network
 from node import service
 from node.accept import Acceptor
+from node.companions import Keeper
 from node.config import load_config
 from node.desk import Desk
 from node.identity import load_identity
@@ -37,7 +38,6 @@ from node.metrics import Metrics
 from node.ownership import prepare
 from node.paths import Paths
 from node.records import NodeRecords
-from node.supervisor import Supervisor
 
 LOG = getLogger(__name__)
 _LOOK_SECONDS = 5.0  # between two proofs of life for the service manager
@@ -65,7 +65,7 @@ def opened(paths: Paths) -> Iterator[Acceptor]:
         prepare(paths, check_users(paths, config)[0])
         keep_little()
     identity = load_identity(paths)
-    with closing(Supervisor(paths)) as supervisor:
+    with closing(Keeper(paths)) as supervisor:
         if production:
             with explaining("the filter of apply"):
                 leave_the_network()

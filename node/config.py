@@ -22,6 +22,10 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 PortName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Interpreter = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9.+-]{0,31}$")]
 UserName = Annotated[str, Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,31}$")]
+# Neither an option nor a pattern, and none of our own: the node would stop itself.
+UnitName = Annotated[
+    str, Meta(pattern=r"^(?!embrasure-)[A-Za-z0-9][A-Za-z0-9:_.@-]{0,199}\.service\Z")
+]
 FullPath = Annotated[str, Meta(pattern=r"^/[^\x00-\x1f]{1,1023}$")]
 
 
@@ -65,7 +69,7 @@ class AppConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     windows: when it may be changed, in place of those of node.toml; keep: how many of its releases
     stay here, what runs and the way back among them; user: whom it runs as in production,
     `app-<name>` when this is empty; readable: folders outside of `/usr` that its hooks and exec
-    probes see
+    probes see; units: units of systemd that are the app's, by the names that its probes know
     """
 
     ports: dict[PortName, Port] = msgspec.field(default_factory=dict)
@@ -74,6 +78,9 @@ class AppConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     keep: Annotated[int, Meta(ge=limits.KEEP_LEAST, le=limits.KEEP_MOST)] = limits.KEEP_RELEASES
     user: UserName | Literal[""] = ""
     readable: Annotated[tuple[FullPath, ...], Meta(max_length=16)] = ()
+    units: Annotated[dict[PortName, UnitName], Meta(max_length=limits.UNITS)] = msgspec.field(
+        default_factory=dict
+    )
 
 
 def load_config(paths: Paths) -> NodeConfig:

@@ -29,8 +29,8 @@ _OLD = frozenset(
 )
 _BY_REASON = {
     "busy": BUSY, "no-space": NO_SPACE, "agent-not-running": NOT_RUNNING, "fetch": UNREACHABLE,
-    "no-secret": MISSING, "no-sandbox": MISSING, "not-root": MISSING, "no-user": MISSING,
-    "open-keys": MISSING, "behind": WAITING, "turn": TOO_OLD,
+    "no-secret": MISSING, "no-systemd": MISSING, "no-sandbox": MISSING, "not-root": MISSING,
+    "no-user": MISSING, "open-keys": MISSING, "behind": WAITING, "turn": TOO_OLD,
 }  # fmt: skip
 
 

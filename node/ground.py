@@ -64,6 +64,10 @@ class Apps(Protocol):
         """Return a process that asks the app in this one's place, as `user`."""
         ...
 
+    def companion(self, app: str, unit: str, seconds: float) -> str:
+        """Return what is wrong with a unit of systemd of the app, empty when it is well."""
+        ...
+
     def tail(self, app: str, length: int) -> bytes:
         """Return the last `length` bytes that the app printed."""
         ...

@@ -16,7 +16,18 @@ from embrasure.errors import EmbrasureError, Failed
 from embrasure.fs import Folder
 from embrasure.trust.floors import AppFloor, Committed
 from embrasure.trust.receipt import Kind, Outcome, Ran
-from node import collection, confirming, credentials, fetching, rollback, space, switch, tree, units
+from node import (
+    collection,
+    companions,
+    confirming,
+    credentials,
+    fetching,
+    rollback,
+    space,
+    switch,
+    tree,
+    units,
+)
 from node.probe import Died
 from node.releases import is_whole
 from node.states import Release, State
@@ -28,6 +39,7 @@ def offered(tx: Transaction) -> To:
     """The owner of this node lets the release run here, and its secrets open here."""
     offer = offer_of(tx)
     units.check_allowed(offer.manifest, tx.config)
+    companions.check(units.companions(offer.manifest, tx.config))
     tx.ground.secrets.check(offer.manifest, offer.documents)
     return To(State.RESERVED)
 
@@ -187,7 +199,7 @@ def rejected(tx: Transaction) -> To:
     release's own `check` counts against it; a full disk is this node's matter (`deferred`).
     """
     record, back = tx.record, tx.record.back
-    if record.reason not in ("no-space", "no-secret", "hook", "trust", "internal"):
+    if record.reason not in ("no-space", "no-secret", "no-systemd", "hook", "trust", "internal"):
         return To(State.CLEANING)
     rollback.burn_try(tx)
     tx.tell(

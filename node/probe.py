@@ -17,6 +17,7 @@ from embrasure.bundle.manifest import (
     GrpcProbe,
     HttpProbe,
     Probe,
+    SystemdProbe,
     TcpProbe,
 )
 from embrasure.errors import Failed, Unavailable
@@ -37,6 +38,11 @@ def run_bare(
     return commands.run(command, env=env, cwd=cwd, seconds=seconds)
 
 
+def no_unit(name: str, seconds: float) -> str:
+    """Return that there is none."""
+    return f"unit {name}: no systemd here"
+
+
 def nothing() -> None:
     """Nothing has to be tidied up."""
 
@@ -47,8 +53,9 @@ class Target:
 
     ports: number by name; release: first 16 digits of its manifest's digest; members: its living
     processes now; argv: absolute argument list of a declared command; run: runs it; check: asks
-    what has a port or a file; done: whoever was asked is not needed any more; shared: the app's
-    data; since: Unix time of its start.
+    what has a port or a file; done: whoever was asked is not needed any more; unit: asks
+    systemd, in so many seconds, of a unit by its name; shared: the app's data; since: Unix time of
+    its start.
     """
 
     ports: Mapping[str, int]
@@ -61,6 +68,7 @@ class Target:
     run: Run = run_bare
     check: Callable[[Mapping[str, object]], str] = prober.check
     done: Callable[[], None] = nothing
+    unit: Callable[[str, float], str] = no_unit
     shared: Path = Path("/nowhere")
     since: float = 0.0
 
@@ -75,6 +83,8 @@ def ask(probe: Probe, target: Target) -> str:
     """Return what is wrong, empty when the probe passes."""
     if isinstance(probe, ExecProbe):
         return _ask_command(probe, target)
+    if isinstance(probe, SystemdProbe):
+        return target.unit(probe.unit, probe.timeout_ms / 1000)
     return target.check(question(probe, target))
 
 

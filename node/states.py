@@ -84,7 +84,7 @@ _FINISHING = frozenset(
 
 Word = Literal[
     "", "probe", "crash-loop", "hook", "start", "no-space", "trust", "fetch", "power", "no-target",
-    "internal", "transitions", "turn", "bad-hash", "no-secret", "check", "no-confirm",
+    "internal", "transitions", "turn", "bad-hash", "no-secret", "no-systemd", "check", "no-confirm",
 ]  # fmt: skip
 # Only these say that the content itself is bad; they burn one of the node's tries.
 BURNS_A_TRY = frozenset({"probe", "crash-loop", "hook"})

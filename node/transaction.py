@@ -44,6 +44,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
         "power": Reason.POWER,
         "no-target": Reason.NO_TARGET,
         "no-secret": Reason.NO_SECRET,
+        "no-systemd": Reason.START,
         "no-confirm": Reason.NO_CONFIRM,
     }
 )
@@ -309,6 +310,7 @@ def explain(problem: Exception, state: State) -> dict[str, object]:
         "no-space",
         "no-target",
         "no-secret",
+        "no-systemd",
         "no-confirm",
         "turn",
     )

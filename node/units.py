@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from embrasure.bundle.manifest import ExecProbe, Manifest, is_listed
+from embrasure.bundle.manifest import ExecProbe, Manifest, SystemdProbe, is_listed
 from embrasure.errors import Denied
 from node import credentials
+from node.companions import AppUnit
 from node.config import AppConfig
 from node.isolation import Isolation
 from node.paths import Paths
 from node.releases import Installed
 from node.rooms import make_shared
-from node.supervisor import Unit
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 def check_allowed(manifest: Manifest, config: AppConfig) -> None:
-    """Return only when the owner gave a number to every port and a path to every interpreter.
+    """Return only when the owner gave a number to every port, a path to every interpreter, and a
+    unit of systemd to every name of one.
 
     Raises Denied (`not-declared`): the release is not for this node as it is set up.
     """
@@ -28,6 +29,12 @@ def check_allowed(manifest: Manifest, config: AppConfig) -> None:
             raise Denied(
                 f"app {manifest.app}", expected=f"a number for port `{port}` in apps.d",
                 got="none", reason="not-declared",
+            )  # fmt: skip
+    for probe in manifest.probes:
+        if isinstance(probe, SystemdProbe) and probe.unit not in config.units:
+            raise Denied(
+                f"app {manifest.app}", expected=f"a unit `{probe.unit}` in apps.d", got="none",
+                reason="not-declared",
             )  # fmt: skip
     commands = [manifest.run.argv, *(hook.argv for hook in manifest.hooks)]
     commands += [probe.argv for probe in manifest.probes if isinstance(probe, ExecProbe)]
@@ -82,7 +89,13 @@ def ports(installed: Installed, config: AppConfig) -> Mapping[str, int]:
     return {name: config.ports[name] for name in installed.manifest.run.ports}
 
 
-def unit_of(paths: Paths, installed: Installed, config: AppConfig, isolation: Isolation) -> Unit:
+def companions(manifest: Manifest, config: AppConfig) -> tuple[str, ...]:
+    """Return the units of systemd that the release's probes name, each once."""
+    probes = (probe for probe in manifest.probes if isinstance(probe, SystemdProbe))
+    return tuple(dict.fromkeys(config.units[probe.unit] for probe in probes))
+
+
+def unit_of(paths: Paths, installed: Installed, config: AppConfig, isolation: Isolation) -> AppUnit:
     """Return how the release is started; its data folder is there. Raises Denied."""
     manifest = installed.manifest
     check_allowed(manifest, config)
@@ -90,11 +103,12 @@ def unit_of(paths: Paths, installed: Installed, config: AppConfig, isolation: Is
     make_shared(paths, manifest.app, user)
     folder = paths.release(manifest.app, installed.release.id)
     argv = resolve(manifest.run.argv, manifest=manifest, folder=folder, config=config)
-    return Unit(
+    return AppUnit(
         app=manifest.app,
         release=installed.release.id,
         argv=tuple(argv),
         env=environment(paths, installed, config),
         cwd=folder,
         user=user,
+        companions=companions(manifest, config),
     )

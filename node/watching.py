@@ -70,6 +70,9 @@ def watch_of(ground: Ground, installed: Installed, config: AppConfig) -> Watch:
             backend=ground.isolation.backend,
         )  # fmt: skip
 
+    def unit(name: str, seconds: float) -> str:
+        return supervisor.companion(app, config.units[name], seconds)
+
     asking = Asking(
         ground, ground.isolation.user(app, config),
         grpc=any(isinstance(probe, GrpcProbe) for probe in probes),
@@ -85,6 +88,7 @@ def watch_of(ground: Ground, installed: Installed, config: AppConfig) -> Watch:
         run=run,
         check=asking.check,
         done=asking.done,
+        unit=unit,
         shared=paths.shared(app),
         since=0.0 if instance is None else instance.since,
     )

@@ -79,6 +79,29 @@ class ExecTable(_ProbeTable, frozen=True, kw_only=True, tag="exec", tag_field="k
     argv: Argv
 
 
+class GrpcTable(_ProbeTable, frozen=True, kw_only=True, tag="grpc", tag_field="kind"):
+    """`kind = "grpc"`: grpc.health.v1 on a named port says SERVING."""
+
+    port: PortName
+    service: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{0,120}\Z")] = ""
+
+
+class FileAgeTable(_ProbeTable, frozen=True, kw_only=True, tag="file-age", tag_field="kind"):
+    """`kind = "file-age"`: a file of the app's data was written a short time ago."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=limits.PATH_BYTES)]
+    max_age_s: Annotated[int, Meta(ge=1, le=86_400)] = 60
+
+
+class SystemdTable(_ProbeTable, frozen=True, kw_only=True, tag="systemd", tag_field="kind"):
+    """`kind = "systemd"`: a unit that the node's owner gave this name is active."""
+
+    unit: PortName
+
+
+ProbeTable = HttpTable | TcpTable | GrpcTable | FileAgeTable | ExecTable | SystemdTable
+
+
 class RequireTable(_Table, frozen=True, kw_only=True):
     """`[[requires]]`: another app that is committed on the node first."""
 
@@ -107,7 +130,7 @@ class AppFile(_Table, frozen=True, kw_only=True):
 
     run: RunTable
     probes: Annotated[
-        tuple[HttpTable | TcpTable | ExecTable, ...],
+        tuple[ProbeTable, ...],
         Meta(min_length=1, max_length=limits.PROBES),
     ]
     app: AppName | None = None
@@ -151,7 +174,7 @@ def describe(
     )
 
 
-def _probe(table: HttpTable | TcpTable | ExecTable) -> Probe:
+def _probe(table: ProbeTable) -> Probe:
     """Return the probe with the table's fields, which have the same names."""
     found: Probe = msgspec.convert(msgspec.to_builtins(table), Probe)
     return found

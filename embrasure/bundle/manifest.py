@@ -102,7 +102,15 @@ class ExecProbe(_Probe, frozen=True, kw_only=True, tag="exec", tag_field="kind")
     argv: Argv
 
 
-Probe = HttpProbe | TcpProbe | GrpcProbe | FileAgeProbe | ExecProbe
+class SystemdProbe(_Probe, frozen=True, kw_only=True, tag="systemd", tag_field="kind"):
+    """A unit of systemd that the node's owner gave this name was started with the release, is
+    active (for `Type=notify`: said READY), and goes on without a restart.
+    """
+
+    unit: PortName
+
+
+Probe = HttpProbe | TcpProbe | GrpcProbe | FileAgeProbe | ExecProbe | SystemdProbe
 
 
 class Require(Document, frozen=True, kw_only=True):
@@ -236,7 +244,9 @@ def check_commands(manifest: Manifest) -> None:
         if isinstance(probe, FileAgeProbe):
             # The same rules as below code/: relative, visible, no way up.
             check_path(f"code/{probe.path}")
-        elif not isinstance(probe, ExecProbe) and probe.port not in manifest.run.ports:
+        elif isinstance(probe, ExecProbe | SystemdProbe):
+            continue  # a command was looked at above; which unit it is, the node's owner says
+        elif probe.port not in manifest.run.ports:
             raise Refused(
                 "manifest probe", expected="a port of `run`", got=probe.port, reason="not-declared"
             )

@@ -22,6 +22,7 @@ from tests.simulate.running import answers, until
 
 UNITS = ("embrasure-apply.service", "embrasure-fetch.service", "embrasure-recover.service",
          "embrasure-recover.timer")  # fmt: skip
+Change = Callable[[Manifest], Manifest]
 SHARED = f"/opt/embrasure/{APP}/shared"
 
 
@@ -36,21 +37,25 @@ class BootedNode:
     listen: int
 
     def publish(
-        self, version: str, *, mode: str = "good", change: Callable[[Manifest], Manifest]
-    ) -> tuple[Plan, Gate]:
-        """Return plan and gate of a release whose probes wait as long as a busy machine needs."""
+        self, version: str, *, change: Change = lambda made: made, extra: bytes = b"",
+        soak_s: int = 0,
+    ) -> tuple[Plan, Gate]:  # fmt: skip
+        """Return plan and gate of a release whose probes wait as long as a busy machine needs.
+
+        extra: one more file, `code/data`
+        """
 
         def patient(made: Manifest) -> Manifest:
             return change(msgspec.structs.replace(made, probes=(quick_http(start_s=20),)))
 
-        return self.fleet.publish(self.node, version, mode=mode, change=patient)
+        return self.fleet.publish(self.node, version, change=patient, extra=extra, soak_s=soak_s)
 
     def install(
-        self, version: str, *, mode: str = "good",
-        change: Callable[[Manifest], Manifest] = lambda made: made,
+        self, version: str, *, change: Change = lambda made: made, extra: bytes = b"",
+        soak_s: int = 0,
     ) -> Said:  # fmt: skip
         """Return what the node said while it obeyed an order of a new release, which it runs."""
-        said = self.order(*self.publish(version, mode=mode, change=change))
+        said = self.order(*self.publish(version, change=change, extra=extra, soak_s=soak_s))
         assert answers(self.port) == version, f"{said}\n{self.machine.journal()[-6000:]}"
         return said
 

@@ -50,6 +50,10 @@ class InnerApps:
         """Return the instance that lives now."""
         return self._running.get(app)
 
+    def companion(self, app: str, unit: str, seconds: float) -> str:
+        """None of them has one."""
+        return f"unit {unit}: none here"
+
     def members(self, instance: Instance) -> frozenset[int]:
         """Return this process."""
         return frozenset({instance.pid})

@@ -38,12 +38,12 @@ from embrasure.trust.plan import Plan
 from embrasure.trust.receipt import Receipt, parse_receipt
 from embrasure.trust.source import Source
 from node.accept import Acceptor
+from node.companions import Keeper
 from node.config import load_config
 from node.confirm_messages import AwaitsNote
 from node.deadline import uptime_ms
 from node.identity import create_identity, load_identity, load_seal_key, new_node_id
 from node.paths import Paths
-from node.supervisor import Supervisor
 from tests.simulate.inner import InnerApps
 from tests.simulate.nodes import SimNode
 from tests.simulate.releases import SimRelease, make_release
@@ -253,11 +253,11 @@ class SimInstaller:
 
     def open(self) -> None:
         """The node's apply side runs."""
-        self.supervisor: Supervisor | InnerApps
+        self.supervisor: Keeper | InnerApps
         if self.inner:
             self.supervisor = InnerApps(self.paths)
         else:
-            self.supervisor = Supervisor(self.paths, stop_seconds=self.stop_seconds)
+            self.supervisor = Keeper(self.paths, stop_seconds=self.stop_seconds)
         self.acceptor = Acceptor(
             self.paths, load_config(self.paths), self.identity, self.supervisor, clock=self.clock
         )

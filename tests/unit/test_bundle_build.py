@@ -13,7 +13,15 @@ import pytest
 from embrasure import limits
 from embrasure.bundle.build import Built, build, write_bundle
 from embrasure.bundle.folder import open_bundle, verify_bundle
-from embrasure.bundle.manifest import Entry, Hook, HttpProbe, TcpProbe
+from embrasure.bundle.manifest import (
+    Entry,
+    FileAgeProbe,
+    GrpcProbe,
+    Hook,
+    HttpProbe,
+    SystemdProbe,
+    TcpProbe,
+)
 from embrasure.bundle.store import BlobStore
 from embrasure.errors import EmbrasureError, Misuse, NotSupported, Refused
 from tests.ablation import Ablation
@@ -109,12 +117,24 @@ port = "web"
 kind = "tcp"
 port = "web"
 passes = 1
+[[probes]]
+kind = "grpc"
+port = "web"
+[[probes]]
+kind = "file-age"
+path = "beat"
+[[probes]]
+kind = "systemd"
+unit = "worker"
 """
     found = build(make_app(tmp_path / "app", app_toml=text)).manifest
     times = {"interval_ms": 2_000, "timeout_ms": 3_000, "start_s": 60}
     assert found.probes == (
         HttpProbe(port="web", path="/", status=200, passes=3, **times),
         TcpProbe(port="web", passes=1, **times),
+        GrpcProbe(port="web", service="", passes=3, **times),
+        FileAgeProbe(path="beat", max_age_s=60, passes=3, **times),
+        SystemdProbe(unit="worker", passes=3, **times),
     )
     assert found.hooks == (Hook(point="prepare", argv=("code/bin/migrate",), timeout_s=300),)
     assert found.confirm == "probes" and not found.irreversible

@@ -36,6 +36,7 @@ def answer(kind: str, reason: str = "") -> AnswerNote:
         ("rejected", "internal", 10),
         ("rejected", "no-secret", 60),
         ("rejected", "no-sandbox", 60),
+        ("rejected", "no-systemd", 60),
         ("rejected", "turn", 11),
         ("wait", "window", 32),
         ("hold", "owner", 32),
