@@ -83,8 +83,9 @@ class BlobStore:
     def missing(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """Return those of `wanted` (digest -> length) that are not here whole."""
         found: dict[str, int] = {}
+        folders = frozenset(self._root.list())
         for aa, digests in itertools.groupby(sorted(wanted), key=lambda digest: digest[:2]):
-            lengths = self._lengths(aa)
+            lengths = self._lengths(aa) if aa in folders else {}
             for digest in digests:
                 if self._pending.get(check_digest(digest), lengths.get(digest)) != wanted[digest]:
                     found[digest] = wanted[digest]
@@ -200,9 +201,9 @@ class BlobStore:
                 for aa in folders.difference(self._root.list()):
                     self._root.mkdir(aa, mode=self._mode).close()
             for aa, digests in itertools.groupby(sorted(pending), key=lambda digest: digest[:2]):
-                with self._root.ensure(aa, mode=self._mode) as folder:
+                with self._open(aa, is_made=many) as folder, explaining(f"blobs {aa}"):
                     for digest in digests:
-                        self._name(digest, folder)
+                        self._name(digest, folder.fd)
                     if not many:
                         folder.fsync()
             if many:
@@ -295,10 +296,12 @@ class BlobStore:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
-    def _name(self, digest: str, folder: Folder) -> None:
-        with explaining(f"blob {digest}"):
-            fsops.chmod_name(self._partials.fd, digest, _BLOB_MODE)
-        self._partials.rename(digest, folder, digest, replace=True)
+    def _open(self, aa: str, *, is_made: bool) -> Folder:
+        return self._root.child(aa) if is_made else self._root.ensure(aa, mode=self._mode)
+
+    def _name(self, digest: str, fd: int) -> None:
+        fsops.chmod_name(self._partials.fd, digest, _BLOB_MODE)
+        fsops.rename(self._partials.fd, digest, fd, digest, replaces=True)
         del self._pending[digest]
 
     def _is_written(self, digest: str) -> bool:
