@@ -198,9 +198,7 @@ def filter_calls(*, families: Sequence[int] = (), refused: Iterable[str] = ()) -
 
 # Capabilities, by their numbers in capability.h
 
-CAPABILITIES: Mapping[str, int] = MappingProxyType(
-    {"CHOWN": 0, "KILL": 5, "SETGID": 6, "SETUID": 7}
-)
+CAPABILITIES: Mapping[str, int] = MappingProxyType({"CHOWN": 0, "SETGID": 6, "SETUID": 7})
 _CAPSET = (126, 91)
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _LAST_CAPABILITY = 23, 24, 63

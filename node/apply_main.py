@@ -38,14 +38,15 @@ from node.metrics import Metrics
 from node.ownership import prepare
 from node.paths import Paths
 from node.records import NodeRecords
+from node.users import User
 
 LOG = getLogger(__name__)
 _LOOK_SECONDS = 5.0  # between two proofs of life for the service manager
 
 
 def keep_little() -> None:
-    """Of root's capabilities four are left: to give files away, to start apps as their users, to
-    stop them.
+    """Of root's capabilities three are left: to give files away, and to start apps as their users,
+    as whom they are stopped as well.
     """
     with explaining("the capabilities of apply"):
         keep_capabilities(CAPABILITIES)
@@ -61,8 +62,10 @@ def opened(paths: Paths) -> Iterator[Acceptor]:
     """
     config = load_config(paths)
     production = is_production(paths, config)
+    users: tuple[User, ...] = ()
     if production:
-        prepare(paths, check_users(paths, config)[0])
+        users = check_users(paths, config)
+        prepare(paths, users[0])
         keep_little()
     identity = load_identity(paths)
     with closing(Keeper(paths)) as supervisor:
@@ -74,6 +77,7 @@ def opened(paths: Paths) -> Iterator[Acceptor]:
             paths, config, identity, supervisor, clock=clock.now, isolation=isolation
         )
         with closing(acceptor):
+            supervisor.clear_users(users[1:])
             yield acceptor
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node import processes
-from node.backends import Backend, Bare, Room
+from node.backends import Backend, Bare, Room, Started
 from node.output import Output
 
 _GRACE_SECONDS = 2.0  # SIGTERM to SIGKILL
@@ -77,7 +77,7 @@ def run(
         code = _wait(process, output, time.monotonic() + seconds, halt or threading.Event())
         if code is None:
             backend.ask(token)
-        _clear(process, token, is_wrapped=started.is_wrapped)
+        _clear(process, token, started)
         backend.end(token)
         output.take()
         return Finished(code, output.whole())
@@ -103,10 +103,10 @@ def _wait(
         os.close(pidfd)
 
 
-def _clear(process: subprocess.Popen[bytes], token: str, *, is_wrapped: bool) -> None:
+def _clear(process: subprocess.Popen[bytes], token: str, started: Started) -> None:
     """Nothing of the command lives: asked first, then killed, what it forks meanwhile as well.
 
-    is_wrapped: the first process is not asked, for with its end all others would be killed.
+    Of a wrapped one the first process is not asked: with its end all others would be killed.
     """
     number, until = signal.SIGTERM, time.monotonic() + _GRACE_SECONDS
     if process.poll() is not None:
@@ -117,8 +117,8 @@ def _clear(process: subprocess.Popen[bytes], token: str, *, is_wrapped: bool) ->
         quiet = 0 if alive else quiet + 1
         if time.monotonic() >= until:
             number = signal.SIGKILL
-        spared = {process.pid} if is_wrapped and number == signal.SIGTERM else set[int]()
-        processes.send(alive - spared, number)
+        spares = started.is_wrapped and number == signal.SIGTERM
+        processes.send(alive - ({process.pid} if spares else set()), number, started.user)
         process.poll()
         time.sleep(_STEP_SECONDS)
     processes.ended(process)

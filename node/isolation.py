@@ -113,7 +113,7 @@ def check_root() -> None:
     if not is_root():
         raise Denied(
             "node", expected="root in production", got=f"user {os.geteuid()}",
-            hint="apply starts as root, and keeps four capabilities of it; --root PREFIX is for "
+            hint="apply starts as root, and keeps three capabilities of it; --root PREFIX is for "
             "development", reason="not-root",
         )  # fmt: skip
 

@@ -64,7 +64,8 @@ def main() -> int:
         print(f"embrasure: no way to user {user}: {problem}", file=sys.stderr)
         return 127
     # After the change of user, which clears it. The kernel forgets this when the parent *thread*
-    # ends: the supervisor's thread never does.
+    # ends: the supervisor's thread never does. It holds for the same user only: a parent without
+    # CAP_KILL may not signal another's. There the unit's cgroup, or the next start, ends us.
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         return 127  # the node died in between: nobody would ever stop us

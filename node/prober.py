@@ -161,19 +161,6 @@ def _check_file(asked: Question) -> str:
     return ""
 
 
-def with_token(token: str, variable: str) -> list[int]:
-    """Return the processes of this user that started with `token` in that variable."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            environment = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue
-        if f"{variable}={token}".encode() in environment.split(b"\0"):
-            found.append(int(entry.name))
-    return found
-
-
 def become(user: str) -> None:
     """This process is the user for ever, and no other process of that user looks into it."""
     libc = ctypes.CDLL(None)
@@ -195,12 +182,7 @@ def main() -> int:
     if os.getppid() != int(sys.argv[1]):
         return 1
     while line := sys.stdin.buffer.readline(LINE_BYTES):
-        asked = json.loads(line)
-        if asked["kind"] == "token":
-            said: object = with_token(asked["token"], asked["variable"])
-        else:
-            said = check(asked)
-        print(json.dumps(said), flush=True)
+        print(json.dumps(check(json.loads(line))), flush=True)
     return 0
 
 

@@ -24,6 +24,7 @@ class Prober:
     """One prober process. To be made by the thread that keeps the network, used by one other."""
 
     def __init__(self, user: User | None, *, grpc: bool = False) -> None:
+        self._user = user
         who = "-" if user is None else f"{user.uid}:{user.gid}"
         command = [sys.executable, "-I", "-m", "node.prober", str(os.getpid()), who]
         self._process = processes.start_helper([*command, *(["grpc"] if grpc else [])])
@@ -42,12 +43,6 @@ class Prober:
         said = self._ask(asked, float(seconds) if isinstance(seconds, int | float) else 0.0)
         return said[:300] if isinstance(said, str) else "prober: no answer"
 
-    def with_token(self, token: str) -> frozenset[int]:
-        """Return the processes of its user that carry the token; whoever else is no one's guess."""
-        said = self._ask({"kind": "token", "token": token, "variable": processes.TOKEN}, 5.0)
-        found = said if isinstance(said, list) else []
-        return frozenset(pid for pid in found if isinstance(pid, int) and pid > 1)
-
     def _ask(self, asked: Mapping[str, object], seconds: float) -> object:
         """Return its answer; None, and its end, when none comes in time."""
         until = time.monotonic() + seconds + (_START_SECONDS if self._is_fresh else _SLACK_SECONDS)
@@ -60,13 +55,13 @@ class Prober:
             _tell(pipe, line, until)
             return json.loads(_line(answer.fileno(), until))
         except (OSError, ValueError, RecursionError):
-            self._process.kill()
+            processes.kill(self._process, self._user)
             self._is_killed = True
             return None
 
     def close(self) -> None:
         """The process is gone."""
-        self._process.kill()
+        processes.kill(self._process, self._user)
         processes.ended(self._process)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:

@@ -14,11 +14,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from embrasure.errors import Failed
+from node import as_user
 from node.launch import hidden
 from node.users import User
 
@@ -26,8 +27,8 @@ TOKEN = "EMBRASURE_INSTANCE"  # noqa: S105  # the name of a variable
 _PROC = Path("/proc")
 _PR_SET_CHILD_SUBREAPER = 36
 _LAUNCH = Path(__file__).with_name("launch.py")
-_END_USER = Path(__file__).with_name("end_user.py")
-_STEP_SECONDS = 0.01
+_STEP_SECONDS = 0.01  # between looks at what is ending
+_QUIET_LOOKS = 2  # in a row that find nothing: it has ended
 _births = threading.Lock()
 _awaited: set[int] = set()  # children whose end somebody waits for
 
@@ -195,20 +196,54 @@ def of(user: User) -> frozenset[int]:
     )
 
 
+def end(find: Callable[[], frozenset[int]], user: User | None, *, seconds: float) -> None:
+    """Nothing that `find` returns lives, nor of the user: SIGTERM to it, after `seconds` SIGKILL.
+
+    Raises Failed (`start`) for what survives even that so long.
+    """
+    has_ended = _all_ended(find, signal.SIGTERM, user, seconds)
+    if user is not None:
+        end_all_of(user, seconds)
+    elif not has_ended and not _all_ended(find, signal.SIGKILL, None, seconds):
+        raise _survivors()
+
+
+def _all_ended(
+    find: Callable[[], frozenset[int]], number: signal.Signals, user: User | None, seconds: float
+) -> bool:
+    """Return whether all ended in time; each is sent the signal once, and what it forks meanwhile
+    as well.
+    """
+    until, told, quiet = time.monotonic() + seconds, set[int](), 0
+    # /proc is no snapshot: one that forks and ends while it is read can hide once, not twice.
+    while quiet < _QUIET_LOOKS:
+        alive = find()
+        quiet = 0 if alive else quiet + 1
+        send(alive - told, number, user)
+        told |= alive
+        if alive and time.monotonic() >= until:
+            return False
+        time.sleep(_STEP_SECONDS)
+    return True
+
+
+def _survivors() -> Failed:
+    return Failed("app", expected="to stop", got="processes that survive SIGKILL", reason="start")
+
+
 def end_all_of(user: User, seconds: float) -> None:
     """No process of the user lives; raises Failed (`start`) when one is left after `seconds`.
 
     One that forks faster than /proc is read, or that dropped its token and its session, hides from
     everything else here. The user is the app's alone.
     """
-    command = [sys.executable, "-I", "-S", str(_END_USER), str(user.uid), str(user.gid)]
-    with start_helper(command) as helper:
-        ended(helper)
     until = time.monotonic() + seconds
+    as_user.end_all(user)
     while of(user):
         if time.monotonic() >= until:
-            raise Failed("app", expected="to stop", got="processes that survive", reason="start")
+            raise _survivors()
         time.sleep(_STEP_SECONDS)
+        as_user.end_all(user)  # one that was becoming the user just then
 
 
 def reap_orphans() -> None:
@@ -226,8 +261,23 @@ def reap_orphans() -> None:
                     os.waitpid(process.pid, os.WNOHANG)
 
 
-def send(pids: Iterable[int], number: signal.Signals) -> None:
-    """Each of `pids` that still lives has the signal."""
+def send(pids: Iterable[int], number: signal.Signals, user: User | None = None) -> None:
+    """Each of `pids` that still lives has the signal; with a user only what is that user's.
+
+    A child that is about to become the user is still ours. Its number cannot be another's: it is
+    waited for after its end.
+    """
+    if user is not None:
+        found = frozenset(pids)
+        send(found & _awaited, number)
+        as_user.send(found, number, user)
+        return
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
+
+
+def kill(process: subprocess.Popen[bytes], user: User | None) -> None:
+    """The child has SIGKILL, whoever it is by now."""
+    if process.poll() is None:
+        send({process.pid}, signal.SIGKILL, user)

@@ -15,10 +15,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,9 +33,6 @@ from node.probing import Prober
 from node.users import User
 
 T = TypeVar("T")
-Alive = Callable[[], frozenset[int]]
-_STEP_SECONDS = 0.01  # between looks at a stopping app
-_QUIET_LOOKS = 2  # in a row that find nothing: it has stopped
 _SWEEP_SECONDS = 1.0  # between looks for orphans that ended
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
 _STEADY_SECONDS = 60.0  # alive this long: the next restart is at once again
@@ -137,7 +135,10 @@ class Supervisor:
         child = self._ask(lambda: self._unkeep(app))
         if child is not None:
             instance, user = child.instance, child.instance.unit.user
-            self._end(lambda: processes.members(instance.pid, instance.token, user))
+            processes.end(
+                lambda: processes.members(instance.pid, instance.token, user), user,
+                seconds=self._stop_seconds,
+            )  # fmt: skip
             self._ask(lambda: self._forget(app))
         self.clear_leftovers(app)
         credentials.take_away(self._paths, app)
@@ -170,49 +171,26 @@ class Supervisor:
             except NotFound:
                 return
             if len(said) == 3 and said[1].isdigit() and said[2].isdigit():
-                self._end_others(said[0], User(int(said[1]), int(said[2])))
+                processes.end_all_of(User(int(said[1]), int(said[2])), self._stop_seconds)
             elif said and processes.leftovers(said[0]):
-                self._end(lambda: processes.leftovers(said[0]))
+                found = partial(processes.leftovers, said[0])
+                processes.end(found, None, seconds=self._stop_seconds)
             folder.unlink(f"{app}.instance", missing_ok=True)
 
-    # Stopping, in the caller's thread
+    def clear_users(self, users: Iterable[User]) -> None:
+        """Nothing runs as one of the apps' users: no app, hook or prober of a killed node.
 
-    def _end_others(self, token: str, user: User) -> None:
-        """The same for an app with a user of its own, whose environments only that user sees."""
-        with closing(self.prober(user)) as prober:
-
-            def alive() -> frozenset[int]:
-                # Whatever that process says: nobody else's is ever touched.
-                told = prober.with_token(token)
-                return processes.below(pid for pid in told if processes.uid_of(pid) == user.uid)
-
-            if alive():
-                self._end(alive)
-        processes.end_all_of(user, self._stop_seconds)
-
-    def _end(self, alive: Alive) -> None:
-        if self._all_ended(alive, signal.SIGTERM, self._stop_seconds):
-            return
-        if not self._all_ended(alive, signal.SIGKILL, self._stop_seconds):
-            raise Failed(
-                "app", expected="to stop", got="processes that survive SIGKILL", reason="start"
-            )
-
-    def _all_ended(self, find: Alive, number: signal.Signals, seconds: float) -> bool:
-        """Return whether all members have ended in time; each is sent the signal once, and what it
-        forks meanwhile as well.
+        Its end is not theirs: without CAP_KILL the kernel may not tell another user's children.
         """
-        until, told, quiet = time.monotonic() + seconds, set[int](), 0
-        # /proc is no snapshot: one that forks and ends while it is read can hide once, not twice.
-        while quiet < _QUIET_LOOKS:
-            alive = find()
-            quiet = 0 if alive else quiet + 1
-            processes.send(alive - told, number)
-            told |= alive
-            if alive and time.monotonic() >= until:
-                return False
-            time.sleep(_STEP_SECONDS)
-        return True
+        with Folder.open(self._paths.run) as folder:
+            held = [name.removesuffix(".instance") for name in folder.list()
+                    if name.endswith(".instance")]  # fmt: skip
+        for user in users:
+            with contextlib.suppress(EmbrasureError):  # said again when that app is started
+                processes.end_all_of(user, self._stop_seconds)
+        for app in held:  # whom the apps ran as before the owner gave them other users
+            with contextlib.suppress(EmbrasureError):
+                self.clear_leftovers(app)
 
     # The thread
 
@@ -312,7 +290,7 @@ class Supervisor:
     def _restart(self, child: _Child) -> None:
         """A kept app that ended runs again; what its old start left behind goes first."""
         child.again_at = None
-        processes.send(self.members(child.instance), signal.SIGKILL)
+        processes.send(self.members(child.instance), signal.SIGKILL, child.instance.unit.user)
         try:
             self._start(child.instance.unit, child.restarts + 1)
             self._children[child.instance.unit.app].is_kept = True

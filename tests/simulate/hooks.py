@@ -21,6 +21,7 @@ from node.commands import Finished
 from node.messages import Separation
 from node.processes import adopt_orphans
 from node.users import User
+from tests.simulate.production import as_apply
 from tests.source import TOP
 
 USER = User(31007, 31007)
@@ -80,7 +81,7 @@ class Stage:
 
 
 class AsRoot:
-    """A node that is root and gives the app a user of its own."""
+    """A node that is root, with apply's few capabilities, and gives the app a user of its own."""
 
     def __init__(self, stage: Stage, backend: Backend) -> None:
         adopt_orphans()
@@ -91,12 +92,16 @@ class AsRoot:
         changes: bool = True,
     ) -> Finished:  # fmt: skip
         """Return how the Python program ended."""
-        return commands.run(
-            [PYTHON, "-I", "-S", "-c", code, *map(str, words)],
-            env={"PATH": "/usr/bin:/bin"}, cwd=self.stage.release, seconds=seconds,
-            backend=Bare() if bare else self.backend,
-            room=self.stage.room(None if bare else self.stage.app, changes=changes),
-        )  # fmt: skip
+
+        def run() -> Finished:
+            return commands.run(
+                [PYTHON, "-I", "-S", "-c", code, *map(str, words)],
+                env={"PATH": "/usr/bin:/bin"}, cwd=self.stage.release, seconds=seconds,
+                backend=Bare() if bare else self.backend,
+                room=self.stage.room(None if bare else self.stage.app, changes=changes),
+            )  # fmt: skip
+
+        return run() if bare else as_apply(run)
 
 
 class AsUser:

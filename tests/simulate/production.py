@@ -5,16 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+from embrasure.sandbox import CAPABILITIES, keep_capabilities
 from node.users import User
 from tests.simulate.fleet import APP, RealNode, SimFleet
 
+T = TypeVar("T")
 # Of this test process alone: a node ends every process of an app's user.
 _FIRST = 20_000 + os.getpid() % 4_000 * 10
 FETCH, SHOP, STRANGER = (User(number, number) for number in range(_FIRST, _FIRST + 3))
+
+
+def as_apply(work: Callable[[], T]) -> T:
+    """Return what `work` returns to a root that has what apply keeps, so no right over others."""
+
+    def run() -> T:
+        keep_capabilities(CAPABILITIES)  # of this thread, and of what it starts
+        return work()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from embrasure.notify import READY, notify
-from embrasure.sandbox import HIDDEN
+from embrasure.sandbox import CAPABILITIES, HIDDEN
 from node.backends import Room
 from node.transient import HOOK, Transient
 from node.users import User
@@ -27,8 +27,7 @@ from tests.source import TOP
 UNITS = TOP / "deploy" / "systemd"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
 LIMIT = 20  # tenths: exposure 2.0
-# Apply is root, for each app has a user of its own, and its apps, its children, have a network.
-LIMITS = {"embrasure-apply.service": 21, "embrasure-hook.service": 5}
+LIMITS = {"embrasure-hook.service": 5}
 TOOL = shutil.which("systemd-analyze")
 judged = pytest.mark.skipif(TOOL is None, reason="needs systemd-analyze (apt package systemd)")
 _EXPOSURE = re.compile(r"Overall exposure level for \S+: ([0-9.]+)")
@@ -75,6 +74,25 @@ def test_a_unit_that_keeps_capabilities_fails_the_gate(
     assert not exposure(weak, limit=LIMITS.get(name, LIMIT))[1]
     with ablation("the threshold of the gate") as attack:
         attack.succeeded(exposure(weak, limit=100)[1])
+
+
+@judged
+@pytest.mark.misuse
+def test_apply_with_a_right_over_other_users_processes_fails_the_gate(
+    tmp_path: Path, ablation: Ablation
+) -> None:
+    weak = tmp_path / "embrasure-apply.service"
+    text = (UNITS / weak.name).read_text()
+    weak.write_text(text.replace("BoundingSet=", "BoundingSet=CAP_KILL "))
+    assert exposure(weak) == (2.1, False)
+    with ablation("the tenth") as attack:
+        attack.succeeded(exposure(weak, limit=LIMIT + 1)[1])
+
+
+@pytest.mark.parametrize("name", ["embrasure-apply.service", "embrasure-recover.service"])
+def test_a_unit_gives_what_apply_keeps_and_no_more(name: str) -> None:
+    (line,) = re.findall(r"^CapabilityBoundingSet=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
+    assert line.split() == [f"CAP_{one}" for one in CAPABILITIES]
 
 
 @judged

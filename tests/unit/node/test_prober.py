@@ -365,28 +365,6 @@ def test_the_prober_is_the_apps_user_and_no_other_process_of_it_looks_in(
         asking.close()
 
 
-@needs_root
-def test_a_process_of_the_app_is_found_by_its_token_and_told_to_nobody_else() -> None:
-    processes.adopt_orphans()
-    read_end, write_end = os.pipe()
-    process = processes.spawn(
-        ["/bin/sleep", "60"], env={}, cwd=Path("/"), output=write_end, token="f" * 32, user=SHOP
-    )
-    asking = Prober(SHOP)
-    try:
-        until = time.monotonic() + 10
-        while not (found := asking.with_token("f" * 32)) and time.monotonic() < until:
-            time.sleep(0.05)
-        assert found == {process.pid} == processes.members(0, "", SHOP) - {asking._process.pid}
-        assert asking.with_token("e" * 32) == frozenset()
-    finally:
-        process.kill()
-        processes.ended(process)
-        asking.close()
-        os.close(read_end)
-        os.close(write_end)
-
-
 def test_a_prober_that_dies_answers_nothing() -> None:
     with closing(Prober(None)) as asking, answering(well) as (port, _):
         assert asking.check(asked("tcp", port)) == ""
