@@ -71,7 +71,7 @@ class Bubblewrap:
         """All of it was in one process namespace, which ended with its first process."""
 
     def clear(self) -> None:
-        """All of it ended with the node that started it (`--die-with-parent`)."""
+        """All of it is an app's user's, as whom nothing runs by then (`Supervisor.clear_users`)."""
 
 
 def find() -> Bubblewrap | None:

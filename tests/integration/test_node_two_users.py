@@ -448,7 +448,7 @@ def test_what_a_killed_apply_left_of_an_app_is_gone_and_nothing_else(
         assert left in old, "it outlived apply"
         with ablation("the end of its user at the next start") as attack:
             # Nobody looks after it, it holds the port, and would answer in a new release's place.
-            attack.succeeded(answers(port))
+            attack.succeeded(until(lambda: answers(port), what="an answer of the old app"))
         with unit(node, "apply"):
             assert until(lambda: answers(port), what="the app")
             assert not old & processes.of(SHOP) and len(sleepers()) == 1
