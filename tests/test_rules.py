@@ -41,6 +41,7 @@ KERNEL_WRITES = {"rename_new", "exchange", "syncfs", "reserve", "clone"}  # of `
 PROCESS_CALLS = {
     "embrasure/memory.py",
     "embrasure/sandbox.py",
+    "node/as_user.py",
     "node/launch.py",
     "node/prober.py",
     "node/processes.py",
