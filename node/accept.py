@@ -296,7 +296,7 @@ class Acceptor:
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
-        if not self._mutex.acquire(blocking=False):
+        if not self._mutex.acquire(timeout=0.1):  # `_after` holds it for no longer
             raise Unavailable("node", expected="one install at a time", got="another under way",
                               reason="busy")  # fmt: skip
         try:
