@@ -191,7 +191,7 @@ def test_a_broken_pack_goes_on_at_its_byte(bench: SimInstaller) -> None:
 
 
 @pytest.mark.misuse
-def test_without_the_hash_of_each_blob_a_bad_pack_would_be_installed(
+def test_without_the_hash_of_each_blob_a_bad_pack_would_stop_an_install(
     bench: SimInstaller, ablation: Ablation
 ) -> None:
     files = contents("one")
@@ -201,12 +201,10 @@ def test_without_the_hash_of_each_blob_a_bad_pack_would_be_installed(
     check_installed(bench, files)
     with ablation("the hash of each blob of a pack") as attack:
         attack.without("embrasure.bundle.store.check_bytes")
-        attack.without("node.tree.check_built")  # the second look, at what was built
         more = {f"{path}x": data for path, data in contents("one and").items()}
         bench.publish(release=bench.make("2.0", files=more))
-        assert bench.poll(Asked(memory(bench), spoil)) == "committed"
-        found = (bench.paths.current("shop") / "code/lib1/5x").read_bytes()
-        attack.succeeded(found.startswith(b"two and"))
+        # What is built is read back, so nothing evil runs; but whoever spoils a pack stops us.
+        attack.succeeded(bench.poll(Asked(memory(bench), spoil)) != "committed")
 
 
 def test_over_a_real_stream_one_want_brings_them_all(tmp_path: Path) -> None:
