@@ -93,6 +93,7 @@ class Acceptor:
             waits=Waits(),
             confirm_s=config.confirm_s,
             fetch_s=config.fetch_s,
+            build_s=config.build_s,
             policy=lambda: self._judge.trusting.policy(),
         )
         self._judge = Judge(paths, identity, floors, clock=clock, isolation=isolation.level)

@@ -21,7 +21,7 @@ from node.paths import Paths
 from node.releases import MANIFEST
 from node.states import Record, release_name
 from node.transaction import Transaction
-from node.tree import STAGING
+from node.tree import STAGING, tick
 
 
 def needed(record: Record, floor: AppFloor, linked: str | None) -> set[str]:
@@ -45,12 +45,14 @@ def collect(paths: Paths, app: str, *, keep: Iterable[str], most: int) -> list[s
     with Folder.open(paths.releases(app)) as folder:
         names = folder.list()
         for name in (name for name in names if name.startswith(STAGING)):
+            tick()
             folder.remove_tree(name)
         found = sorted((name for name in names if not name.startswith(".")), key=_age, reverse=True)
         kept = set(keep)
         newest = [name for name in found if name not in kept]
         room = max(0, most - len(kept & set(found)))
         for name in newest[room:]:
+            tick()
             folder.remove_tree(name)
         folder.fsync()
         return [name for name in found if name in kept or name in newest[:room]]

@@ -41,7 +41,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     time between two looks at the mirror; windows: when apps may be changed that say nothing else;
     production: below `/` it is always, elsewhere it can be asked for; fetch_user: whom the network
     side runs as there; sandbox: where commands of a release run; fetch_s: how long one release may
-    be fetched; confirm_s: how long a new release waits for the word that lets it stay.
+    be fetched, build_s: how long it may be built; confirm_s: how long a new release waits for the
+    word that lets it stay.
     """
 
     id: NodeId
@@ -58,6 +59,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     fetch_user: UserName = NET
     sandbox: Literal["auto", "bubblewrap", "systemd-run", "none"] = "auto"
     fetch_s: Annotated[int, Meta(ge=60, le=limits.FETCH_MOST_SECONDS)] = limits.FETCH_SECONDS
+    build_s: Annotated[int, Meta(ge=1, le=limits.BUILD_MOST_SECONDS)] = limits.BUILD_SECONDS
     confirm_s: Annotated[int, Meta(ge=1, le=limits.CONFIRM_LONGEST_SECONDS)] = (
         limits.CONFIRM_SECONDS
     )

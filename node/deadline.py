@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from embrasure import limits
+from embrasure.errors import Unavailable
 from embrasure.trust.documents import Count, Document, Positive
 
 Hex16 = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
@@ -33,6 +34,12 @@ class Deadline(Document, frozen=True, kw_only=True):
     span_ms: Positive
     left_ms: Count
     until_ms: Count
+
+
+class Late(Unavailable):
+    """The time of a state as a whole is over. No one's fault: nothing is burnt."""
+
+    default_reason = "late"
 
 
 def boot_id() -> str:
@@ -57,6 +64,11 @@ def armed(seconds: float) -> Deadline:
 def left_s(deadline: Deadline) -> float:
     """Return the seconds that are left, 0 when it is over."""
     return _left_ms(deadline) / 1000
+
+
+def is_over(deadline: Deadline) -> bool:
+    """Return whether a deadline of this boot (`armed`, `kept`) has ended: one look at the clock."""
+    return uptime_ms() >= deadline.until_ms
 
 
 def _left_ms(deadline: Deadline) -> int:

@@ -122,8 +122,8 @@ class FloorKeeper:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The tools of one node. fetch_s: how long one release may be fetched;
-    confirm_s: how long a release waits for the word that lets it stay;
+    """The tools of one node. fetch_s: how long one release may be fetched; build_s: how long it
+    may be built; confirm_s: how long a release waits for the word that lets it stay;
     policy: the newest one that was verified, None without; halt: set when the node is being
     stopped.
     """
@@ -140,6 +140,7 @@ class Ground:
     isolation: Isolation = DEVELOPMENT
     confirm_s: int = limits.CONFIRM_SECONDS
     fetch_s: float = limits.FETCH_SECONDS
+    build_s: float = limits.BUILD_SECONDS
     policy: Callable[[], Policy | None] = lambda: None
     halt: threading.Event = field(default_factory=threading.Event)
 

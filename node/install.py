@@ -24,6 +24,7 @@ from node import (
     fetching,
     rollback,
     space,
+    spans,
     switch,
     tree,
     units,
@@ -40,6 +41,7 @@ def offered(tx: Transaction) -> To:
     offer = offer_of(tx)
     units.check_allowed(offer.manifest, tx.config)
     companions.check(units.companions(offer.manifest, tx.config))
+    spans.check_spans(offer.manifest)
     tx.ground.secrets.check(offer.manifest, offer.documents)
     return To(State.RESERVED)
 
@@ -104,8 +106,10 @@ def _forget_damaged(tx: Transaction, manifest: Manifest) -> None:
     for digest in manifest.blobs():
         try:
             for _ in tx.ground.blobs.read(digest):
-                pass
-        except EmbrasureError:
+                tx.beat()
+        except EmbrasureError as problem:
+            if problem.reason in ("late", "stopping"):
+                raise
             tx.ground.blobs.forget(digest)
 
 
@@ -199,7 +203,15 @@ def rejected(tx: Transaction) -> To:
     release's own `check` counts against it; a full disk is this node's matter (`deferred`).
     """
     record, back = tx.record, tx.record.back
-    if record.reason not in ("no-space", "no-secret", "no-systemd", "hook", "trust", "internal"):
+    if record.reason not in (
+        "no-space",
+        "no-secret",
+        "no-systemd",
+        "hook",
+        "trust",
+        "internal",
+        "late",
+    ):
         return To(State.CLEANING)
     rollback.burn_try(tx)
     tx.tell(

@@ -21,7 +21,7 @@ from embrasure.trust.receipt import Kind as ReceiptKind
 from embrasure.trust.receipt import Outcome, Ran, Reason
 from embrasure.trust.source import Source
 from node.config import load_app
-from node.deadline import boot_id
+from node.deadline import armed, boot_id
 from node.ground import Ground, Report, release_of
 from node.install import STEPS
 from node.judge import Judge, Judgement
@@ -188,7 +188,7 @@ class Installer:
             wave=wave,
         )
         return Record(
-            v=1,
+            v=2,
             app=docs.app,
             tx=secrets.token_hex(16),
             state=State.OFFERED,
@@ -216,6 +216,7 @@ class Installer:
             retry_at=0,
             since=self._ground.receipts.head()[0],
             final=0,
+            by=armed(limits.OFFER_SECONDS),
         )
 
     def _back(self, app: str, floor: AppFloor) -> Release | None:
@@ -293,6 +294,7 @@ def resumed(record: Record, asked: Record) -> Record:
         retry_at=record.retry_at,
         began=record.began,
         since=record.since,
+        by=None,
     )
 
 

@@ -119,10 +119,19 @@ def _ask_command(probe: ExecProbe, target: Target) -> str:
 class Watch:
     """All probes of one release, each at its own interval."""
 
-    def __init__(self, probes: Sequence[Probe], target: Target, *, halt: threading.Event) -> None:
+    def __init__(
+        self,
+        probes: Sequence[Probe],
+        target: Target,
+        *,
+        halt: threading.Event,
+        in_time: Callable[[], None] = nothing,
+    ) -> None:
+        """in_time: raises once the time of all of it is over."""
         self._probes = tuple(probes)
         self._target = target
         self._halt = halt
+        self._in_time = in_time
         self.wrong = ""
 
     def until_well(self) -> None:
@@ -203,6 +212,7 @@ class Watch:
             raise Unavailable("node", expected="to run on", got="its own end", reason="stopping")
         if not self._target.is_alive():
             raise Died("app", expected="to run on", got="its end", reason="crash-loop")
+        self._in_time()
 
     def _sleep_until(self, moment: float) -> None:
         """A dead app and a stopping node are seen at once, not at the next probe."""

@@ -28,7 +28,7 @@ class Found:
     """What is on disk. current: the release that the link names, None when absent or dangling.
 
     whole: names of complete release folders. committed, previous: from the floors. is_late: the
-    time is over in which a word had to come that lets the new release stay.
+    time of the record's state is over; in PROVISIONAL that in which a word had to come.
     """
 
     record: Record | None
@@ -85,8 +85,10 @@ def _open(found: Found, record: Record) -> Recovery:
     if not (is_new and switched):
         # A lost switch is never done again: the order that asked for it is long gone.
         return Recovery(Act.BACK, reason="power")
-    if record.state is State.PROVISIONAL and found.is_late:
-        return Recovery(Act.BACK, reason="no-confirm")
+    if found.is_late:
+        # What would have ended it then ends it now: nobody was there to do it.
+        is_unconfirmed = record.state is State.PROVISIONAL
+        return Recovery(Act.BACK, reason="no-confirm" if is_unconfirmed else "late")
     if record.starts > 1:
         return Recovery(Act.AGAIN, record.to.id)
     # Once it was told healthy it is untouched by blame; else it never once passed its probes.

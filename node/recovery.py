@@ -10,7 +10,7 @@ from embrasure.errors import EmbrasureError
 from embrasure.fs import Folder
 from node import switch, units
 from node.config import load_app
-from node.deadline import kept, left_s
+from node.deadline import Deadline, kept, left_s
 from node.ground import Ground, Report, release_of
 from node.install import STEPS
 from node.journal import Entry
@@ -141,7 +141,12 @@ def look(
 
 
 def _is_late(record: Record | None) -> bool:
-    return record is not None and record.confirm_by is not None and left_s(record.confirm_by) <= 0
+    """Whether the time of its state is over: in PROVISIONAL, that for its word."""
+    if record is None:
+        return False
+    # A word's time goes on while a release that waited for it is started once more: not its fault.
+    by = record.confirm_by if record.state is State.PROVISIONAL else record.by
+    return isinstance(by, Deadline) and left_s(by) <= 0
 
 
 def _known(ground: Ground, app: str, record: Record | None) -> dict[str, Release]:

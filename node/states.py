@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from embrasure import limits
 from embrasure.errors import Failed
@@ -85,6 +85,7 @@ _FINISHING = frozenset(
 Word = Literal[
     "", "probe", "crash-loop", "hook", "start", "no-space", "trust", "fetch", "power", "no-target",
     "internal", "transitions", "turn", "bad-hash", "no-secret", "no-systemd", "check", "no-confirm",
+    "late",
 ]  # fmt: skip
 # Only these say that the content itself is bad; they burn one of the node's tries.
 BURNS_A_TRY = frozenset({"probe", "crash-loop", "hook"})
@@ -118,10 +119,11 @@ class Record(Document, frozen=True, kw_only=True):
     starts: how often `to` may still be started before it is committed. try_number: what `tries`
     becomes when this attempt fails. ending, reason, detail: how it came out and why; while it
     waits, what for, and `retry_at` until when. since, final: numbers of the last receipt before
-    this transaction and of the last one about it. Times are Unix seconds.
+    this transaction and of the last one about it. Times are Unix seconds. by: when this state must
+    have ended, None for one that has no end of its own; records of version 1 did not know it.
     """
 
-    v: Literal[1]
+    v: Literal[1, 2]
     app: AppName
     tx: Hex16
     state: State
@@ -149,6 +151,12 @@ class Record(Document, frozen=True, kw_only=True):
     retry_at: Count
     since: Count
     final: Count
+    by: Deadline | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        # Each version has one form only: a version 1 reads back as the bytes that it was.
+        if (self.v == 1) != (self.by is UNSET):
+            raise ValueError("a record of version 2 has `by`, one of version 1 has none")
 
 
 # Kept for the way back, so that reaching the cap on the way forward leaves room to return.
@@ -158,8 +166,9 @@ STEPS_BACK = 8
 def advance(record: Record, to: State, **changes: object) -> Record:
     """Return the record of the next state; raises Failed for a step that the table does not have.
 
-    A transaction has `limits.TRANSITIONS` steps; then it can only end: the way back, and when it is
-    that already, DEGRADED. A loop of crashes cannot keep a node between two releases for ever.
+    Its deadline is the caller's to arm. A transaction has `limits.TRANSITIONS` steps; then it can
+    only end: the way back, and when it is that already, DEGRADED. A loop of crashes cannot keep a
+    node between two releases for ever.
     """
     if to not in NEXT[record.state]:
         raise Failed(
@@ -171,7 +180,10 @@ def advance(record: Record, to: State, **changes: object) -> Record:
         ended = _end_of(record)
         if ended != to:
             to, changes = ended, {**changes, "reason": record.reason or "transitions"}
-    return msgspec.structs.replace(record, state=to, transitions=record.transitions + 1, **changes)
+    return msgspec.structs.replace(
+        record,
+        **{"v": 2, "by": None, **changes, "state": to, "transitions": record.transitions + 1},
+    )
 
 
 def _end_of(record: Record) -> State:

@@ -8,52 +8,33 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import msgspec
 
 from embrasure import limits
 from embrasure.bundle.manifest import Hook, Manifest
-from embrasure.errors import EmbrasureError, Failed, Unavailable, shown
+from embrasure.errors import EmbrasureError, Failed, Unavailable
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, parse_receipt
 from embrasure.trust.source import Source
-from node import commands, units
+from node import commands, spans, units
 from node.config import AppConfig
+from node.deadline import Deadline, Late, armed, is_over, kept, left_s, resumed
 from node.ground import Ground, Report
-from node.output import cleaned
 from node.probe import Watch
+from node.reasons import REASONS, explain
 from node.receipts import Event
 from node.releases import Installed, load_release
 from node.rooms import room_of
-from node.states import BACK, HARMLESS, OPEN, RESTING, Record, Release, State, Word, advance
+from node.states import BACK, HARMLESS, OPEN, RESTING, Record, Release, State, advance
 from node.supervisor import Instance
+from node.tree import gently
 from node.watching import watch_of
 from node.windows import Pause
 
-REASONS: Mapping[str, Reason] = MappingProxyType(
-    {
-        "": Reason.NONE,
-        "probe": Reason.PROBE,
-        "crash-loop": Reason.CRASH_LOOP,
-        "hook": Reason.HOOK,
-        "start": Reason.START,
-        "no-space": Reason.NO_SPACE,
-        "trust": Reason.TRUST,
-        "fetch": Reason.FETCH,
-        "bad-hash": Reason.FETCH,
-        "power": Reason.POWER,
-        "no-target": Reason.NO_TARGET,
-        "no-secret": Reason.NO_SECRET,
-        "no-systemd": Reason.START,
-        "no-confirm": Reason.NO_CONFIRM,
-    }
-)
-
-
-_FORGED = frozenset({"bad-hash", "limit"})
 _COUNTED = frozenset({State.PROBING, State.PROVISIONAL})  # in them one of the starts is used
+_ASK_CONTENT = OPEN | {State.COMMITTED}  # the release itself says how long they take
 _WAYS_BACK = 3  # tried before a person is called
-_FINAL = frozenset({"no-target", "hook", "probe", "crash-loop"})
+_FINAL = frozenset({"no-target", "hook", "probe", "crash-loop", "late"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +83,10 @@ class Transaction:
         self._steps = steps
         self._again = 0
         self._loaded: dict[Release, Installed] = {}
+        if record.state in BACK and isinstance(record.by, Deadline):
+            # Time in which nobody worked on a way back is not its own.
+            self.record = msgspec.structs.replace(record, by=resumed(record.by))
+        self._term: Deadline | None = None  # of the state that is being worked on
 
     @property
     def app(self) -> str:
@@ -125,8 +110,12 @@ class Transaction:
         while self.record.state not in RESTING:
             self.check_halt()
             self.report.progress(self.record.state, 0, 0)
+            self._term = self._term_now()
             try:
-                step = self._steps[self.record.state](self)
+                with gently(self.beat):
+                    step = self._steps[self.record.state](self)
+                if self.record.state in OPEN | HARMLESS and step.state is not self.record.state:
+                    self.check_time()  # also where it has no loop that could look
             except Exception as problem:
                 step = self._bad_end(problem)
             if step.state is State.WAITING and self.record.state is State.WAITING:
@@ -139,14 +128,64 @@ class Transaction:
         return self.record
 
     def enter(self, to: To) -> None:
-        """The next state is on disk."""
-        self.record = advance(self.record, to.state, **to.changes)
+        """The next state is on disk, and when it must have ended."""
+        before, record = self.record, advance(self.record, to.state, **to.changes)
+        if spans.is_shared(before.state, record.state) and isinstance(before.by, Deadline):
+            by: Deadline | None = kept(before.by)
+        elif record.state is State.WAITING:
+            by = None  # at rest; each look has its own time
+        else:
+            by = self._armed(record.state)
+        self.record = msgspec.structs.replace(record, by=by)
         self.ground.journal.write(self.record)
 
     def note(self, **changes: object) -> None:
-        """The record of this same state says more, on disk."""
-        self.record = msgspec.structs.replace(self.record, **changes)
+        """The record of this same state says more, on disk, and what is left of its time."""
+        by = self.record.by
+        now = {"by": kept(by)} if isinstance(by, Deadline) else {}
+        self.record = msgspec.structs.replace(self.record, **now, **changes)
         self.ground.journal.write(self.record)
+
+    def _armed(self, state: State) -> Deadline | None:
+        seconds = spans.span_s(
+            state,
+            spans.Allowed(
+                fetch_s=self.ground.fetch_s, build_s=self.ground.build_s,
+                to=self._content(self.record.to) if state in _ASK_CONTENT | BACK else None,
+                back=self._content(self.record.back) if state in BACK else None,
+            ),
+        )  # fmt: skip
+        return None if seconds is None else armed(seconds)
+
+    def _content(self, release: Release | None) -> spans.Content | None:
+        """Return what a release asks for; None when it cannot be read, or there is none."""
+        if release is None:
+            return None
+        try:
+            found = self.installed(release)
+        except EmbrasureError:
+            return None
+        return spans.Content(found.manifest, found.plan.waves[release.wave].soak_s)
+
+    def _term_now(self) -> Deadline | None:
+        """Return the end of the state that is worked on, in this boot."""
+        by = self.record.by
+        # A look in WAITING, and what a record of version 1 does not know.
+        return kept(by) if isinstance(by, Deadline) else self._armed(self.record.state)
+
+    def check_time(self) -> None:
+        """Return only while this state's time lasts; raises Late."""
+        if self._term is not None and is_over(self._term):
+            raise Late(
+                f"install of {self.app}",
+                expected=f"the end of {self.record.state} in {self._term.span_ms // 1000} s",
+                got="no end", untouched="it ends as an interruption, or the way back goes on",
+            )  # fmt: skip
+
+    def beat(self, _length: int = 0) -> None:
+        """Return only while the node runs and this state's time lasts: for every long loop."""
+        self.check_halt()
+        self.check_time()
 
     def check_halt(self) -> None:
         """Return only when the node is not being stopped; raises Unavailable (`stopping`)."""
@@ -205,7 +244,7 @@ class Transaction:
 
     def watch(self, installed: Installed) -> Watch:
         """Return the probes of the release, aimed at the instance that runs now."""
-        return watch_of(self.ground, installed, self.config)
+        return watch_of(self.ground, installed, self.config, in_time=self.check_time)
 
     def hook(self, installed: Installed, point: str) -> commands.Finished | None:
         """Return how the release's hook ended; None when it has none of that point."""
@@ -216,6 +255,7 @@ class Transaction:
 
     def _run_hook(self, installed: Installed, hook: Hook) -> commands.Finished:
         paths, record = self.ground.paths, self.record
+        self.check_time()
         folder = paths.release(self.app, installed.release.id)
         self.ground.secrets.place(installed, self.ground.isolation.user(self.app, self.config))
         ended = commands.run(
@@ -227,7 +267,7 @@ class Transaction:
                 to=record.to.id, **{"from": record.back.id if record.back else ""},
             ),
             cwd=folder,
-            seconds=hook.timeout_s,
+            seconds=min([hook.timeout_s, *([left_s(self._term)] if self._term else [])]),
             halt=self.ground.halt,
             backend=self.ground.isolation.backend,
             room=room_of(
@@ -236,6 +276,8 @@ class Transaction:
             ),
         )  # fmt: skip
         self.log = ended.output
+        if ended.code is None:
+            self.check_time()  # then it was not its own time that was over
         return ended
 
     def must(self, installed: Installed, point: str) -> None:
@@ -296,32 +338,3 @@ def offer_of(tx: Transaction) -> Offer:
             f"install of {tx.app}", expected="an offer", got="a record alone", reason="internal"
         )
     return tx.offer
-
-
-def explain(problem: Exception, state: State) -> dict[str, object]:
-    """Return reason and detail of a bad end, as the record keeps them."""
-    reason: Word = "internal"
-    word = problem.reason if isinstance(problem, EmbrasureError) else ""
-    known: tuple[Word, ...] = (
-        "probe",
-        "crash-loop",
-        "hook",
-        "start",
-        "no-space",
-        "no-target",
-        "no-secret",
-        "no-systemd",
-        "no-confirm",
-        "turn",
-    )
-    for name in known:
-        if word == name:
-            reason = name
-    if word in _FORGED and state is State.FETCHING:
-        reason = "bad-hash"  # a source gave other bytes than were signed: an attack, or a fault
-    elif reason == "internal" and (state is State.FETCHING or word == "bad-hash"):
-        reason = "fetch"  # also a blob that rotted on this disk: it is fetched again
-    elif reason == "internal" and state in HARMLESS and word:
-        reason = "trust"
-    text = cleaned(shown(str(problem), 300).encode(), limit=380).replace("\n", " ")
-    return {"reason": reason, "detail": text or type(problem).__name__}

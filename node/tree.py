@@ -50,6 +50,12 @@ def gently(pace: Callable[[int], None]) -> Iterator[None]:
         _PACE.reset(token)
 
 
+def tick(length: int = 0) -> None:
+    """Whoever watches over this thread is told of `length` bytes, and may end its work."""
+    if (pace := _PACE.get()) is not None:
+        pace(length)
+
+
 def staging_name(tx: str) -> str:
     """Return the name under which a release is built."""
     return f"{STAGING}{tx}"
@@ -94,6 +100,7 @@ def build(
         for path, entries in _by_folder(manifest, "file"):
             with staging.child(path) as folder:
                 for entry in entries:
+                    tick()
                     if placer.place(folder, entry.path.rpartition("/")[2], entry) == "copy":
                         hashed.add(entry.path)
         for path, entries in _by_folder(manifest, "link"):
@@ -253,8 +260,7 @@ def hash_file(folder: Folder, name: str, length: int) -> str:
         with explaining(name):
             while piece := os.read(fd, step):
                 hashed.update(piece)
-                if (pace := _PACE.get()) is not None:
-                    pace(len(piece))
+                tick(len(piece))
     finally:
         os.close(fd)
     return hashed.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -45,8 +45,13 @@ class Asking:
                 self._prober = None
 
 
-def watch_of(ground: Ground, installed: Installed, config: AppConfig) -> Watch:
-    """Return the probes of the release, aimed at the instance that runs now."""
+def watch_of(
+    ground: Ground, installed: Installed, config: AppConfig, *, in_time: Callable[[], None]
+) -> Watch:
+    """Return the probes of the release, aimed at the instance that runs now.
+
+    in_time: raises once the time of all of it is over
+    """
     supervisor, paths, app = ground.supervisor, ground.paths, installed.manifest.app
     instance = supervisor.running(app)
     folder = paths.release(app, installed.release.id)
@@ -92,4 +97,4 @@ def watch_of(ground: Ground, installed: Installed, config: AppConfig) -> Watch:
         shared=paths.shared(app),
         since=0.0 if instance is None else instance.since,
     )
-    return Watch(probes, target, halt=ground.halt)
+    return Watch(probes, target, halt=ground.halt, in_time=in_time)

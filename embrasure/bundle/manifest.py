@@ -58,7 +58,7 @@ class Hook(Document, frozen=True, kw_only=True):
 
     point: Literal["check", "prepare", "migrate", "finish", "revert"]
     argv: Argv
-    timeout_s: Annotated[int, Meta(ge=1, le=3600)]
+    timeout_s: Annotated[int, Meta(ge=1, le=limits.HOOK_SECONDS)]
 
 
 class _Probe(Document, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ class Wave(Document, frozen=True, kw_only=True):
     match: Labels
     percent: Percent
     need: Annotated[int, Meta(ge=0, le=limits.NAMED_NODES)]
-    soak_s: Annotated[int, Meta(ge=0, le=86400)]
+    soak_s: Annotated[int, Meta(ge=0, le=limits.SOAK_SECONDS)]
     max_parallel: Annotated[int, Meta(ge=1, le=100_000)]
     deadline_s: Annotated[int, Meta(ge=1, le=86400)]
 

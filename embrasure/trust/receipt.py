@@ -68,6 +68,7 @@ class Reason(IntEnum):
     DRIFT = 11
     NO_SECRET = 12
     NO_CONFIRM = 13
+    LATE = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ def make_release(seq: int) -> Release:
 def make_record(state: State, **changes: object) -> Record:
     """Return a record of an install of release 2 over release 1."""
     record = Record(
-        v=1,
+        v=2,
         app="shop",
         tx="0" * 32,
         state=state,
@@ -47,5 +47,6 @@ def make_record(state: State, **changes: object) -> Record:
         retry_at=0,
         since=0,
         final=0,
+        by=None,
     )
     return msgspec.structs.replace(record, **changes)
