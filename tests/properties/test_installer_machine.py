@@ -1,10 +1,10 @@
 """The installer against a small model: real files, real floors, real journal, real decision.
 
 What is offered (newer, older, bad, another attempt), what the owner and the security team say, the
-clock, crashes at any write, restarts and boots come in any order. After each step the model says
-what is committed, what came before, which tries are burnt, what is quarantined, which floors stand,
-how often it was cut off, what is staged and what runs. The app is a listening socket of this
-process (`tests/simulate/inner.py`): starting programs would cost more than all else.
+clock, the end of a state's time, crashes at any write, restarts and boots come in any order. After
+each step the model says what is committed, what came before, which tries are burnt, what is
+quarantined, which floors stand, how often it was cut off, what is staged and what runs. The app is
+a file of this process (`tests/simulate/inner.py`): starting programs would cost more than all else.
 """
 
 from __future__ import annotations
@@ -45,12 +45,18 @@ from tests.simulate.faults import Faults
 from tests.simulate.inner import InnerApps
 from tests.simulate.installer import SimInstaller, Told, free_port
 from tests.simulate.sweep_install import sign_of_life
+from tests.unit.node.test_state_deadlines import Moved, jumping
 
 APP = "shop"
 # Which of the plans fail when they are started.
 BAD = (False, False, True, False, True, True, False, False, True, False)
 GATES = ("open", "paused", "again", "third")
 LATE_S = 3600  # a retry waits an hour at most
+# In each of them all of its time may pass at once.
+EARLY = (State.OFFERED, State.RESERVED, State.FETCHING, State.VERIFIED, State.STAGED)
+OPENED = (State.PREPARING, State.QUIESCING, State.SWITCHING, State.STARTING, State.PROBING)
+BACKWARD = (State.ROLLING_BACK, State.ROLLBACK_PROBING)
+SLOW = (*EARLY, *OPENED, *BACKWARD, State.COMMITTED, State.CLEANING)
 NEED_S = 11  # what the time-outs of these releases make: 10 s to stop, 1 s to start
 
 
@@ -171,8 +177,11 @@ class Model:
         if verdict in ("install", "wait paused", "wait window", "hold quarantine"):
             self.gate = max(self.gate, (offer.seq, offer.gseq))
 
-    def act(self, offer: Offer) -> str:
-        """Return what a look at `offer` ends with; the model is as the node must be after it."""
+    def act(self, offer: Offer, slow: State | None = None) -> str:
+        """Return what a look at `offer` ends with; the model is as the node must be after it.
+
+        slow: the state whose time is over before its work is done
+        """
         said = self.verdict(offer)
         self.see(offer, said)
         patient = said in ("hold owner", "wait gate", "wait paused", "wait window")
@@ -190,25 +199,48 @@ class Model:
                 self.interruptions = 0
             self.retry = (*self._about(offer), 0)
             self.is_degraded = False
+            if slow in EARLY:
+                return "rejected fetch" if slow is State.FETCHING else self._late(offer, "rejected")
             self.staged = offer
         if said != "install":
             return said
         self.staged = None
-        return self._install(offer)
+        return self._install(offer, slow)
+
+    def _late(self, offer: Offer, kind: str) -> str:
+        """It is tried again after a minute, doubling to an hour."""
+        self.interruptions += 1
+        wait = min(LATE_S, 60 * 2 ** min(self.interruptions - 1, 10))
+        self.retry = (*self._about(offer), self.now + wait)
+        return f"{kind} late"
+
+    def _may_return(self) -> bool:
+        return self.committed is None or self.committed.number not in self.denied
 
     @staticmethod
     def _about(offer: Offer) -> tuple[int, int]:
         return offer.number, offer.attempt
 
-    def _install(self, offer: Offer) -> str:
-        self.retry, self.interruptions = (*self._about(offer), 0), 0
+    def _install(self, offer: Offer, slow: State | None) -> str:
+        if slow in OPENED:
+            # Until the link has moved a denied release runs on: a denial stops no service.
+            if slow in OPENED[2:] and not self._may_return():
+                self.running, self.is_degraded = None, True
+                return "degraded late"
+            self.running = self.committed
+            return self._late(offer, "interrupted")
+        self.retry, before = (*self._about(offer), 0), self.interruptions
+        self.interruptions = 0
         if not offer.is_bad:
             self.committed, self.previous = offer, self.committed
             self.running = offer
             return "committed"
         self.tries[offer.number] = self.tries.get(offer.number, 0) + 1
-        if self.committed is not None and self.committed.number in self.denied:
-            self.running, self.is_degraded = None, True
+        is_late = slow in BACKWARD and self.committed is not None
+        if not self._may_return() or is_late:
+            self.interruptions = before
+            is_back = self._may_return() and slow is State.ROLLBACK_PROBING
+            self.running, self.is_degraded = self.committed if is_back else None, True
             return "degraded crash-loop"
         self.running = self.committed
         return "rolled_back crash-loop"
@@ -219,6 +251,7 @@ class InstallerMachine(RuleBasedStateMachine):
 
     steps = 0
     crashes = 0
+    slowed = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -309,9 +342,21 @@ class InstallerMachine(RuleBasedStateMachine):
         got = self._look(offer)
         assert got == said, self._record()
 
-    @rule(data=st.data(), at=st.integers(1, 260))
-    def crash(self, data: st.DataObject, at: int) -> None:
-        """The process ends at some write of a look; then it is started again."""
+    @rule(data=st.data(), state=st.sampled_from(SLOW))
+    def slow(self, data: st.DataObject, state: State) -> None:
+        """A look, and all the time of one state passes at once."""
+        offer = self._offer(data)
+        said = self.model.act(offer, state)
+        with jumping(state, must=False) as clock:
+            got = self._look(offer)
+        type(self).slowed += bool(clock.by)
+        assert got == said, self._record()
+
+    @rule(data=st.data(), at=st.integers(1, 260), days=st.booleans())
+    def crash(self, data: st.DataObject, at: int, days: bool) -> None:
+        """The process ends at some write of a look; then, at once or days later, it is started
+        again.
+        """
         offer = self._offer(data)
         would = Model(**{**vars(self.model), "tries": dict(self.model.tries)})
         would.act(offer)
@@ -334,7 +379,11 @@ class InstallerMachine(RuleBasedStateMachine):
             return
         type(self).crashes += 1
         self._kill()
-        self._open()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(deadline, "uptime_ms", clock := Moved())
+            if days:
+                clock.jump()
+            self._open()
         self._after_crash(offer, would)
 
     def _after_crash(self, offer: Offer, would: Model) -> None:
@@ -500,7 +549,7 @@ def _seq(offer: Offer | None) -> int:
 
 
 def _run(examples: int, steps: int) -> None:
-    InstallerMachine.steps = InstallerMachine.crashes = 0
+    InstallerMachine.steps = InstallerMachine.crashes = InstallerMachine.slowed = 0
     run_state_machine_as_test(
         InstallerMachine,
         settings=settings(
@@ -527,5 +576,6 @@ def test_the_installer_does_what_the_model_says() -> None:
 def test_the_installer_does_what_the_model_says_for_long() -> None:
     _run(240, 50)  # some end before their 50th step
     print(f"figure: state_machine_steps = {InstallerMachine.steps} steps")
+    print(f"figure: state_machine_deadlines = {InstallerMachine.slowed} states")
     print(f"figure: state_machine_crashes = {InstallerMachine.crashes} crashes")
     assert InstallerMachine.steps >= 200 * 50
