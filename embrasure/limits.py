@@ -167,6 +167,7 @@ BUILD_MOST_SECONDS = 7_200  # what an owner may allow instead: 1 TiB at 150 MB/s
 SWITCH_SECONDS = 30  # one rename, on disk
 START_STATE_SECONDS = 90  # the old instance ends, a new one begins
 PROBING_SECONDS = 3_600  # until each probe has passed often enough; a soak comes on top
+UNIT_SECONDS = 60  # of a unit of systemd that belongs to an app: it is asked, stopped, started
 SLACK_SECONDS = 90  # of a state beyond what its own time-outs make: stops, probers, a slow disk
 CLEANING_SECONDS = 300  # old releases and blobs go; what is left goes after the next install
 REARM_SECONDS = 30  # least of a time-out after a boot: the machine has just begun

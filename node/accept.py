@@ -59,9 +59,9 @@ class Acceptor:
         clock: Clock,
         isolation: Isolation = DEVELOPMENT,
     ) -> None:
-        """Hold this node's lock until `close`; raises Unavailable (`busy`), Refused (`no-trust`).
+        """Hold this node's lock until `close`, and start nothing yet: call `recover` first.
 
-        Nothing is started yet: call `recover` first.
+        Raises Unavailable (`busy`), Refused (`no-trust`).
         """
         if (config.id, config.env) != (identity.node, identity.env):
             raise Refused(
@@ -91,11 +91,9 @@ class Acceptor:
             clock=clock,
             isolation=isolation,
             waits=Waits(),
-            confirm_s=config.confirm_s,
-            fetch_s=config.fetch_s,
-            build_s=config.build_s,
+            confirm_s=config.confirm_s, fetch_s=config.fetch_s, build_s=config.build_s,
             policy=lambda: self._judge.trusting.policy(),
-        )
+        )  # fmt: skip
         self._judge = Judge(paths, identity, floors, clock=clock, isolation=isolation.level)
         self._installer = Installer(self._ground, self._judge)
         self._orders = Last(paths, ORDERS)

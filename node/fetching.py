@@ -12,7 +12,6 @@ from embrasure.bundle.pack import Cutter, Run, members, runs
 from embrasure.errors import NotFound, Refused, Unavailable
 from embrasure.trust import layout
 from embrasure.trust.fetcher import paced
-from node.deadline import Deadline, armed, left_s
 from node.logs import FIELDS
 from node.states import State
 from node.transaction import To, Transaction, offer_of
@@ -26,7 +25,7 @@ def fetching(tx: Transaction) -> To:
     blobs, manifest = tx.ground.blobs, offer_of(tx).manifest
     wanted = manifest.blobs()
     missing = blobs.missing(wanted)
-    coming = _Coming(tx, armed(tx.ground.fetch_s), sum(missing.values()))
+    coming = _Coming(tx, sum(missing.values()))
     # What an earlier transfer has begun goes on at its byte.
     fresh = missing.keys() - blobs.begun()
     for run in runs(members(wanted), fresh):
@@ -39,24 +38,11 @@ def fetching(tx: Transaction) -> To:
     return To(State.VERIFIED)
 
 
-def check_in_time(by: Deadline, path: str) -> None:
-    """Return only while the release may still be fetched; raises Unavailable (`slow`).
-
-    A source just above the lowest speed must not keep the one install slot for ever; what has come
-    is kept, and the next try goes on at the byte.
-    """
-    if left_s(by) <= 0:
-        raise Unavailable(
-            path, expected=f"every blob in {by.span_ms // 1000} s", got="a slower source",
-            untouched="the release that runs", hint="fetch_s in node.toml", reason="slow",
-        )  # fmt: skip
-
-
 class _Coming:
     """The blobs of one transaction on their way in."""
 
-    def __init__(self, tx: Transaction, by: Deadline, total: int) -> None:
-        self._tx, self._by, self._total = tx, by, total
+    def __init__(self, tx: Transaction, total: int) -> None:
+        self._tx, self._total = tx, total
         self._blobs, self._source = tx.ground.blobs, offer_of(tx).source
         self._done, self._told = 0, time.monotonic()
 
@@ -74,7 +60,7 @@ class _Coming:
             if cutter.current is not None:
                 raise Refused("pack", expected="all of it", got="less", reason="bad-length")
         except (NotFound, Refused, Unavailable) as problem:
-            if problem.reason in ("stopping", "slow"):
+            if problem.reason in ("stopping", "late"):
                 raise
             came = self._done - before
             if came:
@@ -118,8 +104,9 @@ class _Coming:
     def _pieces(self, path: str, offset: int, limit: int) -> Iterator[bytes]:
         """Yield what the source gives, at its pace and in time; said to whoever watches."""
         for piece in paced(self._source.fetch(path, offset=offset, limit=limit), what=path):
-            self._tx.check_halt()
-            check_in_time(self._by, path)
+            # A source just above the lowest speed must not keep the one install slot for ever; what
+            # has come is kept, and the next try goes on at the byte.
+            self._tx.beat()
             yield piece
             self._done += len(piece)
             if time.monotonic() - self._told >= _TELL_SECONDS:

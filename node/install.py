@@ -196,6 +196,9 @@ def after_commit(floor: AppFloor, release: Release) -> AppFloor:
     return msgspec.structs.replace(floor, committed=new, previous=floor.committed)
 
 
+_TOLD = frozenset({"no-space", "no-secret", "no-systemd", "hook", "trust", "internal", "late"})
+
+
 def rejected(tx: Transaction) -> To:
     """Nothing that runs was touched; what says something about release or node is told.
 
@@ -203,15 +206,7 @@ def rejected(tx: Transaction) -> To:
     release's own `check` counts against it; a full disk is this node's matter (`deferred`).
     """
     record, back = tx.record, tx.record.back
-    if record.reason not in (
-        "no-space",
-        "no-secret",
-        "no-systemd",
-        "hook",
-        "trust",
-        "internal",
-        "late",
-    ):
+    if record.reason not in _TOLD:
         return To(State.CLEANING)
     rollback.burn_try(tx)
     tx.tell(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embrasure import limits
-from embrasure.bundle.manifest import Manifest, Probe
+from embrasure.bundle.manifest import Manifest, Probe, SystemdProbe
 from embrasure.errors import Refused
 from node.states import State
 
@@ -61,16 +61,17 @@ def span_s(state: State, allowed: Allowed) -> float | None:
         # Of one look: every byte that was staged is hashed once more.
         State.WAITING: allowed.build_s + _hook_s(to, "check") + limits.SLACK_SECONDS,
         State.PREPARING: _hook_s(to, "prepare") + limits.SLACK_SECONDS,
-        State.QUIESCING: _hook_s(to, "migrate") + limits.SLACK_SECONDS,
+        State.QUIESCING: _hook_s(to, "migrate") + _units_s(back) + limits.SLACK_SECONDS,
         State.SWITCHING: limits.SWITCH_SECONDS,
-        State.STARTING: limits.START_STATE_SECONDS,
+        State.STARTING: limits.START_STATE_SECONDS + _units_s(to),
         State.PROBING: _probing_s(to) + _soak_s(to) + limits.SLACK_SECONDS,
         State.COMMITTED: _hook_s(to, "finish") + limits.SLACK_SECONDS,
         State.CLEANING: limits.CLEANING_SECONDS,
     }
     # Every byte of the old release is hashed before it is linked again.
     way_back = allowed.build_s + _hook_s(to, "revert") + limits.SLACK_SECONDS
-    way_back += limits.STARTS * (limits.START_STATE_SECONDS + _probing_s(back))
+    start = limits.START_STATE_SECONDS + _units_s(to) + _units_s(back)
+    way_back += limits.STARTS * (start + _probing_s(back))
     known |= dict.fromkeys((State.ROLLING_BACK, State.ROLLBACK_PROBING), way_back)
     return known.get(state)
 
@@ -104,6 +105,13 @@ def _hook_s(content: Content | None, point: str) -> int:
     if content is None:
         return limits.HOOK_SECONDS
     return sum(hook.timeout_s for hook in content.manifest.hooks if hook.point == point)
+
+
+def _units_s(content: Content | None) -> int:
+    """Return what the units of systemd take that start and stop with the app."""
+    probes = () if content is None else content.manifest.probes
+    count = sum(isinstance(probe, SystemdProbe) for probe in probes)
+    return limits.UNIT_SECONDS * (limits.PROBES if content is None else count)
 
 
 def _probing_s(content: Content | None) -> int:

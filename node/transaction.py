@@ -33,6 +33,7 @@ from node.windows import Pause
 
 _COUNTED = frozenset({State.PROBING, State.PROVISIONAL})  # in them one of the starts is used
 _ASK_CONTENT = OPEN | {State.COMMITTED}  # the release itself says how long they take
+_ASK_OLD = BACK | {State.QUIESCING}
 _WAYS_BACK = 3  # tried before a person is called
 _FINAL = frozenset({"no-target", "hook", "probe", "crash-loop", "late"})
 
@@ -152,7 +153,7 @@ class Transaction:
             spans.Allowed(
                 fetch_s=self.ground.fetch_s, build_s=self.ground.build_s,
                 to=self._content(self.record.to) if state in _ASK_CONTENT | BACK else None,
-                back=self._content(self.record.back) if state in BACK else None,
+                back=self._content(self.record.back) if state in _ASK_OLD else None,
             ),
         )  # fmt: skip
         return None if seconds is None else armed(seconds)
@@ -179,7 +180,8 @@ class Transaction:
             raise Late(
                 f"install of {self.app}",
                 expected=f"the end of {self.record.state} in {self._term.span_ms // 1000} s",
-                got="no end", untouched="it ends as an interruption, or the way back goes on",
+                got="no end", untouched="what was committed",
+                hint="a slow machine: fetch_s and build_s in node.toml",
             )  # fmt: skip
 
     def beat(self, _length: int = 0) -> None:

@@ -319,7 +319,7 @@ def test_a_slow_source_does_not_keep_the_slot_and_the_next_try_goes_on_at_the_by
     assert running.poll(Slow(running.repo.files)) == "rejected fetch"
     assert running.ask() == "1.0"
     with ablation("how long one release may be fetched") as attack:
-        attack.without("node.fetching.check_in_time", lambda *_: None)
+        attack.without("node.transaction.Transaction.check_time")
         attack.succeeded(running.poll(Slow(running.repo.files)) == "committed")
     assert Slow.offsets[0] == 0 < Slow.offsets[1], "resumed at the byte"
 
