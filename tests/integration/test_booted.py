@@ -239,3 +239,23 @@ def test_a_clean_stop_a_boot_without_a_gateway_and_recovery_by_the_timer(here: B
     here.serves("booted")
     print(f"figure: booted_power_to_service = {time.monotonic() - began:.1f} s")
     assert found.must("systemctl", "is-system-running").strip() == "running"
+
+
+@pytest.mark.timeout(120)
+def test_an_install_that_a_dead_agent_left_open_is_undone_by_the_timers_unit(
+    here: BootedNode,
+) -> None:
+    here.install("good")
+    plan, gate = here.publish("open", soak_s=600)
+    ordering = threading.Thread(target=here.order, args=(plan, gate))
+    ordering.start()
+    here.serves("open")
+    here.drop_in("embrasure-apply", "Restart=no")
+    here.machine.must("systemctl", "kill", "--signal=KILL", "embrasure-apply")
+    ordering.join(30)
+    done = here.machine.run("systemctl", "start", "embrasure-recover.service", seconds=100)
+    assert done.returncode == 0, here.machine.journal("embrasure-recover")
+    assert "good" in here.machine.must("cat", "/opt/embrasure/shop/current/config/version")
+    here.drop_in("embrasure-apply")
+    here.machine.must("systemctl", "start", "embrasure-apply")
+    here.serves("good")

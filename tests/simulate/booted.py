@@ -95,6 +95,7 @@ mkdir -p .away
 pivot_root . .away
 umount -l /.away
 cd /
+mount --make-rshared /
 exec env -i container=embrasure PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd \
   --log-level=info --log-target=journal --show-status=no
 """
@@ -171,6 +172,12 @@ class Machine:
             site,
         ):
             path.mkdir(parents=True)
+        if is_foreign and sysconfig.get_config_var("Py_ENABLE_SHARED"):
+            # It looks for its library below /root, say, which the units do not see; then here.
+            name = str(sysconfig.get_config_var("INSTSONAME"))
+            where = home.parent / str(sysconfig.get_config_var("MULTIARCH"))
+            where.mkdir()
+            (where / name).symlink_to(HOME / "interpreter" / "lib" / name)
         (home / "bin" / "python3").symlink_to(python)
         (home / "bin" / "python").symlink_to("python3")
         (home / "pyvenv.cfg").write_text(f"home = {python.parent}\n")
