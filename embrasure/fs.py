@@ -103,9 +103,12 @@ def create_file(folder: Path, name: str, data: bytes, *, mode: int = 0o600) -> N
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, seconds: float) -> Iterator[None]:
+def lock(
+    path: Path, *, seconds: float, hint: str = "wait for the other command to end"
+) -> Iterator[None]:
     """This process alone holds the lock file; raises Unavailable (`busy`) after `seconds`.
 
+    hint: what to do when another process has it
     The kernel lets go of it when the process ends, however it ends. Threads of one process
     shut each other out as well. The file itself stays.
     """
@@ -119,7 +122,7 @@ def lock(path: Path, *, seconds: float) -> Iterator[None]:
                     str(path),
                     expected=f"the lock within {seconds:g} s",
                     got="another process that holds it",
-                    hint="wait for the other command to end",
+                    hint=hint,
                     reason="busy",
                 )
             time.sleep(_LOCK_STEP_SECONDS)

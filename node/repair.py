@@ -25,10 +25,10 @@ from node import drift, switch, tree
 from node.ground import Ground, Report, release_of
 from node.installer import Answer
 from node.judge import Judge
-from node.recovery import serve, settle
+from node.recovery import linked, serve, settle
 from node.releases import APPROVAL, MANIFEST, PLAN, load_release, secret_document
 from node.rollback import is_denied
-from node.states import Record, Release, State, advance
+from node.states import RESTING, Record, Release, State, advance
 from node.verify import approved_digests, verify
 
 
@@ -46,8 +46,8 @@ def repair(ground: Ground, judge: Judge, app: str, source: Source, report: Repor
     Raises Denied (nothing committed, denied, or data that another release has changed), Damaged,
     Unavailable (something is lost and `source` lacks it), Failed (`no-space`).
     """
-    record = settle(ground, app, report)
     release = release_of(ground.floors.load().app(app).committed)
+    record = _rested(ground, app, release, report)
     if release is None:
         raise Denied(f"app {app}", expected="a committed release", got="none", reason="no-target")
     (found,) = verify(ground.paths, app)
@@ -67,6 +67,19 @@ def repair(ground: Ground, judge: Judge, app: str, source: Source, report: Repor
         ground.journal.write(advance(record, State.IDLE, reason="", detail=""))
     drift.forget(ground, app)
     return Answer("repaired", "", app)
+
+
+def _rested(ground: Ground, app: str, release: Release | None, report: Report) -> Record | None:
+    """Return the record of the app at rest.
+
+    Where no install is open and the committed release is linked nothing is settled: that would run
+    the release before it, for the time of the repair, because this one is damaged.
+    """
+    entry = ground.journal.read(app)
+    is_open = entry.damaged or (entry.record is not None and entry.record.state not in RESTING)
+    if is_open or release is None or linked(ground, app) != release.id:
+        return settle(ground, app, report)
+    return entry.record
 
 
 def _check_may_run(ground: Ground, app: str, release: Release, record: Record | None) -> None:

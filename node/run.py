@@ -143,7 +143,7 @@ def run_only(paths: Paths, name: str) -> int:
 def run(paths: Paths, stop: threading.Event) -> None:
     """The node runs until `stop` is set; raises Unavailable (`busy`) when another one runs it."""
     demanded(paths, load_config(paths))  # no node here, or none that may run: said at once
-    with lock(paths.lock / LOCK, seconds=0.0):
+    with lock(paths.lock / LOCK, seconds=0.0, hint="this node runs already: embrasure node status"):
         _not_ready(paths)
         try:
             keep_running([Child(name, paths) for name in PROCESSES], stop)

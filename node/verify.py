@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from embrasure import limits
-from embrasure.errors import EmbrasureError
+from embrasure.errors import EmbrasureError, Misuse
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.floors import Committed, FloorStore
@@ -38,10 +38,15 @@ def verify(paths: Paths, app: str = "", *, deep: bool = True) -> tuple[Verified,
     """Return what differs for one app, or for every app of this node.
 
     deep: hash every file, else types, modes, owners, lengths and links only
-    Raises Refused (`no-trust`) when this node has lost what it had committed.
+    Raises Refused (`no-trust`) when this node has lost what it had committed, Misuse for an app
+    that it does not know.
     """
     floors = FloorStore(paths.floors).load()
-    names = [app] if app else sorted({*app_names(paths), *floors.apps})
+    known = sorted({*app_names(paths), *floors.apps})
+    if app and app not in known:
+        # A name that was mistyped must not be told "ok".
+        raise Misuse("app", expected=f"one of this node: {', '.join(known) or 'none'}", got=app)
+    names = [app] if app else known
     return tuple(_one(paths, name, floors.app(name).committed, deep=deep) for name in names)
 
 

@@ -115,6 +115,20 @@ def test_a_destroyed_release_whose_predecessor_runs_comes_back(running: SimInsta
     assert running.ask() == "2.0"
 
 
+def test_what_runs_is_not_taken_back_while_it_is_repaired(
+    running: SimInstaller, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The release before it may be the one with the hole; it ran for the time of the repair."""
+    running.publish("2.0")
+    assert running.poll() == "committed"
+    wanted = running.paths.current(running.app).readlink()
+    change(release_of(running) / "config" / "version", b"2.0 and more")
+    assert repair(running, with_source=True) == "repaired"
+    assert "runs instead" not in caplog.text
+    assert running.paths.current(running.app).readlink() == wanted
+    assert running.ask() == "2.0"
+
+
 def test_without_a_source_what_is_lost_everywhere_is_named(running: SimInstaller) -> None:
     change(release_of(running) / "config" / "version", b"9.9")
     for path in (p for p in running.paths.blobs.rglob("*") if p.is_file()):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from embrasure.errors import Misuse
 from node.tree import Drift
 from node.verify import verify
 from tests.ablation import Ablation
@@ -83,3 +84,8 @@ def test_a_link_to_another_release_is_found(running: SimInstaller) -> None:
 
 def test_a_drift_has_an_order() -> None:
     assert sorted([Drift("b", "mode"), Drift("a", "mode")])[0].path == "a"
+
+
+def test_an_app_that_this_node_does_not_know_is_not_told_to_be_well(bench: SimInstaller) -> None:
+    with pytest.raises(Misuse, match="shopp"):
+        verify(bench.paths, "shopp")
