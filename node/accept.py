@@ -72,8 +72,7 @@ class Acceptor:
             if folder != paths.tls or not isolation.is_production:  # there it is fetch's alone
                 Folder.open(folder, create=True).close()
         self._held = contextlib.ExitStack()
-        hint = "its agent runs, or another command: embrasure node status"
-        self._held.enter_context(lock(paths.lock / "node", seconds=1, hint=hint))
+        self._held.enter_context(lock(paths.lock / "node", seconds=1, hint="embrasure node status"))
         credentials.take_all_away(paths)
         leftovers.clear(paths)
         isolation.backend.clear()

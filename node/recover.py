@@ -20,6 +20,7 @@ class Act(StrEnum):
     FINISH = "finish"  # committed or rolled back already: say so and clean up
     AGAIN = "again"  # the new release is linked and has starts left: start and probe it
     BACK = "back"  # go back to the last committed release
+    HEALED = "healed"  # what was committed is whole again: it runs, and nothing is wrong any more
     STRANDED = "stranded"  # nothing here can run: a person, or a later plan, is needed
 
 
@@ -72,6 +73,9 @@ def recover(found: Found) -> Recovery:
     if record.state in (State.ROLLED_BACK, State.CLEANING):
         return Recovery(Act.FINISH, _rest(found).link)
     if record.state is State.DEGRADED:
+        if record.to.id == found.committed and record.to.id in found.whole:
+            # It was committed, and a disk that could not be read is well again.
+            return Recovery(Act.HEALED, record.to.id)
         # Why it was left so is a person's matter; what is linked and whole is started again.
         link = found.current if found.current in found.whole else None
         return Recovery(Act.STRANDED, link)

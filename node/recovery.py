@@ -103,6 +103,8 @@ def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> R
         tx.enter(To(State.STARTING, {"starts": record.starts - 1, "confirm_by": by}))
     elif plan.act is Act.BACK:
         tx.enter(To(State.ROLLING_BACK, {"reason": plan.reason}))
+    elif plan.act is Act.HEALED:
+        tx.enter(To(State.IDLE, {"reason": "", "detail": ""}))
     elif plan.act is Act.STRANDED and record.state is not State.DEGRADED:
         tx.enter(To(State.DEGRADED, {"ending": "degraded", "reason": "no-target"}))
     tx.run()

@@ -102,6 +102,13 @@ def test_a_degraded_node_starts_what_is_linked_and_whole_and_nothing_else() -> N
     assert recover(found(record, None)) == Recovery(Act.STRANDED)
 
 
+def test_a_committed_release_that_could_not_be_read_is_well_once_it_can() -> None:
+    record = make_record(State.DEGRADED, ending="degraded")
+    assert recover(found(record, None, committed=NEW)) == Recovery(Act.HEALED, NEW)
+    gone = found(record, None, committed=NEW, whole=frozenset({OLD}))
+    assert recover(gone).act is Act.STRANDED
+
+
 NAMES = st.sampled_from([None, OLD, NEW, OLDER, "5-" + "5" * 16])
 
 

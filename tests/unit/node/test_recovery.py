@@ -108,6 +108,26 @@ def test_a_node_whose_releases_are_all_destroyed_says_so_and_takes_the_next_plan
     assert running.ask() == "2.0"
 
 
+def test_a_node_whose_only_release_could_not_be_read_once_runs_it_at_the_next_start(
+    running: SimInstaller,
+) -> None:
+    """One start with a folder of the wrong owner ended in DEGRADED; each later one started the
+    whole, committed release, then stopped it and took the link away.
+    """
+    running.close()
+    folder = running.paths.release(running.app, running.paths.current(running.app).readlink().name)
+    away = folder.rename(running.paths.prefix / "away")
+    running.open()
+    assert record_of(running).state is State.DEGRADED
+    running.close()
+    away.rename(folder)
+    for _ in range(2):
+        running.open()
+        assert (record_of(running).state, running.ask()) == (State.IDLE, "1.0")
+        running.close()
+    running.open()
+
+
 @pytest.mark.parametrize(
     "state", [State.QUIESCING, State.SWITCHING, State.STARTING, State.ROLLING_BACK]
 )
