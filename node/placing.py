@@ -20,7 +20,7 @@ from typing import Literal
 from embrasure import fsops, limits
 from embrasure.bundle.manifest import Entry
 from embrasure.bundle.store import BlobStore
-from embrasure.descriptor import check_name, explaining, write_all
+from embrasure.descriptor import check_name, explained, write_all
 from embrasure.errors import Damaged, EmbrasureError
 from embrasure.fs import Folder
 
@@ -148,7 +148,7 @@ def check_copied(entry: Entry, found: str) -> None:
 
 def _fill(folder: Folder, name: str, mode: int, fill: Callable[[int], None]) -> None:
     """`name` is a new file with what `fill` put into it, or nothing is called so."""
-    with explaining(str(folder.path), name):
+    try:
         fd = fsops.create(folder.fd, check_name(name), _NEW, 0o600)
         try:
             fill(fd)
@@ -158,3 +158,6 @@ def _fill(folder: Folder, name: str, mode: int, fill: Callable[[int], None]) -> 
             folder.unlink(name, missing_ok=True)
             raise
         os.close(fd)  # its error counts: quotas report here
+    except OSError as problem:
+        # Where it was is put together only now: a release has thousands of files.
+        raise explained(problem, f"{folder.path}/{name}") from problem

@@ -73,8 +73,10 @@ def check_tree(files: tuple[Entry, ...]) -> None:
     for entry in files:
         parts = check_path(entry.path)
         _check_entry(entry)
-        # Each prefix too: `Lib/a` and `lib/b` would be one folder on another file system.
-        for length in range(1, len(parts)):
+        # Each prefix too: `Lib/a` and `lib/b` would be one folder on another file system. One that
+        # was looked at had its own looked at first.
+        is_known = entry.path.rpartition("/")[0] in parents
+        for length in range(1, 1 if is_known else len(parts)):
             prefix = "/".join(parts[:length])
             if prefix not in parents:
                 _check_spelling(entry, prefix, folded)

@@ -19,6 +19,8 @@ _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp"})
 # Each byte is looked at once: a string takes all it can and gives nothing back, and one that never
 # ends is one match to the end, not a new search from each quote in it.
 _MARK = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]')
+_NO_MARKS = bytes(set(range(256)) - set(b"[]{}"))
+_INNERMOST = re.compile(rb"\[\]|\{\}")
 _MEMBER = re.compile(r"[\x20-\x7e]{1,128}")
 
 
@@ -67,13 +69,16 @@ def parse(raw: bytes, *, limit: int, document: str) -> dict[str, object]:
             raise refuse("integers up to 2^53-1", f"a number of {len(found)} digits")
         return int(found)
 
+    names: set[str] = set()  # that were looked at: a manifest has the same six in each entry
+
     def members(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) != len(pairs):
             raise refuse("each member once", "a duplicate member")
-        for name in found:
+        for name in found.keys() - names:
             if not _MEMBER.fullmatch(name):
                 raise refuse("ASCII member names", name)
+            names.add(name)
         return found
 
     # 4.
@@ -88,7 +93,9 @@ def parse(raw: bytes, *, limit: int, document: str) -> dict[str, object]:
     except (ValueError, RecursionError):
         raise refuse("one JSON value", "something else") from None
     # 5. and 6.
-    check_text(value, document)
+    if "\\" in text or not (text.isascii() and text.isprintable()):
+        # Else no string in it can hold anything but printable ASCII.
+        check_text(value, document)
     if canonical(value) != raw:
         raise refuse("the canonical form (RFC 8785)", "another spelling of it")
     # 7.
@@ -99,6 +106,8 @@ def parse(raw: bytes, *, limit: int, document: str) -> dict[str, object]:
 
 def check_depth(raw: bytes, document: str) -> None:
     """Return only when brackets nest at most `limits.JSON_DEPTH` deep outside strings."""
+    if _is_flat(raw):
+        return
     depth = 0
     # Strings first, so that a bracket inside one does not count.
     for mark in _MARK.findall(raw):
@@ -113,6 +122,18 @@ def check_depth(raw: bytes, document: str) -> None:
                 )
         elif mark in (b"]", b"}"):
             depth -= 1
+
+
+def _is_flat(raw: bytes) -> bool:
+    """Return whether brackets surely nest no deeper than that; for the usual document, quickly."""
+    if b"\\" in raw or len(raw) > limits.PARSED_BYTES:
+        return False  # a quote may be part of a string; and the pieces of a huge one take memory
+    marks = b"".join(raw.split(b'"')[::2]).translate(None, _NO_MARKS)
+    for _ in range(limits.JSON_DEPTH):
+        if not marks:
+            break
+        marks = _INNERMOST.sub(b"", marks)  # one level, everywhere
+    return not marks
 
 
 def check_text(value: object, document: str) -> None:

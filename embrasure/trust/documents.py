@@ -106,11 +106,11 @@ def check_times(value: object, document: str) -> None:
                     raise Refused(
                         document, expected=f"a time in `{name}`", got=item, reason="bad-schema"
                     ) from None
-            else:
-                check_times(item, document)
-    elif isinstance(value, list):
+        value = list(value.values())
+    if isinstance(value, list):
         for item in value:
-            check_times(item, document)
+            if isinstance(item, dict | list):
+                check_times(item, document)
 
 
 def check_unused(document: str, **fields: object) -> None:

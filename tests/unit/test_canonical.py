@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from embrasure import limits
 from embrasure.errors import Refused
+from embrasure.trust import canonical as canonical_form
 from embrasure.trust.canonical import canonical, check_depth, parse
 from tests.ablation import Ablation
 
@@ -37,6 +38,28 @@ def test_what_is_written_is_read_back(value: dict[str, object]) -> None:
         assert parse(raw, limit=1 << 20, document="test") == value
     else:
         assert refused(raw, 1 << 20) == "limit"
+
+
+@given(st.text('[]{}"\\a', max_size=80))
+def test_the_quick_look_at_depth_passes_nothing_that_the_slow_one_refuses(text: str) -> None:
+    raw = text.encode()
+    if canonical_form._is_flat(raw):
+        check_depth(raw, "x")
+        deepest = found = 0
+        in_text = False
+        for mark in text:
+            in_text ^= mark == '"'
+            found += 0 if in_text else (mark in "[{") - (mark in "]}")
+            deepest = max(deepest, found)
+        assert deepest <= limits.JSON_DEPTH
+
+
+@given(st.integers(1, limits.JSON_DEPTH * 3), st.booleans())
+def test_the_quick_look_at_depth_counts_levels(levels: int, mixed: bool) -> None:
+    inner, outer = ("[", "]"), ('{"a":', "}")
+    pairs = [outer if mixed and level % 2 else inner for level in range(levels)]
+    raw = "".join(p[0] for p in pairs) + "".join(p[1] for p in reversed(pairs))
+    assert canonical_form._is_flat(raw.encode()) == (levels <= limits.JSON_DEPTH)
 
 
 def depth(value: object) -> int:
