@@ -19,6 +19,7 @@ _V6_MAPPED, _V6_ANY = b"0000000000000000FFFF00000100007F", b"0" * 32
 Listening = tuple[bytes, int, int, int]  # address as /proc/net has it, port, inode, user id
 # linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h
 _SOCK_DIAG, _BY_FAMILY, _DUMP, _DONE, _LISTEN_STATE = 4, 20, 0x301, 3, 10
+_CHANGED = 0x10  # NLM_F_DUMP_INTR: one may be missing
 _HEAD = struct.Struct("=IHHII")  # struct nlmsghdr
 _SOCKET = struct.Struct("=Bxxx2s2x16s28x12xII")  # family, port, address, uid, inode
 _ANSWER_SECONDS = 1.0  # the kernel answers at once
@@ -74,9 +75,11 @@ def diagnosed(family: int) -> list[Listening]:
         kernel.settimeout(_ANSWER_SECONDS)
         kernel.send(head + question)
         while True:
-            answer = kernel.recv(1 << 16)
-            while answer:
-                length, kind, *_ = _HEAD.unpack_from(answer)
+            answer, (sender, _) = kernel.recvfrom(1 << 16)
+            while answer and sender == 0:  # the kernel's own, nobody else's
+                length, kind, flags, *_ = _HEAD.unpack_from(answer)
+                if flags & _CHANGED:
+                    raise OSError(errno.EINTR, "sockets that changed while they were listed")
                 if kind == _DONE:
                     return found
                 if kind != _BY_FAMILY or length < _HEAD.size + _SOCKET.size:
