@@ -118,17 +118,12 @@ def table() -> dict[int, Process]:
 
 
 def _read(pid: int) -> Process | None:
-    # Plain calls: a stop and each probe look at every process of the host.
     try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        # No path object, no buffer: a stop and each probe look at every process of the host.
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123
+            text = file.read(_STAT_BYTES)
     except OSError:
         return None
-    try:
-        text = os.read(fd, _STAT_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
     # The name in parentheses may hold spaces and parentheses itself. A process whose first thread
     # has ended before the others is called a zombie as well, and runs on.
     fields = text[text.rindex(b")") + 2 :].split()
