@@ -9,7 +9,7 @@ import pytest
 
 from embrasure.bundle.manifest import Manifest, SystemdProbe
 from tests.simulate.booted import missing_need
-from tests.simulate.bootednode import SHARED, BootedNode, booted_node
+from tests.simulate.bootednode import SHARED, BootedNode, booted_node, put
 from tests.simulate.running import answers, until
 
 # CI is root on a Debian machine with systemd and dbus.
@@ -19,13 +19,11 @@ pytestmark = [
     pytest.mark.skipif(missing_need() != "", reason=f"needs {missing_need()} to boot systemd"),
 ]
 WORKER = "shop-worker.service"
-UNIT = f"""
+# Quicker than the example of deploy/, and it runs what the releases here bring.
+OWN = f"""
 [Service]
-Type=notify
-User=app-shop
-WorkingDirectory=/opt/embrasure/shop/current
+ExecStart=
 ExecStart=/usr/bin/python3 code/data {SHARED}/worker
-Restart=always
 RestartSec=200ms
 WatchdogSec=1
 TimeoutStopSec=5
@@ -49,7 +47,10 @@ WELL, HANGS, CRASHES = CODE % -1, CODE % 5, b"raise SystemExit(3)"
 @pytest.fixture(scope="module")
 def here() -> Iterator[BootedNode]:
     with booted_node() as found:
-        (found.machine.folder / "units" / WORKER).write_text(UNIT)
+        put(found.machine, WORKER, f"/etc/systemd/system/{WORKER}")
+        own = found.machine.folder / "units" / f"{WORKER}.d"
+        own.mkdir()
+        (own / "own.conf").write_text(OWN)
         found.machine.must("systemctl", "daemon-reload")
         give(found, WORKER)
         yield found
@@ -107,6 +108,8 @@ def test_a_release_whose_worker_is_not_well_goes_back(here: BootedNode, code: by
     assert "rolled_back" in said.progress, said
     assert answers(here.port) == "good" and folder(here) == before
     assert invocation(here)
+    if code == HANGS:
+        assert "Watchdog timeout" in here.machine.journal(WORKER)
 
 
 def test_a_unit_that_is_not_there_is_refused_before_anything_is_touched(here: BootedNode) -> None:
