@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.test_node_pull import OK, Site
 from tests.simulate.authority import Authority
 from tests.simulate.booted import Machine, machine, missing_need
-from tests.simulate.bootednode import prepare, put
+from tests.simulate.bootednode import NAME, Made, booted_node, patiently, prepare, put
 from tests.simulate.box import bundle_of
 from tests.simulate.office import Office
 from tests.simulate.repository import SimRepository
@@ -74,6 +75,30 @@ def speaks_tls(port: int) -> bool:
                 return bool(secure.getpeercert(binary_form=True))
         except ssl.SSLError:
             return False
+
+
+def test_a_pull_node_installs_and_tells_by_its_units(tmp_path: Path) -> None:
+    sites: list[Site] = []
+
+    def make(folder: Path) -> Made:
+        sites.append(Site(folder, NAME))
+        sites[0].mirror.upload()
+        sites[0].box.upload()
+        return sites[0].fleet, sites[0].node, sites[0].web, 0
+
+    try:
+        with booted_node(make) as booted:
+            (site,) = sites
+            site.release("1.0", change=patiently)
+            booted.serves("1.0")
+            until(lambda: site.ends() == OK, what="two receipts")
+            booted.machine.must("systemctl", "stop", "embrasure-fetch", "embrasure-apply")
+            for unit in ("embrasure-fetch", "embrasure-apply"):
+                assert booted.machine.show(unit, "Result")["Result"] == "success"
+    finally:
+        for one in sites:
+            one.mirror.stop()
+            one.box.stop()
 
 
 @pytest.mark.parametrize("kind", SERVERS)

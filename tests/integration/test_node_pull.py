@@ -99,13 +99,13 @@ class Service:
 class Site:
     """A mirror, a letterbox and one pull node."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "n1") -> None:
         self.fleet = SimFleet(folder)
         self.mirror = Service(self.fleet, "mirror", "m1")
         self.box = Service(self.fleet, "letterbox", "l1")
         self.web = free_port()
         self.node = self.fleet.make(
-            "n1", mode="pull", port=self.web, mirrors=(self.mirror.server(),),
+            name, mode="pull", port=self.web, mirrors=(self.mirror.server(),),
             letterbox=self.box.server(),
         )  # fmt: skip
 

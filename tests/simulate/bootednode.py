@@ -22,7 +22,9 @@ from tests.simulate.running import answers, until
 
 UNITS = ("embrasure-apply.service", "embrasure-fetch.service", "embrasure-recover.service",
          "embrasure-recover.timer")  # fmt: skip
+NAME = "node"  # of its folder, in that of the machine
 Change = Callable[[Manifest], Manifest]
+Made = tuple[SimFleet, RealNode, int, int]
 SHARED = f"/opt/embrasure/{APP}/shared"
 
 
@@ -45,10 +47,10 @@ class BootedNode:
         extra: one more file, `code/data`
         """
 
-        def patient(made: Manifest) -> Manifest:
-            return change(msgspec.structs.replace(made, probes=(quick_http(start_s=20),)))
-
-        return self.fleet.publish(self.node, version, change=patient, extra=extra, soak_s=soak_s)
+        return self.fleet.publish(
+            self.node, version, change=lambda made: change(patiently(made)), extra=extra,
+            soak_s=soak_s,
+        )  # fmt: skip
 
     def install(
         self, version: str, *, change: Change = lambda made: made, extra: bytes = b"",
@@ -95,6 +97,11 @@ class BootedNode:
         self.machine.must("systemctl", "daemon-reload")
 
 
+def patiently(made: Manifest) -> Manifest:
+    """Return the manifest with a probe that waits as long as a busy machine needs."""
+    return msgspec.structs.replace(made, probes=(quick_http(start_s=20),))
+
+
 def put(found: Machine, name: str, where: str) -> None:
     """A file of deploy/ is where docs/deploy.md puts it."""
     found.must(
@@ -110,27 +117,33 @@ def prepare(found: Machine) -> None:
     found.must("systemd-tmpfiles", "--create", "embrasure.conf")
 
 
+def push_node(folder: Path) -> Made:
+    """Return a node that a gateway dials, its fleet, and the ports of its app and its listener."""
+    fleet, port, listen = SimFleet(folder), free_port(), free_port()
+    node = fleet.make(NAME, port=port)
+    _say(node.paths.node_toml, 'listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{listen}"')
+    return fleet, node, port, listen
+
+
 @contextmanager
-def booted_node(*, on: Callable[[BootedNode], None] = BootedNode.start) -> Iterator[BootedNode]:
+def booted_node(make: Callable[[Path], Made] = push_node) -> Iterator[BootedNode]:
     """Yield a node whose units run, on a machine of its own; nothing is left afterwards.
 
-    on: what its owner does when everything is in place
+    make: makes it in the folder of the machine, below `node`
     """
     with machine(on=False) as found:
         shutil.rmtree(found.prefix)
-        fleet = SimFleet(found.folder)
-        port, listen = free_port(), free_port()
-        node = fleet.make(found.prefix.name, port=port)
+        fleet, node, port, listen = make(found.folder)
         (found.prefix / "opt" / "embrasure").mkdir(parents=True, exist_ok=True)
-        _say(node.paths.node_toml, 'listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{listen}"')
         _say(node.paths.app_toml(APP), "{ python3", '{ sh = "/bin/sh", python3')
         found.on()
         prepare(found)
         for name in UNITS:
             put(found, name, f"/etc/systemd/system/{name}")
         made = BootedNode(found, fleet, node, port, listen)
-        made.drop_in("embrasure-fetch", f"SocketBindAllow=tcp:{listen}")
-        on(made)
+        if listen:
+            made.drop_in("embrasure-fetch", f"SocketBindAllow=tcp:{listen}")
+        made.start()
         yield made
 
 
