@@ -36,7 +36,10 @@ def explained(problem: OSError, thing: str) -> EmbrasureError:
             thing, expected="no link or special file on the way", got=text, reason="bad-link"
         )
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return Denied(thing, expected="permission", got=text.lower(), reason="permissions")
+        hint = "" if code == errno.EROFS else "as the user to whom it belongs"
+        return Denied(
+            thing, expected="permission", got=text.lower(), hint=hint, reason="permissions"
+        )
     return Failed(thing, expected="a disk that answers", got=text, reason="io")
 
 

@@ -57,9 +57,8 @@ def has_time(record: Record) -> bool:
 def undo(paths: Paths) -> Undone:
     """Return what was undone of what a dead agent left open; nothing when one runs."""
     journal = Journal(paths)
-    names = {path.stem for path in paths.journal.glob("*.json")}
-    found = {app: record for app in sorted(names)
-             if (record := journal.read(app).record) is not None and is_open(record)}  # fmt: skip
+    # A kill between the two renames of a record leaves the one before it alone.
+    found = {one.app: one for one in journal.records() if is_open(one)}
     left = tuple(app for app, record in found.items() if has_time(record))
     ours = [app for app in found if app not in left]
     if not ours:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -9,7 +10,8 @@ from msgspec import Meta
 
 from embrasure import limits
 from embrasure.config import read_toml
-from embrasure.errors import Denied, Misuse
+from embrasure.descriptor import explaining
+from embrasure.errors import Denied, Misuse, NotFound
 from embrasure.trust.documents import AppName, EnvName, NodeId
 from node.paths import Paths
 from node.users import NET
@@ -107,10 +109,19 @@ def windows_of(paths: Paths, app: str) -> Windows:
     return load_app(paths, app).windows or load_config(paths).windows
 
 
+def _app_files(paths: Paths) -> list[Path]:
+    """Return the files of apps.d; a folder that may not be read is no empty one: raises Denied."""
+    try:
+        with explaining(str(paths.apps)):
+            return sorted(path for path in paths.apps.iterdir() if path.suffix == ".toml")
+    except NotFound:
+        return []
+
+
 def app_names(paths: Paths) -> tuple[str, ...]:
     """Return the apps that the owner lets run here, sorted; raises Misuse for a strange name."""
     found = []
-    for path in sorted(paths.apps.glob("*.toml")):
+    for path in _app_files(paths):
         try:
             found.append(msgspec.convert(path.stem, AppName, strict=True))
         except msgspec.ValidationError:

@@ -331,6 +331,9 @@ def test_an_install_that_a_dead_agent_left_in_the_middle_is_not_gone_on_with(
     record = journal.read(push.app).record
     assert record is not None
     journal.write(msgspec.structs.replace(record, state=State.PROBING, confirm_by=None))
+    # As a kill leaves it between the two renames of a record.
+    current = push.paths.journal / f"{push.app}.json"
+    current.rename(current.with_suffix(".prev"))
     assert alone.undo(push.paths).undone == (push.app,)
     push.open()
     assert push.ask() == "1.0"
