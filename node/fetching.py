@@ -56,7 +56,8 @@ class _Coming:
         try:
             for piece in self._pieces(path, run.offset, run.length):
                 for digest, data in cutter.cut(piece):
-                    self._blobs.put(digest, data)
+                    if self._blobs.put(digest, data):
+                        self._tx.came.add(digest)
             if cutter.current is not None:
                 raise Refused("pack", expected="all of it", got="less", reason="bad-length")
         except (NotFound, Refused, Unavailable) as problem:

@@ -77,7 +77,7 @@ def verified(tx: Transaction) -> To:
             try:
                 tree.build(
                     releases, tx=record.tx, manifest=offer.manifest, documents=offer.documents,
-                    blobs=tx.ground.blobs, user=_user(tx),
+                    blobs=tx.ground.blobs, user=_user(tx), came=tx.came,
                 )  # fmt: skip
             except EmbrasureError as problem:
                 if problem.reason == "bad-hash":

@@ -60,12 +60,13 @@ class Placer:
         they are copied), Failed (`no-space`).
         """
         mode = int(entry.mode, 8)
+        # Where nothing can share blocks, a second name needs no look at the bytes.
+        if not self._may_clone and self._may_link and self._link(folder, name, entry, mode):
+            self.ways["hardlink"] += 1
+            return "hardlink"
         fd = self._blobs.open(entry.sha256)
         try:
-            found = os.fstat(fd)
-            if found.st_size != entry.length:
-                raise Damaged(f"blob {entry.sha256}", expected=f"{entry.length} bytes",
-                              got=found.st_size, reason="bad-hash")  # fmt: skip
+            check_length(entry, os.fstat(fd))
             if self._may_clone and self._clone(folder, name, fd, mode):
                 way: Way = "reflink"
             elif self._may_link and self._link(folder, name, entry, mode):
@@ -107,8 +108,10 @@ class Placer:
     def _link(self, folder: Folder, name: str, entry: Entry, mode: int) -> bool:
         try:
             with self._blobs.lend(entry.sha256, executable=mode == 0o555) as (held, lent):
-                if not is_safe_to_share(held.stat(lent), mode=mode, user=self._user):
+                found = held.stat(lent)
+                if not is_safe_to_share(found, mode=mode, user=self._user):
                     return False
+                check_length(entry, found)
                 held.link(lent, folder, name)
         except EmbrasureError as problem:
             number = problem.__cause__.errno if isinstance(problem.__cause__, OSError) else None
@@ -117,6 +120,13 @@ class Placer:
             self._may_link = number not in _NO_LINKS
             return False
         return True
+
+
+def check_length(entry: Entry, found: os.stat_result) -> None:
+    """Return only when a blob is as long as the entry says; raises Damaged (`bad-hash`)."""
+    if found.st_size != entry.length:
+        raise Damaged(f"blob {entry.sha256}", expected=f"{entry.length} bytes",
+                      got=found.st_size, reason="bad-hash")  # fmt: skip
 
 
 class _NotHere(Exception):

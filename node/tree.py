@@ -79,12 +79,15 @@ def build(
     documents: Mapping[str, bytes],
     blobs: BlobStore,
     user: int,
+    came: Container[str] = (),
 ) -> Counter[Way]:
     """Return how the files came into the staging folder of `tx`, which holds the whole release, on
     disk, and read back. Each byte is hashed here: a copied one between blob and file, by the
     descriptor that nobody else has written to; a shared one when it is read back.
 
-    documents: files beside `code/` and `config/`, byte for byte; user: whom the app runs as
+    documents: files beside `code/` and `config/`, byte for byte; user: whom the app runs as;
+    came: blobs that this very transaction hashed in memory, wrote, and synced without an error: to
+    read them out of the same memory once more would tell nothing new
     Raises Damaged (a blob is not what its name says, or the disk lost bytes), Failed (`no-space`).
     Nothing of it runs: the folder has no name that `current` could ever point to.
     """
@@ -101,7 +104,9 @@ def build(
             with staging.child(path) as folder:
                 for entry in entries:
                     tick()
-                    if placer.place(folder, entry.path.rpartition("/")[2], entry) == "copy":
+                    way = placer.place(folder, entry.path.rpartition("/")[2], entry)
+                    # A twin that may be run is a copy that nobody has hashed.
+                    if way == "copy" or (entry.sha256 in came and entry.mode != "0555"):
                         hashed.add(entry.path)
         for path, entries in _by_folder(manifest, "link"):
             with staging.child(path) as folder:

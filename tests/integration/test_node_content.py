@@ -11,12 +11,14 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bench.mirror import served
 from embrasure.bundle.store import TWIN, BlobStore
+from embrasure.errors import Damaged
 from embrasure.fs import Folder
 from embrasure.net.https import MirrorSource
 from embrasure.trust.folder import FolderSource
@@ -267,6 +269,34 @@ def test_a_rotted_blob_is_found_by_whatever_way_it_came(tmp_path: Path, ablation
                     two, ways = place.build("2-" + "b" * 16)
                     assert ways == {"hardlink": len(FILES)}
                     attack.succeeded((two / "config/data").read_bytes().startswith(b"evil"))
+
+
+def test_what_came_just_now_is_not_read_back_but_what_may_be_run_is(tmp_path: Path) -> None:
+    """A second name is the file that was hashed, written and synced; a twin is a copy of it."""
+    with placed(tmp_path, "ext4") as place:
+        build = partial(
+            tree.build, place.releases, tx=TX, manifest=make_release("shop", FILES).manifest,
+            documents={}, blobs=place.blobs, user=APP_USER,
+        )  # fmt: skip
+        came = {hashlib.sha256(data).hexdigest() for data in FILES.values()}
+        assert build(came=came) == {"hardlink": 4}
+        # Other bytes, only so that a look at them can be told from none.
+        spoil(place.blob(DATA), DATA[::-1])
+        assert build(came=came) == {"hardlink": 4}
+        with pytest.raises(Damaged, match="config/data: content"):
+            build()
+        twin = place.blob(MAIN)
+        spoil(twin.with_name(twin.name + TWIN), MAIN[::-1])
+        with pytest.raises(Damaged, match="code/main: content"):
+            build(came=came)
+
+
+def spoil(path: Path, data: bytes) -> None:
+    """The file has other bytes and its old mode."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.chmod(0o600)
+    path.write_bytes(data)
+    path.chmod(mode)
 
 
 # --- A transfer that broke off -------------------------------------------------------------------
