@@ -238,7 +238,7 @@ def test_a_clean_stop_a_boot_without_a_gateway_and_recovery_by_the_timer(here: B
     found.on()
     here.serves("booted")
     print(f"figure: booted_power_to_service = {time.monotonic() - began:.1f} s")
-    assert found.must("systemctl", "is-system-running").strip() == "running"
+    assert "embrasure" not in found.must("systemctl", "list-units", "--failed", "--plain")
 
 
 @pytest.mark.timeout(120)

@@ -26,6 +26,7 @@ INIT = Path("/lib/systemd/systemd")
 HOME = Path("/usr/lib/embrasure")  # where the units look for the program
 PROGRAM = HOME / "bin" / "embrasure"
 _BOOT_SECONDS = 60.0
+_CONTROLLERS = frozenset({"cpu", "memory", "pids"})
 # What a machine in a box has no use for: devices, terminals, clocks, and this host's own services.
 _MASKED = (
     "systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket",
@@ -89,8 +90,12 @@ if [ "$interpreter" != / ]; then
 fi
 mount --bind "$libraries" usr/lib/embrasure/libraries
 mount -o remount,bind,ro usr/lib/embrasure/libraries
-mount --bind "$checkout" usr/lib/embrasure/checkout
-mount -o remount,bind,ro usr/lib/embrasure/checkout
+for path in "$checkout"/*; do  # its own folder may be one that only root may pass
+  name=usr/lib/embrasure/checkout/${path##*/}
+  if [ -d "$path" ]; then mkdir -p "$name"; else : > "$name"; fi
+  mount --bind "$path" "$name"
+  mount -o remount,bind,ro "$name"
+done
 mkdir -p .away
 pivot_root . .away
 umount -l /.away
@@ -105,7 +110,7 @@ def missing_need() -> str:
     """Return what this host lacks for such a machine, empty when nothing."""
     if os.geteuid() != 0:
         return "root"
-    for program in ("unshare", "nsenter", "pivot_root"):
+    for program in ("unshare", "nsenter", "pivot_root", "setpriv"):
         if shutil.which(program) is None:
             return program
     if not INIT.exists():
@@ -114,7 +119,27 @@ def missing_need() -> str:
         return "dbus"
     if "overlay" not in Path("/proc/filesystems").read_text():
         return "overlay file systems"
-    return "" if _hierarchies() else "cgroups"
+    found = _hierarchies()
+    if list(found) == ["unified"] and _CONTROLLERS - _controllers(found["unified"]):
+        return "cgroup controllers memory and pids"
+    return "" if found else "cgroups"
+
+
+def _controllers(top: Path) -> set[str]:
+    """Return what bounds the cgroups below, which are asked for where they may be."""
+    file = top / "cgroup.subtree_control"
+    for name in _CONTROLLERS:
+        with suppress(OSError):  # only a root may have both processes and controllers below
+            file.write_text(f"+{name}")
+    return set(file.read_text().split())
+
+
+def _on_overlay(folder: str) -> bool:
+    """Whether no overlay can be made in this folder, for it is one itself, as in a container."""
+    said = subprocess.run(
+        ["stat", "--file-system", "--format=%T", folder], capture_output=True, text=True, check=True
+    )
+    return said.stdout.strip() == "overlayfs"
 
 
 def _hierarchies() -> dict[str, Path]:
@@ -129,7 +154,7 @@ def _hierarchies() -> dict[str, Path]:
         kind, _, _ = rest.split(" ", 2)
         where, root = Path(fields.split()[4]), fields.split()[3]
         if kind == "cgroup2":
-            name, path = "unified", own.get("", "/")
+            name, path = "unified", root
         elif kind == "cgroup" and where.name != "cpuset":
             name = where.name
             path = own.get("name=systemd" if name == "systemd" else name, "/")
@@ -209,8 +234,9 @@ class Machine:
         join = " && ".join([*joined, 'exec "$@"'])
         with (self.folder / "console").open("ab") as console:
             self._process = subprocess.Popen(
-                ["sh", "-c", join, "sh", "unshare", "--mount", "--pid", "--uts", "--ipc",
-                 "--cgroup", "--fork", "--kill-child", "sh", "-c", _BUILD, "sh", *words],
+                ["setpriv", "--pdeathsig", "KILL", "sh", "-c", join, "sh", "unshare", "--mount",
+                 "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child", "sh", "-c",
+                 _BUILD, "sh", *words],
                 cwd="/", stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self.pid = self._first()
@@ -296,7 +322,8 @@ def _remove(top: Path) -> None:
 @contextmanager
 def machine(*, on: bool = True) -> Iterator[Machine]:
     """Yield a machine; nothing of it is left afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="embrasure-machine-", dir="/var/tmp"))
+    top = "/dev/shm" if _on_overlay("/var/tmp") else "/var/tmp"  # noqa: S108  # a folder of our own
+    folder = Path(tempfile.mkdtemp(prefix="embrasure-machine-", dir=top))
     folder.chmod(0o755)
     found = Machine(folder)
     try:
