@@ -11,7 +11,7 @@ from logging import getLogger
 from embrasure.bundle.pack import Cutter, Run, members, runs
 from embrasure.errors import NotFound, Refused, Unavailable
 from embrasure.trust import layout
-from embrasure.trust.fetcher import paced
+from embrasure.trust.pace import paced
 from node.logs import FIELDS
 from node.states import State
 from node.transaction import To, Transaction, offer_of

@@ -18,7 +18,8 @@ from embrasure.errors import Denied, EmbrasureError, Failed, NotFound
 from embrasure.fs import Folder
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
-from embrasure.trust.fetcher import fetch_whole, paced
+from embrasure.trust.fetcher import fetch_whole
+from embrasure.trust.pace import paced
 from embrasure.trust.plan import parse_plan
 from embrasure.trust.source import Source
 from node import drift, switch, tree

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
-
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from typing import TYPE_CHECKING, Literal
 
 from embrasure import limits
 from embrasure.trust.denied import DeniedSets
 from embrasure.trust.documents import Digest, Document, EnvName, NodeId, read, write
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,9 @@ def key_digest(cert: x509.Certificate) -> str:
 
     The same as `openssl x509 -pubkey | openssl pkey -pubin -outform der | sha256sum`.
     """
+    # Here: an apply that starts again writes and reads denials, and looks at no certificate.
+    from cryptography.hazmat.primitives import serialization
+
     spki = cert.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

@@ -21,7 +21,8 @@ from embrasure.errors import Misuse, NotFound, Refused, Unavailable
 from embrasure.trust import layout
 from embrasure.trust.anchor import root_id_of
 from embrasure.trust.cache import DocumentCache
-from embrasure.trust.fetcher import SourceFetcher, Ticks, fetch_whole
+from embrasure.trust.fetcher import SourceFetcher, fetch_whole
+from embrasure.trust.pace import Ticks
 from embrasure.trust.source import Source
 from embrasure.trust.view import View
 from embrasure.trust.workflow.session import Verified, Workflow

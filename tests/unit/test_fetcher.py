@@ -10,7 +10,8 @@ from tuf.api.exceptions import DownloadHTTPError, DownloadLengthMismatchError
 
 from embrasure import limits
 from embrasure.errors import Damaged, NotFound, Refused, Unavailable
-from embrasure.trust.fetcher import SourceFetcher, fetch_whole, metadata_limit, paced, timed
+from embrasure.trust.fetcher import SourceFetcher, fetch_whole, metadata_limit
+from embrasure.trust.pace import paced, timed
 from embrasure.trust.workflow.updater import check_library
 from tests.ablation import Ablation
 from tests.simulate.sources import EndlessSource, MemorySource

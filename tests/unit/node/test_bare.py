@@ -44,3 +44,20 @@ def test_the_processes_leave_them_out_first() -> None:
         assert not {"botocore.session", "hvac.v1", "pkcs11.constants"} & {
             line.rpartition("|")[2].strip() for line in done.stderr.splitlines()
         }
+
+
+def test_apply_loads_no_way_to_the_network() -> None:
+    code = """
+import sys
+from node import bare
+bare.leave_out()
+import node.apply_main
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"urllib3", "ssl", "grpc"}))
+from tuf.ngclient import UpdaterConfig
+from tuf.ngclient.updater import Urllib3Fetcher
+from embrasure.errors import Failed
+try: Urllib3Fetcher(app_user_agent=None)
+except Failed as problem: print(problem.reason)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["internal"], done.stderr
