@@ -1,7 +1,7 @@
 """SIGKILL at random moments for the real apply process of a node that is being ordered about.
 
-A service manager is played: what was killed is started again at once. Switches are counted by the
-kernel (inotify), starts of the app by the app itself.
+A service manager is played: what was killed is started again when its unit says so. Switches are
+counted by the kernel (inotify), starts of the app by the app itself.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import ctypes
 import json
 import os
 import random
+import re
 import signal
-import statistics
 import struct
 import subprocess
 import threading
@@ -36,12 +36,14 @@ from node.states import RESTING
 from tests.simulate.installer import Confirms, SimInstaller, patient
 from tests.simulate.promises import check_link, check_told
 from tests.simulate.running import PROGRAM, answers, until
+from tests.source import TOP
 
-# Answers which version it is, and when it began to listen (a clock that all processes share).
+# Answers which version it is, when it began to listen (a clock that all processes share), its pid.
 SERVER = b"""\
 import os, socket, time
 server = socket.create_server(("127.0.0.1", int(os.environ["EMBRASURE_PORT_WEB"])))
-body = b"%s %d" % (open("config/version", "rb").read().strip(), time.monotonic_ns())
+version = open("config/version", "rb").read().strip()
+body = b"%s %d %d" % (version, time.monotonic_ns(), os.getpid())
 while True:
     peer, _ = server.accept()
     peer.recv(4096)
@@ -56,11 +58,15 @@ _PATIENCE = 60.0
 class Kill:
     """One kill. late_s: from the kill to the first answer of a process that started after it, less
     what the app takes to start by itself.
+
+    waited_s: how much of that the kernel let apply's main thread and the app wait for a processor,
+    which others had. Sleep, disk and the work itself are not in it.
     """
 
     version: str
     after_s: float
     late_s: float
+    waited_s: float
     answered: str
 
 
@@ -72,6 +78,23 @@ class Result:
     duplicates: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     own_start_s: float = 0.0
+    own_wait_s: float = 0.0
+
+
+def waited(pid: int) -> float:
+    """Return how long the first thread of the process was ready to run and did not, so far."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/schedstat").read_text()
+    except OSError:
+        return 0.0  # it is gone, or the kernel does not count: then nothing is excused
+    return int(text.split()[1]) / 1e9
+
+
+def restart_delay() -> float:
+    """Return how long systemd waits before it starts a killed apply again, by its unit."""
+    unit = TOP / "deploy" / "systemd" / "embrasure-apply.service"
+    (found,) = re.findall(r"^RestartSec=([0-9]+)ms$", unit.read_text(), re.MULTILINE)
+    return int(found) / 1000
 
 
 class Switches:
@@ -120,12 +143,13 @@ class Victim:
         made = patient(self.bench, version, files={"code/main.py": SERVER})
         self.approved.add(self.bench.publish(release=made).manifest.sha256)
 
-    def start(self) -> None:
-        """The real program runs, as its systemd unit starts it."""
+    def start(self) -> subprocess.Popen[bytes]:
+        """Return the real program, which runs as its systemd unit starts it."""
         self.process = subprocess.Popen(
             [*PROGRAM, "node", "run", "--root", str(self.paths.prefix), "--only", "apply"],
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
         )  # fmt: skip
+        return self.process
 
     def kill(self) -> None:
         """The process ended at once, wherever it was."""
@@ -183,16 +207,19 @@ class Victim:
         self._number += 1
         return self.bench.order(oseq=self._number)
 
-    def served_since(self, moment: int) -> str:
-        """Return the version that answers from a process started after `moment`, "" if none."""
-        version, _, began = answers(self.bench.port).partition(" ")
-        return version if began and int(began) > moment else ""
+    def served_since(self, moment: int) -> tuple[str, int]:
+        """Return the version that answers from a process started after `moment`, and its pid; ""
+        for none.
+        """
+        version, *told = answers(self.bench.port).split() or [""]
+        began, pid = map(int, told or ("0", "0"))
+        return (version, pid) if began > moment else ("", 0)
 
-    def until_served(self, moment: int) -> str:
-        """Return the version, as soon as such a process answers."""
+    def until_served(self, moment: int) -> tuple[str, int]:
+        """Return the version and the pid, as soon as such a process answers."""
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
-            if found := self.served_since(moment):
+            if (found := self.served_since(moment))[0]:
                 return found
             time.sleep(0.005)
         raise AssertionError(f"nothing answers {_PATIENCE:g} s after a kill")
@@ -209,9 +236,11 @@ class Victim:
             return False
         return True
 
-    def own_start(self, times: int = 5) -> float:
-        """Return how long the app itself takes from its start to its answer (median)."""
-        folder, took = self.paths.current(self.bench.app).resolve(), []
+    def own_start(self, times: int = 5) -> tuple[float, float]:
+        """Return how long the app itself takes from its start to its answer (median), and how much
+        of that it waited for a processor.
+        """
+        folder, took = self.paths.current(self.bench.app).resolve(), list[tuple[float, float]]()
         argv = (self.bench.release or self.bench.make("x")).manifest.run.argv
         assert argv[0] == "python3"
         for _ in range(times):
@@ -221,14 +250,15 @@ class Victim:
                 env={"EMBRASURE_PORT_WEB": str(self.bench.port)},
             )  # fmt: skip
             self.until_served(moment)
-            took.append((time.monotonic_ns() - moment) / 1e9)
+            took.append(((time.monotonic_ns() - moment) / 1e9, waited(app.pid)))
             app.kill()
             app.wait()
-        return statistics.median(took)
+        return sorted(took)[times // 2]
 
     def suffer(self, kills: int) -> Result:
         """Return what became of the node: each order is cut off by a kill, then sent once more."""
-        result = Result(own_start_s=self.own_start())
+        own_start_s, own_wait_s = self.own_start()
+        result = Result(own_start_s=own_start_s, own_wait_s=own_wait_s)
         switches = Switches(self.paths.app(self.bench.app))
         self.start()
         over = threading.Event()
@@ -253,7 +283,7 @@ class Victim:
             last = str(kills + 2)
             said = self._obeyed(last)
             assert said == ["committed"], said
-            assert self.served_since(0) == last
+            assert self.served_since(0)[0] == last
         finally:
             over.set()
             gateway.join()
@@ -276,10 +306,12 @@ class Victim:
         time.sleep(after_s)
         self.kill()
         moment = time.monotonic_ns()
-        self.start()
-        answered = self.until_served(moment)
+        time.sleep(restart_delay())
+        process = self.start()
+        answered, pid = self.until_served(moment)
         late = (time.monotonic_ns() - moment) / 1e9 - result.own_start_s
-        result.kills.append(Kill(version, after_s, late, answered))
+        wait = waited(process.pid) + waited(pid) - result.own_wait_s
+        result.kills.append(Kill(version, after_s, late, wait, answered))
         ordering.join()
         allowed = {version} if said == ["committed"] else {version, committed}
         if answered not in allowed:
@@ -294,7 +326,7 @@ class Victim:
         again = until(lambda: self._again(envelope), seconds=_PATIENCE, what="an answer")
         if again not in (["committed"], ["none repeat"], ["refuse replay"]):
             result.duplicates.append(f"{version} sent again: {again}")
-        return self.served_since(0)
+        return self.served_since(0)[0]
 
     def _again(self, envelope: bytes) -> list[str] | None:
         said = self.order(envelope)
@@ -343,6 +375,6 @@ def victims(root: Path, count: int, kills: int) -> list[Result]:
     return results
 
 
-def lateness(results: Sequence[Result]) -> list[float]:
-    """Return every `late_s`, the shortest first."""
-    return sorted(kill.late_s for result in results for kill in result.kills)
+def kills_of(results: Sequence[Result]) -> list[Kill]:
+    """Return every kill, the one that was healed soonest first."""
+    return sorted((kill for one in results for kill in one.kills), key=lambda kill: kill.late_s)
