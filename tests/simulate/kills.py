@@ -207,7 +207,7 @@ class Victim:
         self._number += 1
         return self.bench.order(oseq=self._number)
 
-    def served_since(self, moment: int) -> tuple[str, int]:
+    def answered_since(self, moment: int) -> tuple[str, int]:
         """Return the version that answers from a process started after `moment`, and its pid; ""
         for none.
         """
@@ -215,14 +215,22 @@ class Victim:
         began, pid = map(int, told or ("0", "0"))
         return (version, pid) if began > moment else ("", 0)
 
-    def until_served(self, moment: int) -> tuple[str, int]:
+    def served_since(self, moment: int) -> str:
+        """Return the version that answers from a process started after `moment`, "" if none."""
+        return self.answered_since(moment)[0]
+
+    def until_answered(self, moment: int) -> tuple[str, int]:
         """Return the version and the pid, as soon as such a process answers."""
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
-            if (found := self.served_since(moment))[0]:
+            if (found := self.answered_since(moment))[0]:
                 return found
             time.sleep(0.005)
         raise AssertionError(f"nothing answers {_PATIENCE:g} s after a kill")
+
+    def until_served(self, moment: int) -> str:
+        """Return the version, as soon as such a process answers."""
+        return self.until_answered(moment)[0]
 
     def is_at_rest(self) -> bool:
         """Whether no install is open and orders are taken again."""
@@ -283,7 +291,7 @@ class Victim:
             last = str(kills + 2)
             said = self._obeyed(last)
             assert said == ["committed"], said
-            assert self.served_since(0)[0] == last
+            assert self.served_since(0) == last
         finally:
             over.set()
             gateway.join()
@@ -308,7 +316,7 @@ class Victim:
         moment = time.monotonic_ns()
         time.sleep(restart_delay())
         process = self.start()
-        answered, pid = self.until_served(moment)
+        answered, pid = self.until_answered(moment)
         late = (time.monotonic_ns() - moment) / 1e9 - result.own_start_s
         wait = waited(process.pid) + waited(pid) - result.own_wait_s
         result.kills.append(Kill(version, after_s, late, wait, answered))
@@ -326,7 +334,7 @@ class Victim:
         again = until(lambda: self._again(envelope), seconds=_PATIENCE, what="an answer")
         if again not in (["committed"], ["none repeat"], ["refuse replay"]):
             result.duplicates.append(f"{version} sent again: {again}")
-        return self.served_since(0)[0]
+        return self.served_since(0)
 
     def _again(self, envelope: bytes) -> list[str] | None:
         said = self.order(envelope)
