@@ -143,19 +143,22 @@ class Victim:
         made = patient(self.bench, version, files={"code/main.py": SERVER})
         self.approved.add(self.bench.publish(release=made).manifest.sha256)
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Return the real program, which runs as its systemd unit starts it."""
+    def start(self) -> None:
+        """The real program runs, as its systemd unit starts it."""
         self.process = subprocess.Popen(
             [*PROGRAM, "node", "run", "--root", str(self.paths.prefix), "--only", "apply"],
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
         )  # fmt: skip
-        return self.process
 
     def kill(self) -> None:
         """The process ended at once, wherever it was."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def waited(self) -> float:
+        """Return how long the process was ready to run and did not, so far."""
+        return 0.0 if self.process is None else waited(self.process.pid)
 
     def stop(self) -> None:
         """The process ended when it was asked to."""
@@ -315,10 +318,10 @@ class Victim:
         self.kill()
         moment = time.monotonic_ns()
         time.sleep(restart_delay())
-        process = self.start()
+        self.start()
         answered, pid = self.until_answered(moment)
         late = (time.monotonic_ns() - moment) / 1e9 - result.own_start_s
-        wait = waited(process.pid) + waited(pid) - result.own_wait_s
+        wait = self.waited() + waited(pid) - result.own_wait_s
         result.kills.append(Kill(version, after_s, late, wait, answered))
         ordering.join()
         allowed = {version} if said == ["committed"] else {version, committed}
