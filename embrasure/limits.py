@@ -30,6 +30,8 @@ FLOORS_BYTES = 2 * MIB  # a node's floors: 4,096 denials and one file more are 6
 JSON_DEPTH = 8  # nesting; scanned before the parser runs
 MAX_INTEGER = 2**53 - 1  # RFC 8785 / IEEE 754 exact integers
 CONFIG_BYTES = 256 * KIB  # one TOML file: configuration, plan file, app.toml
+SERVED_APPS = 64  # apps whose file a node keeps a copy of
+SERVED_FILE_BYTES = 16 * KIB  # one of them: all of them fit FLOORS_BYTES in base64
 
 # Ceremonies
 POSSESSION_BYTES = 8 * KIB  # a proof that a new keyholder has his key; ML-DSA-65 signs with 3.3 KB

@@ -116,6 +116,7 @@ NODE = _verbs(
             "verify": "Hash again all that is installed.",
             "boot": "Finish or undo an interrupted install and start; needs no server.",
         },
+        "node.cli_mend": {"mend": "Put back damaged or lost files of the owner."},
         "node.cli_recover": {"recover": "Undo an install that a dead agent left open."},
         "node.cli_repair": {"repair": "Rebuild an installed release whose files differ."},
         "node.cli_trust": {"trust": "Take newer trust files from a folder; installs nothing."},

@@ -11,17 +11,14 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-import msgspec
-
 from embrasure import limits
 from embrasure.bundle.store import BlobStore
 from embrasure.clock import Clock
 from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.fs import Folder, lock
-from embrasure.trust import dsse
 from embrasure.trust.door import Taken
 from embrasure.trust.floors import FloorStore
-from embrasure.trust.order import Order, check_action, check_order, parse_order
+from embrasure.trust.order import check_action
 from embrasure.trust.source import Source
 from node import credentials, drift, hold, leftovers
 from node.config import NodeConfig, app_names
@@ -34,12 +31,15 @@ from node.installer import Installer
 from node.isolation import DEVELOPMENT, Isolation
 from node.journal import Journal
 from node.judge import Judge, Judgement
+from node.orderbook import OrderBook
 from node.orders import ORDERS, Last
+from node.owned import Owned
 from node.paths import Paths
 from node.receipts import Receipts
 from node.recovery import settle
 from node.repair import repair
 from node.secrets import Secrets
+from node.serving import served
 from node.states import Confirm, State
 from node.waits import Waits, check_names
 
@@ -97,6 +97,8 @@ class Acceptor:
         self._judge = Judge(paths, identity, floors, clock=clock, isolation=isolation.level)
         self._installer = Installer(self._ground, self._judge)
         self._orders = Last(paths, ORDERS)
+        self._owned = Owned(paths, isolation)
+        self._book = OrderBook(self._ground, self._judge, identity, self._orders, clock=clock)
 
     def recover(self) -> None:
         """Every app rests on a whole release, which runs. Works with every server down.
@@ -124,7 +126,7 @@ class Acceptor:
     def _apps(self) -> list[str]:
         paths = self._ground.paths
         installed = [path.name for path in paths.opt.iterdir() if path.is_dir()]
-        return sorted({*app_names(paths), *installed})
+        return sorted({*served(paths), *installed})
 
     def order(self, envelope: bytes, source: Source, report: Report) -> Answer:
         """Return what became of a gateway's order, which can only say "now".
@@ -135,7 +137,7 @@ class Acceptor:
             if not may_have_answer(self._ground.paths):
                 # Nothing is looked at that a thief of the gateway brings before the first floors.
                 return Answer("hold", "not_enrolled", "")
-            order, keyid, payload = self._verified(envelope, source)
+            order, keyid, payload = self._book.verified(envelope, source)
             app = order.app
             if self._orders.is_last(app, payload):
                 # One order causes at most one switch, however often it is sent.
@@ -146,13 +148,13 @@ class Acceptor:
                 return Answer("refuse", "denied", app)
             try:
                 check_action(order, "apply")
-                self._check(order, floor)
+                self._book.check(order, floor)
             except Refused as problem:
                 return Answer("refuse", problem.reason, app, floor=floor)
             if self._in_maintenance():
                 # Its number is not used up: the same order holds afterwards, until it expires.
                 return Answer("hold", "owner", app)
-            self._take(order, keyid, payload)
+            self._book.take(order, keyid, payload)
             if app not in app_names(self._ground.paths):
                 return Answer("hold", "not-declared", app)
             judgement = self._judged(app, source)
@@ -175,18 +177,18 @@ class Acceptor:
         for an order that does not hold.
         """
         self._ground.waits.of("gateway", opened_ms)  # else nothing is fetched for it
-        order, keyid, _ = self._verified(envelope, source)
+        order, keyid, _ = self._book.verified(envelope, source)
         floors = self._ground.floors.load()
         if keyid in floors.union.keys:
             return Answer("refuse", "denied", order.app)
         floor = floors.oseq.get(keyid, 0)
         try:
-            self._check(order, floor)
+            self._book.check(order, floor)
         except Refused as problem:
             return Answer("refuse", problem.reason, order.app, floor=floor)
         wait = self._ground.waits.of("gateway", opened_ms)
         check_names(order, wait)
-        self._use_up(order, keyid)
+        self._book.use_up(order, keyid)
         self._ground.waits.confirm(wait)
         return self._after(order.app, order.plan)
 
@@ -268,6 +270,7 @@ class Acceptor:
         return bool(hold.held(self._ground.paths, hold.NODE, max(self._clock(), told)))
 
     def _judged(self, app: str, source: Source) -> Judgement:
+        self._owned.check(app)
         view = self._judge.refresh(source, app)
         return self._judge.judge(app, view, source)
 
@@ -305,45 +308,3 @@ class Acceptor:
             yield
         finally:
             self._mutex.release()
-
-    # An order
-
-    def _verified(self, envelope: bytes, source: Source) -> tuple[Order, str, bytes]:
-        """Return the order, the id of its gate key, and its payload; raises Refused.
-
-        Checked with the keys held; a key that is not known yet may be new, so one refresh follows.
-        """
-        try:
-            keys = self._judge.held_gate_keys()
-            payload, keyid = dsse.unseal("order", envelope, keys, limit=limits.ORDER_BYTES)
-        except Refused:
-            view = self._judge.refresh_top(source)
-            keys = self._judge.gate_keys(view)
-            payload, keyid = dsse.unseal("order", envelope, keys, limit=limits.ORDER_BYTES)
-        return parse_order(payload), keyid, payload
-
-    def _check(self, order: Order, floor: int) -> None:
-        """Return only when the order is for this node, alive and new; raises Refused."""
-        identity = self._identity
-        check_order(
-            order,
-            root=identity.root_id,
-            env=identity.env,
-            node=identity.node,
-            epoch=identity.epoch,
-            floor=floor,
-            now=self._clock(),
-        )
-
-    def _take(self, order: Order, keyid: str, payload: bytes) -> None:
-        """The order's number is used up, on disk, before anything is done for it."""
-        self._use_up(order, keyid)
-        self._orders.keep(order.app, payload)
-
-    def _use_up(self, order: Order, keyid: str) -> None:
-        self._ground.floors.change(
-            lambda floors: msgspec.structs.replace(
-                floors, oseq={**floors.oseq, keyid: max(floors.oseq.get(keyid, 0), order.oseq)}
-            )
-        )
-        self._judge.see_time(order.issued)

@@ -16,31 +16,38 @@ import os
 import resource
 import sys
 import threading
+import time
 from functools import partial
 from logging import getLogger
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embrasure import limits
-from embrasure.errors import Denied, EmbrasureError, Unavailable
+from embrasure.errors import Denied, EmbrasureError, Misuse, Unavailable
 from embrasure.fs import lock, replace_file
 from embrasure.notify import ALIVE, READY, STOPPING, notify
 from embrasure.sandbox import take_no_privilege
 from node import leftovers, logs, service
 from node.answering import Deaf, NoSource, converse
-from node.config import NodeConfig, load_config
+from node.config import MEND, NodeConfig, load_config
 from node.ipc import to_apply
 from node.isolation import is_production
 from node.join_files import own_receipt_id
 from node.logs import FIELDS
-from node.material import Material
+from node.material import Material, ends_of
 from node.messages import StatusAsk
 from node.paths import Paths
+from node.teller import Teller
 from node.users import find_user
+
+if TYPE_CHECKING:
+    from embrasure.net.credentials import Pair
 
 LOG = getLogger(__name__)
 _STEP_SECONDS = 0.05
 _RELOAD_SECONDS = 2.0  # between looks at the TLS files
 _FOLDER_SECONDS = 0.2  # between looks whether apply has given this process its folder
+_AGAIN_SECONDS = 5.0  # until what was in the way is looked at again
 _LOOK_SECONDS = 5.0  # between two proofs of life of a pull node for the service manager
 
 
@@ -62,13 +69,18 @@ def await_apply(paths: Paths, stop: threading.Event) -> None:
             stop.wait(_STEP_SECONDS)
 
 
-async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
+def end_of(pair: Pair) -> int:
+    """Return when the certificate of `pair` ends, Unix seconds."""
+    return int(ends_of(pair.chain_pem).timestamp())
+
+
+async def listen(paths: Paths, config: NodeConfig, stop: threading.Event, teller: Teller) -> None:
     """Gateways are served until `stop` is set."""
     # Only a push node pays for gRPC.
     import grpc
 
     from embrasure.net import renewal
-    from embrasure.net.credentials import Pair, ServerKeys
+    from embrasure.net.credentials import ServerKeys
     from embrasure.net.identity import Identity
     from embrasure.net.pairfile import write_pair
     from embrasure.net.server import Service, bind, build_server
@@ -133,14 +145,22 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event) -> Non
                 doorway.swap(keys.pair, material.ca_roots())
             except EmbrasureError as problem:
                 # The last good ones stay: a bad file must not close the door.
-                LOG.warning("TLS files: %s [%s]", problem, problem.word)
+                await asyncio.to_thread(teller.waits, problem, end_of(keys.pair))
+            else:
+                await asyncio.to_thread(teller.works, end_of(keys.pair))
     finally:
         await doorway.close()
         await listener.close()
 
 
-def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
-    """Mirrors are asked, and receipts posted, until `stop` is set."""
+def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event, teller: Teller) -> None:
+    """Mirrors are asked, and receipts posted, until `stop` is set; raises Misuse without one."""
+    if not config.mirrors:
+        raise Misuse(
+            "node.toml", expected="a mirror for a pull node", got="none", reason="no-mirror",
+            untouched="what runs keeps running; `node apply` installs from a folder",
+            hint="mirrors = [{ name = \"m1\", address = \"HOST:PORT\" }] in node.toml",
+        )  # fmt: skip
     from node.mirror_word import MirrorWord
     from node.poster import Poster
     from node.pull import Puller
@@ -177,6 +197,16 @@ def ask_around(paths: Paths, config: NodeConfig, stop: threading.Event) -> None:
     while not stop.wait(_LOOK_SECONDS):
         if pulling.is_alive():
             notify(ALIVE)
+        teller.works()
+
+
+def work(paths: Paths, stop: threading.Event, teller: Teller) -> None:
+    """The network side works until `stop` is set; raises what keeps it from that."""
+    config = load_config(paths)
+    if config.mode == "push":
+        asyncio.run(listen(paths, config, stop, teller))
+    else:
+        ask_around(paths, config, stop, teller)
 
 
 def await_folder(paths: Paths, stop: threading.Event) -> None:
@@ -193,17 +223,22 @@ def await_folder(paths: Paths, stop: threading.Event) -> None:
 
 
 def run(paths: Paths, stop: threading.Event) -> None:
-    """The network side of the node works until `stop` is set."""
-    config = load_config(paths)
+    """The network side of the node works until `stop` is set.
+
+    What keeps it from working is told once, and looked at again: it ends by its repair.
+    """
+    teller = Teller(partial(to_apply, paths))
     await_folder(paths, stop)
     if stop.is_set():
         return
     with lock(paths.tls / service.FETCH_LOCK, seconds=1):
         try:
-            if config.mode == "push":
-                asyncio.run(listen(paths, config, stop))
-            else:
-                ask_around(paths, config, stop)
+            while not stop.is_set():
+                try:
+                    work(paths, stop, teller)
+                except EmbrasureError as problem:
+                    teller.waits(problem)
+                    stop.wait(_AGAIN_SECONDS)
         finally:
             notify(STOPPING)
 
@@ -215,7 +250,7 @@ def alone(paths: Paths, parent: int | None) -> int:
     than its configuration; then all that it needs is imported already.
     """
     try:
-        config = load_config(paths)
+        config = first_config(paths, parent)
         if is_production(paths, config):
             become(config)
     except EmbrasureError as problem:
@@ -223,6 +258,28 @@ def alone(paths: Paths, parent: int | None) -> int:
         LOG.error("%s [%s]; hint: %s", problem, problem.word, problem.hint or "none")
         return problem.exit_code
     return service.run("fetch", parent, lambda stop: run(paths, stop))
+
+
+def first_config(paths: Paths, parent: int | None) -> NodeConfig:
+    """Return the configuration, once node.toml is whole; said once, and then waited for.
+
+    Nothing else is read and nothing done until it says whom this process runs as. Raises Misuse
+    where no node is.
+    """
+    said = ""
+    while True:
+        try:
+            return load_config(paths)
+        except EmbrasureError as problem:
+            if not paths.data.is_dir():
+                raise
+            if str(problem) != said:
+                said = str(problem)
+                logs.start("fetch")
+                LOG.error("%s [%s]; hint: %s", problem, problem.word, MEND)
+        if parent is not None and os.getppid() != parent:
+            raise Unavailable("fetch", expected="its parent", got="none", reason="stopping")
+        time.sleep(_RELOAD_SECONDS)  # a signal ends it: nothing is held yet
 
 
 def become(config: NodeConfig) -> None:

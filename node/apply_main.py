@@ -28,17 +28,17 @@ from embrasure.sandbox import CAPABILITIES, keep_capabilities, leave_the_network
 from node import service
 from node.accept import Acceptor
 from node.companions import Keeper
-from node.config import load_config
 from node.desk import Desk
-from node.identity import load_identity
+from node.identity import mend_keys
 from node.ipc import SOCKET, Listener
-from node.isolation import check_users, demanded, is_production
+from node.isolation import app_users, demanded, is_production, standing_of
 from node.joining import Joiner
 from node.metrics import Metrics
 from node.ownership import prepare
 from node.paths import Paths
 from node.records import NodeRecords
-from node.users import User
+from node.serve_only import acceptor_of
+from node.serving import Standing, keep
 
 LOG = getLogger(__name__)
 _LOOK_SECONDS = 5.0  # between two proofs of life for the service manager
@@ -60,25 +60,33 @@ def opened(paths: Paths) -> Iterator[Acceptor]:
     the host; the supervisor's thread, which came before, starts the apps. At the end every app that
     it started is stopped.
     """
-    config = load_config(paths)
-    production = is_production(paths, config)
-    users: tuple[User, ...] = ()
+    standing, fetch = standing_of(paths)
+    production = is_production(paths, standing.config)
     if production:
-        users = check_users(paths, config)
-        prepare(paths, users[0])
+        prepare(paths, fetch)
         keep_little()
-    identity = load_identity(paths)
     with closing(Keeper(paths)) as supervisor:
         if production:
             with explaining("the filter of apply"):
                 leave_the_network()
-        isolation = demanded(paths, config)
-        acceptor = Acceptor(
-            paths, config, identity, supervisor, clock=clock.now, isolation=isolation
-        )
+        isolation = demanded(paths, standing.config)
+        acceptor = acceptor_of(paths, standing, supervisor, clock=clock.now, isolation=isolation)
         with closing(acceptor):
-            supervisor.clear_users(users[1:])
+            if production:
+                supervisor.clear_users(tuple(app_users(paths, standing.config)[0].values()))
+            mend(paths, standing)
             yield acceptor
+            mend(paths, standing)
+
+
+def mend(paths: Paths, standing: Standing) -> None:
+    """What has a second copy is whole in both, as far as the disk lets it."""
+    try:
+        for name in mend_keys(paths):
+            LOG.warning("%s was damaged, and is as it was again", paths.keys / name)
+        keep(paths, standing)
+    except EmbrasureError as problem:
+        LOG.warning("no second copy: %s [%s]", problem, problem.word)
 
 
 def recover(acceptor: Acceptor) -> None:
@@ -96,10 +104,9 @@ def recover(acceptor: Acceptor) -> None:
 
 def whom(paths: Paths) -> tuple[frozenset[int], int | None]:
     """Return the users who may speak with apply, and the group whose members may try."""
-    config = load_config(paths)
-    if not is_production(paths, config):
+    _, fetch = standing_of(paths)
+    if fetch is None:
         return frozenset({os.geteuid()}), None
-    fetch = check_users(paths, config)[0]
     return frozenset({os.geteuid(), fetch.uid}), fetch.gid
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from embrasure import limits
+from embrasure.aside import set_aside
 from embrasure.errors import EmbrasureError, NotFound
 from embrasure.fs import Folder, read_file
 from embrasure.net.denials import NOTHING, TlsDenials, read_denials, tls_denials, write_denials
@@ -82,6 +83,7 @@ def held_denials(paths: Paths) -> TlsDenials:
 
 def _keep(paths: Paths, name: str, raw: bytes, *, limit: int) -> None:
     with Folder.open(paths.state) as folder:
+        set_aside(folder, name)
         try:
             if folder.read(name, limit=limit) == raw:
                 return

@@ -19,7 +19,8 @@ EXITS = (
     "Exit codes: 0 committed or nothing to do, 1 internal error, 2 usage, 10 rejected (trust, "
     "path, schema), 11 rejected (stale, replay, quarantined, denied), 20 rolled back, 21 degraded, "
     "30 no space, 31 busy, 32 waiting (gate, turn, hold), 40 drift, 50 source unreachable, "
-    "51 agent not running, 60 secret or sandbox missing; 0-5 as elsewhere under --plain-exit."
+    "51 agent not running, 60 secret or sandbox missing, 61 damaged, so that it only serves; "
+    "0-5 as elsewhere under --plain-exit."
 )
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -247,7 +248,7 @@ def node_status(common: Common, prefix: Path, plain_exit: bool) -> int:
         show.state_json(state, is_running=is_running),
         show.state_text(state, is_running=is_running),
     )
-    code = exits.DONE if is_running else exits.NOT_RUNNING
+    code = exits.exit_of_state(state) or (exits.DONE if is_running else exits.NOT_RUNNING)
     return exits.plain(code) if plain_exit else code
 
 
@@ -300,4 +301,5 @@ def node_boot(common: Common, prefix: Path, foreground: bool, plain_exit: bool) 
     )
     code = exits.DRIFT if boot.drifted(paths) else exits.DONE
     code = exits.DEGRADED if boot.is_degraded(state) else code
+    code = exits.exit_of_state(state) or code
     return exits.plain(code) if plain_exit else code

@@ -17,6 +17,7 @@ from node.paths import Paths
 from node.users import NET
 from node.windows import Windows
 
+MEND = "embrasure node mend; or put it back from a backup; then start the node again"
 Address = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}$")]
 ServerName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Domain = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]

@@ -27,6 +27,7 @@ from node.messages import (
     EnrolAsk,
     FromFetch,
     Message,
+    NetworkAsk,
     OrderAsk,
     OutboxAsk,
     PollAsk,
@@ -111,6 +112,10 @@ class Records(Protocol):
 
     def posted(self, rseq: int) -> None:
         """A letterbox or the gateway has taken this receipt."""
+        ...
+
+    def network(self, until: int, trouble: str) -> None:
+        """What fetch says of its certificate and of itself is shown from now on."""
         ...
 
 
@@ -222,6 +227,8 @@ class Desk:
                     channel.send(post)
             case PostedAsk():
                 self._records.posted(ask.rseq)
+            case NetworkAsk():
+                self._records.network(ask.until, ask.trouble)
             case ProveAsk() if self._joiner:
                 proof = self._joiner.prove(unpack(ask.challenge), gateway=ask.gateway)
                 channel.send(ProvedNote(proof=pack(proof)))

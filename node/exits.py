@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from embrasure.errors import Denied, EmbrasureError, NotFound, Refused, Unavailable
-from node.messages import AnswerNote
+from node.messages import AnswerNote, StateNote
 
 DONE, FAILED = 0, 1
 REJECTED, TOO_OLD = 10, 11
@@ -13,16 +13,16 @@ ROLLED_BACK, DEGRADED = 20, 21
 NO_SPACE, BUSY, WAITING = 30, 31, 32
 DRIFT = 40
 UNREACHABLE, NOT_RUNNING = 50, 51
-MISSING = 60
+MISSING, DAMAGED = 60, 61
 
 _PLAIN = {
     REJECTED: 4, TOO_OLD: 4, ROLLED_BACK: 1, DEGRADED: 1, NO_SPACE: 1, DRIFT: 1, MISSING: 1,
-    BUSY: 3, WAITING: 3, UNREACHABLE: 5, NOT_RUNNING: 5,
+    DAMAGED: 1, BUSY: 3, WAITING: 3, UNREACHABLE: 5, NOT_RUNNING: 5,
 }  # fmt: skip
 # Of several apps the one that needs a person most gives the code.
 _WORST_FIRST = (
-    FAILED, DEGRADED, ROLLED_BACK, REJECTED, TOO_OLD, MISSING, NO_SPACE, UNREACHABLE, NOT_RUNNING,
-    BUSY, WAITING, DONE,
+    FAILED, DAMAGED, DEGRADED, ROLLED_BACK, REJECTED, TOO_OLD, MISSING, NO_SPACE,
+    UNREACHABLE, NOT_RUNNING, BUSY, WAITING, DONE,
 )  # fmt: skip
 _OLD = frozenset(
     {"stale", "replay", "rollback", "expired", "denied", "quarantine", "equivocation", "min_seq"}
@@ -31,6 +31,7 @@ _BY_REASON = {
     "busy": BUSY, "no-space": NO_SPACE, "agent-not-running": NOT_RUNNING, "fetch": UNREACHABLE,
     "no-secret": MISSING, "no-systemd": MISSING, "no-sandbox": MISSING, "not-root": MISSING,
     "no-user": MISSING, "open-keys": MISSING, "behind": WAITING, "turn": TOO_OLD,
+    "serve-only": DAMAGED, "no-key": DAMAGED,
 }  # fmt: skip
 
 
@@ -61,6 +62,11 @@ def worst(answers: Iterable[AnswerNote]) -> int:
     """Return one exit code for several apps; 0 when there is none."""
     codes = {exit_of(answer) for answer in answers}
     return next((code for code in _WORST_FIRST if code in codes), DONE)
+
+
+def exit_of_state(state: StateNote) -> int:
+    """Return `DAMAGED` for a node that only serves, `DONE` for any other."""
+    return DAMAGED if state.trouble else DONE
 
 
 def exit_of_error(problem: EmbrasureError, *, is_plain: bool = False) -> int:

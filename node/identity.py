@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,42 +25,41 @@ from nacl.signing import SigningKey
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from embrasure import limits
+from embrasure.aside import set_aside
 from embrasure.clock import Clock, write_time
-from embrasure.errors import Damaged, Misuse
+from embrasure.errors import Damaged, Misuse, NotFound, Refused
 from embrasure.fs import Folder, read_file
 from embrasure.net.identity import dns_name, uri
 from embrasure.secret.keys import OpeningKey
 from embrasure.trust import dsse
 from embrasure.trust.directory import ReceiptKey, SealKey, Statement
-from embrasure.trust.documents import Digest, Document, EnvName, NodeId, Positive, read, write
+from embrasure.trust.documents import read, write
 from embrasure.trust.floors import Floors, FloorStore
 from embrasure.trust.receipt import key_id, node_id
-from node.config import Domain
+from node import halfmade, keycopy
+from node.keycopy import Card as Card
+from node.keycopy import KeyCopy
 from node.paths import Paths
-
-
-class Card(Document, frozen=True, kw_only=True):
-    """Who this node said it is when its keys were made."""
-
-    v: Literal[1]
-    type: Literal["identity"]
-    root: Digest
-    node: NodeId
-    env: EnvName
-    mode: Literal["push", "pull"]
-    domain: Domain
-    epoch: Positive
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A node with its key for receipts. boot_cert: where its first certificate is, None for pull;
-    the key of that certificate is the network side's alone.
+    """A node with its key for receipts. key: None when it is lost, so that it can only serve;
+    boot_cert: where its first certificate is, None for pull; the key of that certificate is the
+    network side's alone.
     """
 
     card: Card
-    receipt_key: SigningKey
+    key: SigningKey | None
     boot_cert: Path | None
+
+    @property
+    def receipt_key(self) -> SigningKey:
+        """The key that signs receipts; raises Damaged (`no-key`) when it is lost."""
+        if self.key is None:
+            raise Damaged("receipt key", expected="the key as it was made", got="none",
+                          untouched="what runs keeps running", reason="no-key")  # fmt: skip
+        return self.key
 
     @property
     def boot_cert_pem(self) -> bytes:
@@ -136,7 +136,8 @@ def create_identity(
 ) -> bytes:
     """Return the enrolment statement (DSSE envelope) of a node whose keys are on disk from now on.
 
-    Raises Misuse (`exists`) when this node has keys already: they are never overwritten.
+    What an earlier run left that was killed before its keys were whole is made anew: nobody has
+    seen it. Raises Misuse (`exists`) when this node has keys: they are never overwritten.
     """
     card = Card(
         v=1,
@@ -148,14 +149,7 @@ def create_identity(
         domain=domain,
         epoch=epoch,
     )
-    if paths.keys.exists() and any(paths.keys.iterdir()):
-        raise Misuse(
-            str(paths.keys),
-            expected="a node without keys",
-            got="keys",
-            hint="keys are never overwritten; choose another --root",
-            reason="exists",
-        )
+    halfmade.clear(paths)
     FloorStore(paths.floors).create(Floors.first(epoch=card.epoch))
     with Folder.open(paths.keys, create=True, mode=0o700) as folder:
         if mode == "push":
@@ -168,8 +162,9 @@ def create_identity(
         seal = OpeningKey.generate()
         folder.create(paths.seal_key.name, seal.raw.hex().encode())
         folder.create(paths.receipt_key.name, bytes(SigningKey.generate()).hex().encode())
-        # Last: a node that was cut off here has no identity and can be made again by hand.
+        # Last: a node that was cut off before has no identity, and is made again.
         folder.create(paths.identity.name, write(card))
+    keycopy.keep(paths, key_copy(paths))
     return statement(load_identity(paths), seal.public(epoch=card.epoch), clock=clock)
 
 
@@ -196,21 +191,77 @@ def statement(identity: Identity, hpke: SealKey, *, clock: Clock) -> bytes:
 
 
 def load_identity(paths: Paths) -> Identity:
-    """Return this node's identity; raises Misuse when there is none, Denied for open files."""
+    """Return this node's identity, from the copy of its keys where a file is not as it was made.
+
+    Raises Misuse when there is none, Damaged and Refused for damage, Denied for open files.
+    """
+    found = _copied(paths, lambda: key_copy(paths, seal=False))
+    key = SigningKey(bytes.fromhex(found.receipt))
+    return Identity(found.card, key, paths.boot_cert if found.card.mode == "push" else None)
+
+
+def key_copy(paths: Paths, *, seal: bool = True) -> KeyCopy:
+    """Return the keys as their own files have them; raises Misuse, Damaged, Refused, Denied.
+
+    seal: with the key for secrets
+    """
     if not paths.identity.exists():
         raise Misuse(
             str(paths.prefix), expected="a node", got="no identity", hint="embrasure node init"
         )
     card = read(_private(paths, paths.identity.name), Card, limit=4096, document="identity")
+    raw = _private(paths, paths.receipt_key.name)
     try:
-        receipt = SigningKey(bytes.fromhex(_private(paths, paths.receipt_key.name).decode()))
+        receipt = bytes(SigningKey(bytes.fromhex(raw.decode())))
     except (ValueError, CryptoError) as problem:
         raise Damaged(str(paths.keys), expected="keys as they were made", got=problem) from None
-    return Identity(
-        card,
-        receipt,
-        paths.boot_cert if card.mode == "push" else None,
-    )
+    opening = _seal_key(paths).raw.hex() if seal else ""
+    return KeyCopy(v=1, type="keys", card=card, receipt=receipt.hex(), seal=opening)
+
+
+def _copied(paths: Paths, load: Callable[[], KeyCopy]) -> KeyCopy:
+    """Return the copy, if it is whole: it alone has a hash of its own. Else what `load` gives.
+
+    A key file that others can read is no damage: raises Denied, whatever the copy says.
+    """
+    copy = keycopy.load(paths)
+    try:
+        found = load()
+    except (Misuse, Refused, Damaged, NotFound):
+        if copy is None:
+            raise
+        return copy
+    return copy or found
+
+
+def mend_keys(paths: Paths) -> list[str]:
+    """Return the files that were not as they were made, and are again; for apply's start alone.
+
+    Raises what `load_identity` raises.
+    """
+    whole = _copied(paths, lambda: key_copy(paths))
+    keycopy.keep(paths, whole)
+    wanted = {
+        paths.seal_key.name: whole.seal.encode(),
+        paths.receipt_key.name: whole.receipt.encode(),
+        paths.identity.name: write(whole.card),
+    }
+    mended = []
+    with Folder.open(paths.keys) as folder:
+        for name, raw in wanted.items():
+            if _is(paths, name, raw):
+                continue
+            set_aside(folder, name)
+            folder.replace(name, raw)
+            mended.append(name)
+    return mended
+
+
+def _is(paths: Paths, name: str, raw: bytes) -> bool:
+    try:
+        return _private(paths, name) == raw
+    except (Refused, NotFound):
+        return False
 
 
 def load_tls_key(paths: Paths) -> bytes:
@@ -224,6 +275,17 @@ def load_seal_key(paths: Paths) -> OpeningKey:
     Read when it is needed and held no longer. Nodes made before the hybrid suite have an X25519
     key, and keep it until they are made anew.
     """
+    copy = keycopy.load(paths)
+    try:
+        found = _seal_key(paths)
+    except (Refused, Damaged, NotFound):
+        if copy is None:
+            raise
+        return OpeningKey.from_hex(copy.seal)
+    return found if copy is None else OpeningKey.from_hex(copy.seal)
+
+
+def _seal_key(paths: Paths) -> OpeningKey:
     raw = _private(paths, paths.seal_key.name)
     try:
         return OpeningKey.from_hex(raw.decode("ascii"))

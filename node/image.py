@@ -20,6 +20,7 @@ from node.paths import Paths
 _MARKS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY-----"), "a private key"),
     (re.compile(rb'"kdf":"argon2id"'), "a key file"),
+    (re.compile(rb'"receipt":"[0-9a-f]{64}","seal":"'), "the copy of a node's keys"),
     (re.compile(re.escape(PREFIX.encode()) + rb"[a-z2-7]{26}"), "a join token"),
 )
 _OVERLAP = 128
@@ -76,7 +77,7 @@ def secret_in(path: Path) -> str:
 def identity_at(path: Path, top: Path) -> str:
     """Return what makes the file one node's own, "" for nothing."""
     paths = Paths(top)
-    if paths.keys in path.parents or paths.tls in path.parents or paths.state in path.parents:
+    if {paths.keys, paths.tls, paths.state, paths.serving} & set(path.parents):
         return "the keys or the state of a node"
     if path in (paths.enrolled, paths.statement, paths.join):
         return "the enrolment of a node"

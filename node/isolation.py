@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from embrasure.descriptor import explaining
@@ -16,9 +18,10 @@ from embrasure.kernel import syncfs_tells
 from embrasure.sandbox import landlock_abi
 from node import bubblewrap, commands, transient
 from node.backends import Backend, Bare, Refusing, Room
-from node.config import AppConfig, NodeConfig, app_names, load_app
+from node.config import AppConfig, NodeConfig
 from node.messages import Separation
 from node.paths import Paths
+from node.serving import Standing, app_config, served, stand, told
 from node.users import User, find_user, is_root
 
 _TRY_SECONDS = 10.0
@@ -28,11 +31,14 @@ APP_USER = "app-"  # and the app's name
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """Where commands of a release run, and as whom. landlock: its version here, 0 for none."""
+    """Where commands of a release run, and as whom. landlock: its version here, 0 for none;
+    refused: apps that are not run, with the error that says why.
+    """
 
     is_production: bool
     backend: Backend
     landlock: int
+    refused: Mapping[str, EmbrasureError] = field(default_factory=dict)
 
     @property
     def level(self) -> int:
@@ -46,6 +52,8 @@ class Isolation:
         """
         if not self.is_production:
             return None
+        if app in self.refused:
+            raise self.refused[app]
         return find_user(config.user or APP_USER + app, what=f"app {app}")
 
     def note(self) -> Separation:
@@ -88,8 +96,8 @@ def look(paths: Paths, config: NodeConfig) -> Isolation:
 def demanded(paths: Paths, config: NodeConfig) -> Isolation:
     """Return how this node is separated, shown to work.
 
-    Raises Denied (`not-root`, `no-sandbox`, `no-user`, `open-keys`): production is refused whole,
-    never weakened.
+    Raises Denied (`not-root`, `no-sandbox`, `open-keys`): production is refused whole, never
+    weakened. An app without a user of its own is refused alone.
     """
     found = look(paths, config)
     if found.backend.name == "refusing":
@@ -100,8 +108,9 @@ def demanded(paths: Paths, config: NodeConfig) -> Isolation:
     if found.is_production:
         check_root()
         check_keys(paths)
-        users = check_users(paths, config)
-        for user in users[1:2]:  # what one app's user may, the others may as well
+        users, refused = app_users(paths, config)
+        found = replace(found, refused=refused)
+        for user in tuple(users.values())[:1]:  # what one app's user may, the others may as well
             check_works(found.backend, user)
     elif found.backend.level:
         check_works(found.backend, None)
@@ -130,20 +139,45 @@ def check_keys(paths: Paths) -> None:
         )  # fmt: skip
 
 
-def check_users(paths: Paths, config: NodeConfig) -> tuple[User, ...]:
-    """Return the user of fetch and those of all apps: no two of them share a number."""
-    taken = {find_user(config.fetch_user, what="fetch"): "fetch"}
-    for app in app_names(paths):
-        name = load_app(paths, app).user or APP_USER + app
-        user = find_user(name, what=f"app {app}")
-        for other, holder in taken.items():
-            if user.uid == other.uid or user.gid == other.gid:
-                raise Denied(
+def standing_of(paths: Paths) -> tuple[Standing, User | None]:
+    """Return what this node goes by, and the user of fetch in production, None without one.
+
+    A user of fetch that is not there is damage: nothing new comes in, and what runs runs on.
+    """
+    standing = stand(paths)
+    if not is_production(paths, standing.config):
+        return standing, None
+    try:
+        return standing, find_user(standing.config.fetch_user, what="fetch")
+    except Denied as problem:
+        return replace(standing, trouble=(*standing.trouble, told(problem))), None
+
+
+def app_users(
+    paths: Paths, config: NodeConfig
+) -> tuple[dict[str, User], dict[str, EmbrasureError]]:
+    """Return the user of each app that has one for itself, and why the others have none.
+
+    No two apps, and no app and fetch, share a number: then each of these apps is refused.
+    """
+    users, refused = dict[str, User](), dict[str, EmbrasureError]()
+    for app in served(paths):
+        try:
+            name = app_config(paths, app)[0].user or APP_USER + app
+            users[app] = find_user(name, what=f"app {app}")
+        except EmbrasureError as problem:
+            refused[app] = problem
+    others: dict[str, User] = dict(users)
+    with suppress(Denied):  # then there is no fetch that could share
+        others["fetch"] = find_user(config.fetch_user, what="fetch")
+    for app, user in users.items():
+        for holder, other in others.items():
+            if app != holder and (user.uid == other.uid or user.gid == other.gid):
+                refused[app] = Denied(
                     f"app {app}", expected="a user and a group of its own",
                     got=f"those of {holder}", reason="no-user",
                 )  # fmt: skip
-        taken[user] = app
-    return tuple(taken)
+    return {app: user for app, user in users.items() if app not in refused}, refused
 
 
 def check_works(backend: Backend, user: User | None) -> None:

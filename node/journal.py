@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from embrasure import limits
+from embrasure.aside import set_aside
 from embrasure.errors import EmbrasureError, NotFound, Refused
 from embrasure.fs import Folder
 from embrasure.trust.documents import Digest, Document, digest, read, write
@@ -120,6 +121,8 @@ class Journal:
 
     def _put(self, folder: Folder, app: str, raw: bytes) -> None:
         current, before, fresh = f"{app}.json", f"{app}.prev", f"{app}.next"
+        for name in (current, before, fresh):
+            set_aside(folder, name)
         folder.unlink(fresh, missing_ok=True)
         folder.write(fresh, [raw], mode=0o600)
         folder.fsync_file(fresh)

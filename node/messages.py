@@ -19,11 +19,15 @@ from embrasure import errors, limits
 from embrasure.errors import EmbrasureError, Refused, shown
 from embrasure.trust import canonical as form
 from embrasure.trust import layout
-from embrasure.trust.documents import Base64, Count, Digest, Document, Name, Positive, convert
+from embrasure.trust.documents import Base64, Count, Digest, Name, Positive, convert
 from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk, RepairAsk
-from node.message import App, HoldText, Sentence, Word
+from node.message import App, Sentence, Word
 from node.message import EndStatus as EndStatus
 from node.message import Message as Message
+from node.state_messages import AppState as AppState
+from node.state_messages import NetworkAsk as NetworkAsk
+from node.state_messages import Separation as Separation
+from node.state_messages import StateNote as StateNote
 
 DOCUMENT = "ipc message"
 ApprovalRole = Annotated[str, Meta(pattern=rf"^({layout.APPROVAL.pattern})?$")]
@@ -151,48 +155,6 @@ class ProvedNote(Message, frozen=True, kw_only=True, tag="proved"):
     proof: Base64
 
 
-class AppState(Document, frozen=True, kw_only=True):
-    """One app of this node, as its disk has it. hold: until when its owner holds it, and why;
-    until: Unix seconds at which what waits may go on, 0 when nobody knows.
-    """
-
-    app: App
-    state: Word
-    seq: Count
-    gseq: Count
-    manifest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
-    detail: Sentence
-    hold: HoldText
-    until: Count
-
-
-class Separation(Document, frozen=True, kw_only=True):
-    """How the node is separated from what it runs. level: of its receipts; landlock: its version
-    here, 0 for none; sync: how what it writes becomes durable.
-    """
-
-    production: bool
-    sandbox: Annotated[str, Meta(max_length=32)]
-    level: Count
-    landlock: Count
-    sync: Annotated[str, Meta(max_length=32)]
-
-
-class StateNote(Message, frozen=True, kw_only=True, tag="state"):
-    """Apply: where this node stands, read from its disk."""
-
-    node: Annotated[str, Meta(max_length=64)]
-    env: Annotated[str, Meta(max_length=16)]
-    mode: Literal["push", "pull"]
-    epoch: Count
-    oseq: Count
-    rseq: Count
-    timestamp: Count
-    maintenance: HoldText
-    isolation: Separation
-    apps: Annotated[tuple[AppState, ...], Meta(max_length=64)]
-
-
 class SeenNote(Message, frozen=True, kw_only=True, tag="shown"):
     """Apply: the newest verified files, as they were served; empty for none."""
 
@@ -235,6 +197,7 @@ FromFetch: TypeAlias = (
     | PostedAsk
     | ProveAsk
     | EnrolAsk
+    | NetworkAsk
     | Pipe
     | End
 )
@@ -257,7 +220,7 @@ _FROM_FETCH: dict[str, type[FromFetch]] = {
     "order": OrderAsk, "poll": PollAsk, "trust": TrustAsk, "status": StatusAsk, "outbox": OutboxAsk,
     "seen": SeenAsk, "posted": PostedAsk, "prove": ProveAsk, "enrol": EnrolAsk, "pipe": Pipe,
     "end": End, "confirm": ConfirmAsk, "fresh": FreshAsk, "awaited": AwaitedAsk,
-    "local": LocalAsk, "repair": RepairAsk,
+    "local": LocalAsk, "repair": RepairAsk, "network": NetworkAsk,
 }  # fmt: skip
 _FROM_APPLY: dict[str, type[FromApply]] = {
     "want": Want, "receipt": ReceiptNote, "progress": ProgressNote, "answer": AnswerNote,

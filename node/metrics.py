@@ -7,7 +7,6 @@ Apply writes it every few seconds, whole or not at all. A node that stopped show
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from logging import getLogger
 
 from embrasure import __version__, limits
@@ -33,6 +32,8 @@ _HELP = {
     "node_receipt_number": "Number of the last receipt.",
     "node_receipts_waiting": "Receipts that nobody has taken yet.",
     "node_maintenance": "1 while no order is taken.",
+    "node_serve_only": "1 while something is damaged, so that a start only serves.",
+    "node_network_trouble": "1 while the network side cannot work, by its own word.",
     "node_certificate_expiry_seconds": "Seconds to the end of the TLS certificate.",
     "app_state": "Where the last install stands; always 1.",
     "app_seq": "Sequence number of the committed release, 0 without one.",
@@ -96,9 +97,11 @@ class Metrics:
         yield "node_receipt_number", "", state.rseq
         yield "node_receipts_waiting", "", Outbox(self._paths).waiting()
         yield "node_maintenance", "", int(bool(state.maintenance))
-        ends = certificate_end(self._paths)
-        if ends is not None:
-            yield "node_certificate_expiry_seconds", "", int(ends.timestamp()) - at
+        yield "node_serve_only", "", int(bool(state.trouble))
+        yield "node_network_trouble", "", int(bool(state.network))
+        ends = self._records.certificate_end or certificate_end(self._paths)
+        if ends:
+            yield "node_certificate_expiry_seconds", "", ends - at
         yield from _of_apps(state, floors)
 
 
@@ -125,8 +128,11 @@ def _floors(paths: Paths) -> Floors | None:
         return None  # lost: `node status` and every refused install say so
 
 
-def certificate_end(paths: Paths) -> datetime | None:
-    """Return when the TLS certificate that ends last expires, None when there is none."""
+def certificate_end(paths: Paths) -> int:
+    """Return when the TLS certificate that ends last expires (Unix seconds), 0 without one.
+
+    In production a renewed one is fetch's alone: it says itself when that ends.
+    """
     found = []
     for path in (paths.renewed, paths.tls_chain):
         try:
@@ -135,7 +141,7 @@ def certificate_end(paths: Paths) -> datetime | None:
             found.append(load_certificates(chain, what=path.name)[0].not_valid_after_utc)
         except EmbrasureError:
             continue
-    return max(found, default=None)
+    return max((int(end.timestamp()) for end in found), default=0)
 
 
 def labelled(**labels: str) -> str:

@@ -20,8 +20,11 @@ from node.users import User
 _PRIVATE, _THROUGH, _PUBLIC = 0o700, 0o711, 0o755
 
 
-def prepare(paths: Paths, fetch: User) -> None:
-    """Every folder has the owner and mode of production; raises Denied (`bad-owner`)."""
+def prepare(paths: Paths, fetch: User | None) -> None:
+    """Every folder has the owner and mode of production; raises Denied (`bad-owner`).
+
+    fetch: None for a node whose network side has no user: what is its is left as it is
+    """
     for path in _ways(paths):
         with Folder.open(path, create=True, mode=_PUBLIC) as folder:
             check_root(folder)
@@ -32,10 +35,13 @@ def prepare(paths: Paths, fetch: User) -> None:
         (paths.tuf, _PRIVATE), (paths.floors, _PRIVATE), (paths.blobs, _PRIVATE),
         (paths.journal, _PRIVATE), (paths.outbox, _PRIVATE), (paths.sent, _PRIVATE),
         (paths.lock, _PRIVATE), (paths.keys, _PRIVATE), (paths.logs, _PRIVATE),
+        (paths.serving, _PRIVATE),
     ):  # fmt: skip
         with Folder.open(path, create=True, mode=mode) as folder:
             check_root(folder)
             own(folder, 0, 0, mode)
+    if fetch is None:
+        return
     _give(paths.tls, fetch, _PRIVATE)
     _give(paths.run / "net", fetch, _PUBLIC)
     _show(paths.config, paths.join.name, fetch)

@@ -169,6 +169,16 @@ class Paths:
         return self.keys / "identity.json"
 
     @cached_property
+    def key_copy(self) -> Path:
+        """A second copy of the identity and the private keys, which heals the first."""
+        return self.keys / "copy"
+
+    @cached_property
+    def serving(self) -> Path:
+        """What the last whole start ran with: the owner's files, and who this node is."""
+        return self.data / "serving"
+
+    @cached_property
     def run(self) -> Path:
         """Sockets and what does not outlive a boot."""
         return self.prefix / "run" / "embrasure"
@@ -233,4 +243,5 @@ class Paths:
         return (
             self.config, self.apps, self.tuf, self.state, self.floors, self.blobs, self.journal,
             self.outbox, self.sent, self.lock, self.keys, self.tls, self.logs, self.run, self.opt,
+            self.serving,
         )  # fmt: skip

@@ -15,17 +15,19 @@ from embrasure.trust.documents import Document
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, PairStore, TufFloors
 from embrasure.trust.generation import newest_file
 from node import drift, hold, isolation
-from node.config import app_names, load_config
+from node.config import NodeConfig
 from node.deadline import left_s
 from node.ground import release_of
-from node.identity import load_identity
 from node.journal import Journal
 from node.messages import AppState, PostNote, SeenNote, StateNote, pack, sentence
 from node.paths import Paths
 from node.posts import make_post
 from node.receipts import Outbox, Posted
 from node.recovery import linked_in
+from node.serving import app_config, served, stand, told
+from node.state_messages import TROUBLES
 from node.states import HARMLESS, RESTING, Record, State
+from node.users import find_user
 
 APPS = 64  # told of one node
 STAMP_BYTES = 4 * limits.KIB  # both files fit one message; one signature makes 500 bytes
@@ -39,7 +41,8 @@ class NodeRecords:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._identity = load_identity(paths)
+        self._identity = stand(paths).identity
+        self._network = (0, "")
         self._outbox = Outbox(paths)
         # A repeated post must have the same bytes, and each sealing gives others.
         self._sealed: dict[int, PostNote] = {}
@@ -47,7 +50,8 @@ class NodeRecords:
     def state(self) -> StateNote:
         """Return where the node stands."""
         floors = _read(FloorStore(self._paths.floors)) or Floors.first()
-        apps = sorted({*app_names(self._paths), *floors.apps})
+        apps = sorted({*served(self._paths), *floors.apps})
+        standing, _ = isolation.standing_of(self._paths)
         at = hold.moment(self._paths)
         return StateNote(
             node=self._identity.node,
@@ -58,9 +62,36 @@ class NodeRecords:
             rseq=self._outbox.head()[0],
             timestamp=self._timestamp(),
             maintenance=_told(self._paths, hold.NODE, at),
-            isolation=isolation.look(self._paths, load_config(self._paths)).note(),
-            apps=tuple(self._app(app, floors.app(app), at) for app in apps[:APPS]),
+            isolation=isolation.look(self._paths, standing.config).note(),
+            trouble=tuple(sentence(one) for one in standing.trouble[:TROUBLES]),
+            network=self._network[1],
+            apps=tuple(
+                self._app(app, floors.app(app), at, self._hindered(app, standing.config))
+                for app in apps[:APPS]
+            ),
         )
+
+    def network(self, until: int, trouble: str) -> None:
+        """What fetch says of itself: until when its certificate is good (0: none), what is wrong.
+
+        Shown to people, for no decision.
+        """
+        self._network = (until, trouble)
+
+    @property
+    def certificate_end(self) -> int:
+        """When fetch's certificate ends by its own word (Unix seconds), 0 while it said nothing."""
+        return self._network[0]
+
+    def _hindered(self, app: str, config: NodeConfig) -> str:
+        """Say what keeps the app from being changed or run, "" when nothing does."""
+        try:
+            owned, trouble = app_config(self._paths, app)
+            if isolation.is_production(self._paths, config):
+                find_user(owned.user or isolation.APP_USER + app, what=f"app {app}")
+        except EmbrasureError as problem:
+            return told(problem)
+        return f"served as before, not changed: {trouble}" if trouble else ""
 
     def seen(self, approval: str = "") -> SeenNote:
         """Return what a restored or a new gateway needs to find its numbers; nothing is secret.
@@ -96,7 +127,7 @@ class NodeRecords:
         found = _read(PairStore(self._paths.tuf / TUF_FLOORS, TufFloors))
         return 0 if found is None else found.versions.get(layout.TIMESTAMP, 0)
 
-    def _app(self, app: str, floor: AppFloor, at: datetime) -> AppState:
+    def _app(self, app: str, floor: AppFloor, at: datetime, hindered: str) -> AppState:
         entry = Journal(self._paths).read(app)
         record, committed = entry.record, floor.committed
         return AppState(
@@ -106,7 +137,8 @@ class NodeRecords:
             gseq=floor.gseq,
             manifest=committed.manifest if committed is not None else "",
             detail=sentence(
-                self._other(app, record, committed)
+                hindered
+                or self._other(app, record, committed)
                 or _awaits(record)
                 or drift.told(self._paths, app, committed)
                 or (record.detail if record is not None else _damage(entry.damaged))

@@ -18,6 +18,7 @@ from node.paths import Paths
 from node.recover import Act, Found, Recovery, recover
 from node.releases import find_release, is_whole, load_release
 from node.rollback import degraded
+from node.serving import app_config
 from node.states import RESTING, Record, Release, State
 from node.transaction import To, Transaction
 
@@ -86,6 +87,17 @@ def _keep_serving(ground: Ground, app: str, record: Record | None) -> None:
             with contextlib.suppress(EmbrasureError):
                 _link(ground, app, known[name])
             _start(ground, app, known[name])
+
+
+def serve_committed(ground: Ground, app: str) -> None:
+    """What was committed runs, whatever the record says is open; no state is written."""
+    entry = ground.journal.read(app)
+    known = _known(ground, app, entry.record)
+    plan = recover(look(ground, app, entry.record, damaged=entry.damaged, known=known))
+    if plan.act in (Act.AGAIN, Act.BACK):
+        _keep_serving(ground, app, entry.record)
+    elif plan.link is not None:
+        serve(ground, app, known[plan.link])
 
 
 def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> Record:
@@ -195,7 +207,8 @@ def _start(ground: Ground, app: str, release: Release) -> None:
     running = ground.supervisor.running(app)
     if running is None or running.unit.release != release.id:
         installed = load_release(ground.paths, app, release)
-        unit = units.unit_of(ground.paths, installed, load_app(ground.paths, app), ground.isolation)
+        config, _ = app_config(ground.paths, app)  # a damaged file of the owner stops no service
+        unit = units.unit_of(ground.paths, installed, config, ground.isolation)
         ground.supervisor.stop(app)
         ground.secrets.place(installed, unit.user)
         ground.supervisor.start(unit)

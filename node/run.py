@@ -18,9 +18,9 @@ from logging import getLogger
 from embrasure.errors import Denied, EmbrasureError, Misuse, NotFound
 from embrasure.fs import Folder, lock
 from node import bare, service
-from node.config import load_config
 from node.isolation import demanded
 from node.paths import Paths
+from node.serving import stand
 
 LOG = getLogger(__name__)
 LOCK = "run.lock"
@@ -123,14 +123,12 @@ def run_only(paths: Paths, name: str) -> int:
 
     For a service manager with a unit for each; it starts them again.
     """
-    config = load_config(paths)
     bare.leave_out()
     # Each imports what only it needs.
     if name == "apply":
         from node import apply_main
 
-        demanded(paths, config)
-
+        demanded(paths, stand(paths).config)
         return apply_main.alone(paths, parent=None)
     from node import agent
 
@@ -142,7 +140,7 @@ def run_only(paths: Paths, name: str) -> int:
 
 def run(paths: Paths, stop: threading.Event) -> None:
     """The node runs until `stop` is set; raises Unavailable (`busy`) when another one runs it."""
-    demanded(paths, load_config(paths))  # no node here, or none that may run: said at once
+    demanded(paths, stand(paths).config)  # no node here, or none that may run: said at once
     with lock(paths.lock / LOCK, seconds=0.0, hint="this node runs already: embrasure node status"):
         _not_ready(paths)
         try:

@@ -27,7 +27,14 @@ from embrasure.trust.directory import Enrolled
 from embrasure.trust.documents import write
 from embrasure.trust.joining import Answering, join_key, mac_of
 from node.config import NodeConfig, Server
-from node.identity import Identity, create_identity, load_identity, new_node_id
+from node.identity import (
+    Identity,
+    create_identity,
+    load_identity,
+    load_seal_key,
+    new_node_id,
+)
+from node.identity import statement as statement_of
 from node.material import read_enrolled
 from node.paths import Paths
 
@@ -69,26 +76,30 @@ class Made:
 
 
 def make_node(paths: Paths, wish: Wish) -> Made:
-    """Return the new node below the prefix; raises Misuse (`exists`) when there is one already."""
+    """Return the new node below the prefix.
+
+    What an earlier run left that was killed is gone on with: its keys, once they are whole, are
+    kept. Raises Misuse (`exists`) when there is a node already, or one that was wished otherwise.
+    """
     layout.check_env(wish.env)
     anchor = read_file(wish.anchor, limit=limits.ROOT_BYTES)
     root_id = root_id_of(anchor)
-    if paths.node_toml.exists() or paths.identity.exists():
-        raise Misuse(
-            str(paths.prefix), expected="no node yet", got="a node", reason="exists",
-            hint="keys are never overwritten: choose another --root",
-        )  # fmt: skip
+    started = begun(paths, wish, root_id)
     if wish.epoch > 1 and not wish.node:
         raise Misuse("--epoch", expected="--id of the node that is made anew", got="a new id")
     issuer = joining_issuer(wish)
-    node = wish.node or new_node_id()
+    node = started.node if started else wish.node or new_node_id()
     text = config_text(wish, node)
     for path in paths.folders():
         Folder.open(path, create=True).close()
-    statement = create_identity(
-        paths, node=node, env=wish.env, mode=wish.mode, domain=wish.domain, root_id=root_id,
-        clock=clock.now, epoch=wish.epoch,
-    )  # fmt: skip
+    if started:
+        seal = load_seal_key(paths).public(epoch=started.epoch)
+        statement = statement_of(started, seal, clock=clock.now)
+    else:
+        statement = create_identity(
+            paths, node=node, env=wish.env, mode=wish.mode, domain=wish.domain, root_id=root_id,
+            clock=clock.now, epoch=wish.epoch,
+        )  # fmt: skip
     replace_file(paths.config, paths.anchor.name, anchor, mode=0o644)
     replace_file(paths.config, paths.statement.name, statement, mode=0o644)
     if issuer is not None:
@@ -104,6 +115,36 @@ def make_node(paths: Paths, wish: Wish) -> Made:
         "enrolment", statement, {signed.keyid: signed}, limit=limits.STATEMENT_BYTES
     )
     return Made(node, root_id, statement, sha256_hex(payload), paths.statement)
+
+
+def begun(paths: Paths, wish: Wish, root_id: str) -> Identity | None:
+    """Return the identity that a run with the same wish made before it was killed, None when none.
+
+    Raises Misuse (`exists`) for a node that was whole once, and for another wish.
+    """
+    once = (paths.node_toml, paths.enrolled, paths.taken)
+    if any(path.exists() for path in once) or any(_inside(paths.serving)):
+        raise Misuse(
+            str(paths.prefix), expected="no node yet", got="a node", reason="exists",
+            hint="keys are never overwritten: choose another --root; a lost node.toml comes back "
+            "with `embrasure node mend`",
+        )  # fmt: skip
+    if not paths.identity.exists():
+        return None
+    found = load_identity(paths)
+    asked = (root_id, wish.env, wish.mode, wish.domain, wish.epoch, wish.node or found.node)
+    made = (found.root_id, found.env, found.mode, found.domain, found.epoch, found.node)
+    if asked != made:
+        raise Misuse(
+            str(paths.prefix), expected="the arguments of the run that was cut off here",
+            got="others", hint=f"it was for {found.env} {found.node}; or choose another --root",
+            reason="exists",
+        )  # fmt: skip
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def joining_issuer(wish: Wish) -> bytes | None:

@@ -8,6 +8,7 @@ import msgspec
 
 from embrasure.errors import Unavailable
 from node.answering import Deaf, NoSource, converse
+from node.config import MEND
 from node.ipc import to_apply
 from node.messages import AnswerNote, Separation, StateNote, StatusAsk, TrustNote
 from node.paths import Paths
@@ -43,6 +44,10 @@ def state_text(state: StateNote, *, is_running: bool) -> str:
         f"timestamp {state.timestamp}, receipts {state.rseq}, order {state.oseq}",
     ]
     lines.append(separation_text(state.isolation))
+    for one in state.trouble:
+        lines.append(f"damaged, so that a start only serves: {one}; hint: {MEND}")
+    if state.network:
+        lines.append(f"network side: {state.network}")
     if state.maintenance:
         lines.append(f"takes no order: {state.maintenance}")
     for app in state.apps:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from embrasure import limits
+from embrasure.aside import set_aside
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused
 from embrasure.fs import Folder, read_file
 from embrasure.trust import canonical as form
@@ -173,6 +174,7 @@ class PairStore(Generic[T]):
         for name in bad if repair else ():
             # The same counter would leave two equal copies; one below keeps the order of ages.
             with Folder.open(self.folder) as held:
+                set_aside(held, name)
                 held.replace(name, _encode(floors, max(1, counter - 1)))
         return floors
 
@@ -184,6 +186,7 @@ class PairStore(Generic[T]):
         older = next(iter(bad), min(found, key=lambda name: found[name][0]))
         counter = max(number for number, _ in found.values())
         with Folder.open(self.folder) as held:
+            set_aside(held, older)
             held.replace(older, _encode(floors, counter + 1))
             other = next(name for name in _NAMES if name != older)
             held.replace(other, _encode(floors, counter + 2))

@@ -442,7 +442,7 @@ def test_an_order_that_is_not_for_this_node(
     door.honest()
     door.bench.publish("6.8")
     with ablation("the check of an order") as attack:
-        attack.without("node.accept.check_order", lambda *_, **__: None)
+        attack.without("node.orderbook.check_order", lambda *_, **__: None)
         attack.succeeded(door.obeys(door.bench.order(**changes)) == "committed")
 
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
+from fnmatch import fnmatch
+from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -21,8 +24,42 @@ from tests.simulate.damage import Damage, Outcome, Patient, lose
 from tests.simulate.installer import Confirms, SimInstaller
 
 YEAR = timedelta(days=365)
-# Without these a node cannot know who it is, or what its owner lets run: it says so and stops.
-_WHO = {"node.toml", "shop.toml", "identity.json", "receipt.key"}
+# Every state file of a node, as a pattern, and what a new start does without it or with damage:
+#   runs      works on, whatever became of the file
+#   mended    writes it anew from its second copy, and works on
+#   serves    only serves; `node mend` or a backup heals it
+#   unchanged serves that app as before and does not change it; `node mend` heals it
+#   frozen    works on, and installs nothing; a backup heals it
+RUNS, MENDED, SERVES, UNCHANGED, FROZEN = "runs", "mended", "serves", "unchanged", "frozen"
+EXPECTED = {
+    "etc/embrasure/node.toml": SERVES,
+    "etc/embrasure/apps.d/*.toml": UNCHANGED,
+    "etc/embrasure/anchor.json": FROZEN,
+    "etc/embrasure/holds.json": FROZEN,
+    "etc/embrasure/pins.json": RUNS,
+    "etc/embrasure/enrolled.json": RUNS,
+    "etc/embrasure/statement.json": RUNS,
+    "etc/embrasure/join.json": RUNS,
+    "etc/embrasure/gateway-ca.pem": RUNS,
+    "opt/embrasure/*/current": RUNS,
+    "var/lib/embrasure/keys/identity.json": MENDED,
+    "var/lib/embrasure/keys/receipt.key": MENDED,
+    "var/lib/embrasure/keys/seal.key": MENDED,
+    "var/lib/embrasure/keys/copy/?": MENDED,
+    "var/lib/embrasure/serving/?": MENDED,
+    "var/lib/embrasure/journal/*": RUNS,
+    "var/lib/embrasure/outbox/*": RUNS,
+    "var/lib/embrasure/sent/*": RUNS,
+    "var/lib/embrasure/state/floors/?": RUNS,
+    "var/lib/embrasure/state/*.json": RUNS,
+    "var/lib/embrasure/state/boot.crt": RUNS,
+    "var/lib/embrasure/state/tls.crt": RUNS,
+    "var/lib/embrasure/tls/*": RUNS,
+    "var/lib/embrasure/tuf/*": RUNS,
+}
+# Damage that nothing could tell from what an owner or a clock writes.
+_IN_MEMORY = attrgetter("metrics", "credentials")  # folders of `/run`, made when they are needed
+_MAYBE_UNSEEN = {SERVES, UNCHANGED}
 # A whole folder, and the two copies of a floor: no installs, and a word why.
 _TRUST = ("var/lib/embrasure/state/floors", "var/lib/embrasure/tuf/tuf-floors",
           "var/lib/embrasure/tuf", "var/lib/embrasure/state")  # fmt: skip
@@ -35,19 +72,61 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
     yield Patient(tmp_path_factory.mktemp("patient"))
 
 
+def expected(file: Path) -> str:
+    """Return what the table says of one file; its narrowest row counts."""
+    rows = [row for row in EXPECTED if fnmatch(str(file), row)]
+    assert rows, f"{file} is in no row of the table: what does a start do without it?"
+    return EXPECTED[max(rows, key=len)]
+
+
 def check(patient: Patient, damage: Damage, found: Outcome) -> None:
-    """The outcome is the one that this file allows."""
-    if found.opened.startswith("refused"):
-        assert damage.file.name in _WHO, found
-        return
-    assert (found.opened, found.ran) == ("open", "2.0"), found
+    """The outcome is the one that the table says, and after the repair the node installs."""
+    wanted = expected(damage.file)
+    if (damage.file.name, damage.name) == ("holds.json", "delete"):
+        wanted = RUNS  # as good as `unhold`
+    is_owners = wanted in _MAYBE_UNSEEN or damage.file.name == "holds.json"
+    if is_owners and "flip" in damage.name and found.new == "committed":
+        wanted = RUNS
+    assert found.ran == "2.0", found  # whatever it is, what was committed runs
     assert found.old.startswith("refused"), found
-    if damage.file.name == "anchor.json" or found.new == "refused identity":
-        assert (found.new.startswith("refused"), found.runs) == (True, "2.0"), found
+    assert found.opened == ("serves" if wanted == SERVES else "open"), found
+    if wanted in (RUNS, MENDED):
+        assert (found.new, found.runs) == ("committed", "3.0"), found
+        # A number that was handed out once is never given to another receipt.
+        assert found.numbers == (patient.told + 1, patient.told + 2), found
         return
-    assert (found.new, found.runs) == ("committed", "3.0"), found
-    # A number that was handed out once is never given to another receipt.
-    assert found.numbers == (patient.told + 1, patient.told + 2), found
+    assert found.new.startswith(("refused", "hold")), found
+    assert (found.runs, found.healed) == ("2.0", "committed"), found
+
+
+def test_every_state_file_has_its_row_and_every_row_a_file(patient: Patient) -> None:
+    files = patient.files()
+    for file in files:
+        expected(file)
+    empty = {row for row in EXPECTED if not any(fnmatch(str(file), row) for file in files)}
+    assert not empty
+    # And none is left out that `Paths` names: whatever is there and no folder.
+    for name, value in vars(Paths).items():
+        path = (
+            getattr(patient.bench.paths, name)
+            if isinstance(value, property | cached_property)
+            else None
+        )
+        if path is not None and not path.is_dir() and path not in _IN_MEMORY(patient.bench.paths):
+            assert path.relative_to(patient.base) in files, f"{name} is damaged by no case"
+    page = (Path(__file__).parents[2] / "docs" / "node.md").read_text()
+    assert [row for row in EXPECTED if f"`{row}`" not in page] == []
+
+
+@pytest.mark.parametrize("name", ["delete", "a folder in its place", "zeroed", "cut to 1"])
+@pytest.mark.parametrize("file", ["node.toml", "shop.toml", "identity.json", "receipt.key"])
+def test_a_new_start_serves_without_what_says_who_it_is(
+    patient: Patient, file: str, name: str
+) -> None:
+    (damage,) = (
+        one for one in patient.damages(flips=0) if one.file.name == file and one.name == name
+    )
+    check(patient, damage, patient.suffer(damage))
 
 
 @pytest.mark.long

@@ -192,10 +192,10 @@ def test_init_makes_a_node_once_and_prints_its_statement(site: Site, tmp_path: P
     payload = base64.b64decode(json.loads(made["statement"])["payload"])
     assert made["fingerprint"] == f"sha256:{sha256_hex(payload)}"
     assert words(sha256_hex(payload)) in done.stderr  # as `pki enrol` shows them
-    before = {path: path.read_bytes() for path in Paths(root).keys.iterdir()}
+    before = {path: path.read_bytes() for path in Paths(root).keys.rglob("*.*")}
     again = init(root, anchor)
     assert (again.returncode, "[E_EXISTS]" in again.stderr) == (2, True)
-    assert before == {path: path.read_bytes() for path in Paths(root).keys.iterdir()}
+    assert before == {path: path.read_bytes() for path in Paths(root).keys.rglob("*.*")}
     assert all(path.stat().st_mode & 0o077 == 0 for path in before)
 
 

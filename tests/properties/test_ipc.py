@@ -79,7 +79,8 @@ FROM_APPLY: st.SearchStrategy[Message] = st.one_of(
         StateNote,
         node=APP, env=st.just("prod"), mode=st.sampled_from(["push", "pull"]), epoch=COUNT,
         oseq=COUNT, rseq=COUNT, timestamp=COUNT, maintenance=HOLD,
-        isolation=SEPARATION, apps=st.lists(STATES, max_size=3).map(tuple),
+        isolation=SEPARATION, trouble=st.lists(TEXT, max_size=3).map(tuple), network=TEXT,
+        apps=st.lists(STATES, max_size=3).map(tuple),
     ),
     st.just(Done()),
 )  # fmt: skip

@@ -13,14 +13,18 @@ from datetime import timedelta
 from pathlib import Path
 
 from embrasure.errors import EmbrasureError
+from embrasure.trust.documents import write
 from embrasure.trust.floors import Floors, FloorStore
 from embrasure.trust.folder import FolderSource
 from embrasure.trust.source import Source
-from node.identity import load_identity
+from node import hold, mending, pins
+from node.apply_main import mend
 from node.paths import Paths
 from node.receipts import Outbox
-from tests.simulate.installer import Confirms, SimInstaller, patient
+from node.serving import stand
+from tests.simulate.installer import Confirms, SimInstaller
 from tests.simulate.promises import check_floors, check_link
+from tests.simulate.sweep_install import small
 
 # Written anew at every start, or holding nothing; a release and its blobs are `verify`'s matter.
 _NO_STATE = frozenset({"releases", "blobs", "logs", "lock", "run", "ballast", "shared"})
@@ -41,13 +45,16 @@ class Damage:
 
 @dataclass
 class Outcome:
-    """What the node did. opened, old, new: the answer, or the word of the error."""
+    """What the node did. opened, old, new: the answer, or the word of the error; healed: what it
+    said to the new release once more after the repair that the documentation tells, if it had to.
+    """
 
     opened: str = ""
     ran: str = ""
     old: str = ""
     new: str = ""
     runs: str = ""
+    healed: str = ""
     numbers: tuple[int, ...] = ()
 
 
@@ -56,7 +63,7 @@ class Patient:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.bench = SimInstaller(root, mode="push", stop_seconds=0.5)
+        self.bench = SimInstaller(root, mode="push", inner=True)
         self.approved: set[str] = set()
         self.bench.report = Confirms(self.bench)
         self._publish("1.0")
@@ -66,14 +73,26 @@ class Patient:
         self.order = self.bench.order(oseq=50)  # above the confirmations
         assert self._obey() == "committed"
         self.told = self.bench.told()[-1].rseq
+        self._leave_files()
         self.bench.close()
         self.base = self.bench.paths.prefix
         self.floors: Floors = FloorStore(self.bench.paths.floors).load()
         self._before = (self.bench.acceptor, self.bench.supervisor)
         self._publish("3.0")
 
+    def _leave_files(self) -> None:
+        """What a node gets that joins, is held for a while, pinned, and started as a whole."""
+        paths = self.bench.paths
+        mend(paths, stand(paths))
+        over = hold.Hold(app=self.bench.app, since=1, until=2, reason="long over")
+        paths.holds.write_bytes(write(hold.Holds(v=1, holds=(over,))))
+        pins.put(paths, self.bench.app, pins.there(paths, self.bench.app)[0])
+        Outbox(paths).acknowledge(1)
+        for path in (paths.statement, paths.join, paths.gateway_issuer, paths.renewed):
+            path.write_bytes(b"{}")  # nothing that apply's start looks at
+
     def _publish(self, version: str) -> None:
-        plan = self.bench.publish(version, release=patient(self.bench, version))
+        plan = self.bench.publish(version, release=small(self.bench, version))
         self.approved.add(plan.manifest.sha256)
 
     def _obey(self) -> str:
@@ -97,6 +116,8 @@ class Patient:
             if (self.base / file).is_symlink():
                 continue
             size = (self.base / file).stat().st_size
+            yield Damage(file, "a folder in its place", _fold)
+            yield Damage(file, "zeroed", _zero)
             for length in sorted({0, 1, size // 2, size - 1} & set(range(size))):
                 yield Damage(file, f"cut to {length}", _cut(length))
             offsets = range(size) if size <= flips else sorted(chosen.sample(range(size), flips))
@@ -107,8 +128,10 @@ class Patient:
         """Yield one damage of each file, another kind from file to file."""
         chosen = random.Random(1)  # noqa: S311  # a choice of cases, no secret
         every = list(self.damages(flips=2))
-        for file in self.files():
-            yield chosen.choice([one for one in every if one.file == file])
+        for number, file in enumerate(self.files()):
+            mine = [one for one in every if one.file == file]
+            # Each way in turn; a folder in the place of a file is the one that is forgotten.
+            yield mine[number % 3] if len(mine) > 2 and number % 2 else chosen.choice(mine)
 
     def suffer(self, damage: Damage) -> Outcome:
         """Return what the node does with the damaged file; raises AssertionError when anything
@@ -125,6 +148,8 @@ class Patient:
             found.opened = _said(self._open)
             if not found.opened.startswith("refused"):
                 self._look(found)
+            if found.new != "committed":
+                found.healed = self._repaired(where, damage.file)
             check_link(bench.paths, bench.app, self.approved)
             self._check_floors()
         finally:
@@ -132,10 +157,29 @@ class Patient:
             _remove(where)
         return found
 
+    def _repaired(self, where: Path, file: Path) -> str:
+        """Return what becomes of the new release after `node mend`, and else the backup."""
+        self._close()
+        mending.mend(self.bench.paths)
+        if file.suffix != ".toml":
+            if (where / file).is_dir():
+                _remove(where / file)
+            (where / file).parent.mkdir(parents=True, exist_ok=True)
+            if (self.base / file).is_dir():
+                shutil.copytree(self.base / file, where / file, symlinks=True)
+            else:
+                (where / file).unlink(missing_ok=True)
+                shutil.copy2(self.base / file, where / file, follow_symlinks=False)
+        assert self._open() == "open"
+        return _said(lambda: self._poll(self.bench.source()))
+
     def _open(self) -> str:
-        self.bench.identity = load_identity(self.bench.paths)
-        self.bench.open()
-        return "open"
+        """As apply's start: what has a second copy is mended, and the node works or only serves."""
+        bench = self.bench
+        standing = stand(bench.paths)
+        bench.open(standing)
+        mend(bench.paths, standing)
+        return "serves" if standing.trouble else "open"
 
     def _look(self, found: Outcome) -> None:
         bench = self.bench
@@ -149,7 +193,8 @@ class Patient:
         found.numbers = tuple(one.rseq for one in posted if one.rseq > self.told)
 
     def _poll(self, source: Source) -> str:
-        return self.bench.poll(source)
+        found = self.bench.acceptor.poll(source, self.bench.report)
+        return f"{found[0].kind} {found[0].reason}".strip() if found else "refused none"
 
     def _check_floors(self) -> None:
         try:
@@ -193,6 +238,15 @@ def _flip(at: int, bit: int) -> Harm:
         path.write_bytes(raw)
 
     return flip
+
+
+def _fold(path: Path) -> None:
+    path.unlink()
+    path.mkdir(mode=0o700)
+
+
+def _zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
 
 
 def lose(path: Path) -> None:

@@ -43,7 +43,10 @@ from node.config import load_config
 from node.confirm_messages import AwaitsNote
 from node.deadline import uptime_ms
 from node.identity import create_identity, load_identity, load_seal_key, new_node_id
+from node.isolation import DEVELOPMENT
 from node.paths import Paths
+from node.serve_only import acceptor_of
+from node.serving import Standing
 from tests.simulate.inner import InnerApps
 from tests.simulate.nodes import SimNode
 from tests.simulate.releases import SimRelease, make_release
@@ -251,16 +254,17 @@ class SimInstaller:
         self.paths.app_toml(app).write_text(text)
         self.paths.app_toml(app).chmod(0o600)
 
-    def open(self) -> None:
-        """The node's apply side runs."""
+    def open(self, standing: Standing | None = None) -> None:
+        """The node's apply side runs. standing: what it goes by, whole by default."""
         self.supervisor: Keeper | InnerApps
         if self.inner:
             self.supervisor = InnerApps(self.paths)
         else:
             self.supervisor = Keeper(self.paths, stop_seconds=self.stop_seconds)
-        self.acceptor = Acceptor(
-            self.paths, load_config(self.paths), self.identity, self.supervisor, clock=self.clock
-        )
+        self.acceptor: Acceptor = acceptor_of(
+            self.paths, standing or Standing(load_config(self.paths), self.identity),
+            self.supervisor, clock=self.clock, isolation=DEVELOPMENT,
+        )  # fmt: skip
         self.acceptor.recover()
 
     def close(self) -> None:
@@ -363,8 +367,18 @@ class SimInstaller:
         answer = self.acceptor.poll(source or self.source(), self.report)[0]
         return f"{answer.kind} {answer.reason}".strip()
 
+    def poll_error(self) -> str:
+        """Return the reason of the error that a poll ends with."""
+        try:
+            return f"no error: {self.poll()}"
+        except EmbrasureError as problem:
+            return problem.reason
+
     def ask(self) -> str:
-        """Return the version that answers over HTTP, once something does."""
+        """Return the version that answers over HTTP, once something does; of a file, its own."""
+        if self.inner:
+            found = self.supervisor.running(self.app)
+            return (found.unit.cwd / "config" / "version").read_text() if found else "nothing"
         until = time.monotonic() + 3
         while True:
             try:

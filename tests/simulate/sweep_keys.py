@@ -7,7 +7,6 @@ own (its first keys, its renewed TLS key).
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -234,7 +233,7 @@ class FirstKeysScene:
         return []
 
     def recover(self, faults: Faults) -> None:
-        """Nothing recovers half-made keys: what is not whole is no node, and is made anew."""
+        """Nothing but a second making recovers half-made keys."""
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -249,9 +248,8 @@ class FirstKeysScene:
         return []
 
     def goes_on(self) -> list[str]:
-        shutil.rmtree(self._paths.prefix)
-        self._paths.prefix.mkdir()
-        self._make()
+        if not self._is_whole():
+            self._make()
         return [] if self._is_whole() else ["keys made anew are not whole"]
 
     def _is_whole(self) -> bool:

@@ -149,7 +149,8 @@ def past(bench: SimInstaller) -> dict[str, object]:
     return {"issued": write_time(at), "expires": write_time(at + timedelta(seconds=60))}
 
 
-ORDER, NAMES, NONCE = "node.accept.check_order", "node.accept.check_names", "node.waits.check_nonce"
+ORDER, NAMES = "node.orderbook.check_order", "node.accept.check_names"
+NONCE = "node.waits.check_nonce"
 WORDS: list[tuple[dict[str, object], str, str]] = [
     ({"node_nonce": "0" * 64}, "bad-nonce", NONCE),
     ({"tx": "0" * 32}, "not-mine", NAMES),
@@ -201,7 +202,11 @@ def test_a_word_that_is_not_exactly_the_one_confirms_nothing(
     for guard in (NONCE, NAMES, ORDER):
         changes = next(changes for changes, _, named in WORDS if named == guard)
         one(guard, lambda note, changes=changes: confirms(push, push.confirmation(note, **changes)))  # type: ignore[misc]  # bound early
-    one("node.accept.dsse.unseal", lambda note: confirms(push, strange_word(push, note)), unsealed)
+    one(
+        "node.orderbook.dsse.unseal",
+        lambda note: confirms(push, strange_word(push, note)),
+        unsealed,
+    )
     one(
         "node.waits.is_new",
         lambda note: confirms(push, push.confirmation(note), opened_ms=before),

@@ -88,6 +88,8 @@ class Still:
             timestamp=0,
             maintenance="",
             isolation=NOWHERE,
+            trouble=(),
+            network="",
             apps=(),
         )
 
@@ -99,6 +101,9 @@ class Still:
 
     def posted(self, rseq: int) -> None:
         raise ValueError("a mistake of ours")
+
+    def network(self, until: int, trouble: str) -> None:
+        self.said = until, trouble
 
 
 class Bench:

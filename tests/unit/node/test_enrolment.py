@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from securesystemslib.signer import CryptoSigner
 
-from embrasure.errors import Misuse, Refused
+from embrasure import fsops
+from embrasure.errors import Denied, Misuse, Refused
 from embrasure.trust import dsse
 from embrasure.trust.directory import parse_statement
 from embrasure.trust.documents import read
 from embrasure.trust.dsse import Envelope
+from node.config import load_config
 from node.identity import (
     create_identity,
     load_identity,
     load_seal_key,
     load_tls_key,
+    mend_keys,
     statement,
 )
 from node.paths import Paths
+from node.setup import Wish, make_node
 from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.installer import SimInstaller, enrol
@@ -44,7 +50,7 @@ def test_a_push_node_has_a_listener_key_with_its_final_names(tmp_path: Path) -> 
     identity = load_identity(bench.paths)
     assert b"PRIVATE KEY" in load_tls_key(bench.paths)
     assert b"CERTIFICATE" in identity.boot_cert_pem
-    for path in (bench.paths.tls_key, *bench.paths.keys.iterdir()):
+    for path in (bench.paths.tls_key, *bench.paths.keys.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0
     bench.close()
 
@@ -57,6 +63,92 @@ def test_keys_are_never_overwritten(bench: SimInstaller) -> None:
             root_id=bench.repo.root_id, clock=bench.clock,
         )  # fmt: skip
     assert bench.paths.receipt_key.read_bytes() == before
+
+
+def test_a_damaged_key_is_what_it_was_again(bench: SimInstaller) -> None:
+    """A flipped bit makes another good key of it: only the copy has a hash."""
+    seal = load_seal_key(bench.paths).raw
+    for path in (bench.paths.receipt_key, bench.paths.seal_key):
+        raw = bytearray(path.read_bytes())
+        raw[5] ^= 1  # another hex digit
+        path.write_bytes(raw)
+    assert load_identity(bench.paths).receipt_public == bench.identity.receipt_public
+    assert load_seal_key(bench.paths).raw == seal
+    bench.paths.identity.unlink()
+    assert sorted(mend_keys(bench.paths)) == ["identity.json", "receipt.key", "seal.key"]
+    assert mend_keys(bench.paths) == []
+    for name in ("a", "b"):
+        (bench.paths.key_copy / name).write_bytes(b"")
+    assert mend_keys(bench.paths) == []
+    assert (bench.paths.key_copy / "a").stat().st_mode & 0o077 == 0
+    assert load_identity(bench.paths).card == bench.identity.card
+
+
+@pytest.mark.misuse
+def test_a_key_that_others_read_is_refused_whatever_its_copy_says(
+    bench: SimInstaller, ablation: Ablation
+) -> None:
+    bench.paths.receipt_key.chmod(0o644)
+    with pytest.raises(Denied) as caught:
+        load_identity(bench.paths)
+    assert caught.value.reason == "permissions"
+    with ablation("the look at its mode") as attack:
+        attack.without("embrasure.fs.check_private")
+        attack.succeeded(load_identity(bench.paths).receipt_public)
+
+
+class Killed(BaseException):
+    """The process ends at this operation."""
+
+
+class Kills:
+    """Ends the making of a node at one operation of the disk; counts them."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.count = at, 0
+
+    def before(self, op: fsops.Op) -> int | None:
+        self.count += 1
+        if self.count == self.at:
+            raise Killed
+        return None
+
+    def after(self, op: fsops.Op, result: int) -> None:
+        """Nothing."""
+
+
+def test_a_node_whose_making_was_killed_is_made_by_the_same_command(
+    bench: SimInstaller, tmp_path: Path
+) -> None:
+    wish = Wish(env="dev", mode="push", domain="sim.test", anchor=bench.paths.anchor,
+                apps={"shop": "[ports]\nweb = 8001\n"})  # fmt: skip
+    with fsops.watched(counted := Kills(0)):
+        make_node(Paths(tmp_path / "whole"), wish)
+    step = max(1, counted.count // 24)
+    for at in range(1, counted.count + 1, step):
+        paths = Paths(tmp_path / f"cut{at}")
+        with suppress(Killed), fsops.watched(Kills(at)):
+            make_node(paths, wish)
+        shown = paths.statement.read_bytes() if paths.statement.exists() else b""
+        key = load_identity(paths).receipt_public if shown else ""
+        made = make_node(paths, wish)
+        assert not shown or load_identity(paths).receipt_public == key, at
+        assert made.node == load_config(paths).id == load_identity(paths).node
+        with pytest.raises(Misuse):
+            make_node(paths, wish)
+
+
+def test_a_half_made_node_is_not_made_into_another(bench: SimInstaller, tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "cut")
+    wish = Wish(env="dev", mode="pull", domain="sim.test", anchor=bench.paths.anchor)
+    make_node(paths, wish)
+    paths.node_toml.unlink()  # as if it was killed before its last file
+    with pytest.raises(Misuse) as caught:
+        make_node(paths, replace(wish, env="prod"))
+    assert "cut off" in caught.value.expected
+    paths.identity.unlink()
+    with pytest.raises(Misuse):  # its statement was made: these are no half-made keys
+        make_node(paths, wish)
 
 
 def test_a_prefix_without_a_node_is_told(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ SECRETS: list[Callable[[Path], object]] = [
     lambda top: (top / "opt" / "alice").write_bytes(KEY_FILE),
     lambda top: (top / "opt" / "seal.key").write_text("ab" * 96),
     lambda top: (top / "opt" / "receipt.key").write_text("ab" * 32 + "\n"),
+    lambda top: (top / "opt" / "a").write_text(f'"receipt":"{"ab" * 32}","seal":"{"cd" * 96}"'),
     lambda top: (top / "opt" / "run.sh").write_text(f"TOKEN={new_token()}\n"),
     lambda top: (top / "etc/embrasure/statement.json").write_text("{}"),
     lambda top: (top / "etc/embrasure/join.json").write_text("{}"),

@@ -13,7 +13,7 @@ import pytest
 from embrasure.errors import Denied
 from node import isolation, transient
 from node.config import AppConfig, NodeConfig, load_config
-from node.isolation import check_keys, check_users, demanded, look
+from node.isolation import app_users, check_keys, demanded, look
 from node.paths import Paths
 from node.show import separation_text
 from node.users import User, find_user
@@ -122,11 +122,20 @@ def test_production_is_refused_with_keys_that_others_reach(
 @pytest.mark.misuse
 def test_no_two_apps_and_not_fetch_share_a_user(bench: SimInstaller, ablation: Ablation) -> None:
     config = production(bench)
-    assert check_users(bench.paths, config) == (User(31001, 31001), User(31002, 31002))
+    assert app_users(bench.paths, config) == ({"shop": User(31002, 31002)}, {})
     bench.paths.app_toml("bank").write_text('user = "31002"\n')
-    with pytest.raises(Denied) as caught:
-        check_users(bench.paths, config)
-    assert caught.value.reason == "no-user" and "shop" in caught.value.thing + caught.value.got
+    bench.paths.app_toml("lone").write_text('user = "31003"\n')
+    bench.paths.app_toml("net").write_text('user = "31001"\n')
+    bench.paths.app_toml("none").write_text('user = "no-such-user-here"\n')
+    users, refused = app_users(bench.paths, config)
+    assert users == {"lone": User(31003, 31003)}
+    assert sorted(refused) == ["bank", "net", "none", "shop"]
+    assert {problem.reason for problem in refused.values()} == {"no-user"}
+    assert "shop" in refused["bank"].got and "fetch" in refused["net"].got
+    alone = isolation.Isolation(True, look(bench.paths, config).backend, 0, refused)
+    assert alone.user("lone", AppConfig(user="31003")) == users["lone"]
+    with pytest.raises(Denied):
+        alone.user("shop", AppConfig(user="31002"))
     with ablation("the comparison") as attack:
         one = isolation.Isolation(True, look(bench.paths, config).backend, 0)
         attack.succeeded(

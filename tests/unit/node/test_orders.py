@@ -60,7 +60,7 @@ def test_a_lower_number_is_refused_and_the_floor_is_named(
     bench.restart()
     assert give(bench, bench.order(oseq=7)).reason == "replay"
     with ablation("the check of an order") as attack:
-        attack.without("node.accept.check_order", lambda *a, **k: None)
+        attack.without("node.orderbook.check_order", lambda *a, **k: None)
         attack.succeeded(give(bench, bench.order(oseq=6)).kind == "committed")
 
 
@@ -93,7 +93,7 @@ def test_an_order_for_another_or_of_another_time_is_refused(
     assert (answer.kind, answer.reason) == ("refuse", reason)
     assert bench.supervisor.running(bench.app) is None
     with ablation("the check of an order") as attack:
-        attack.without("node.accept.check_order", lambda *a, **k: None)
+        attack.without("node.orderbook.check_order", lambda *a, **k: None)
         attack.succeeded(give(bench, envelope).kind == "committed")
 
 

@@ -72,7 +72,7 @@ class Waiting:
     def state(self) -> StateNote:
         return StateNote(
             node=NODE, env="dev", mode="pull", epoch=1, oseq=0, rseq=0, timestamp=5,
-            maintenance="", isolation=NOWHERE, apps=(),
+            maintenance="", isolation=NOWHERE, trouble=(), network="", apps=(),
         )  # fmt: skip
 
     def seen(self, approval: str = "") -> SeenNote:
@@ -84,6 +84,9 @@ class Waiting:
     def posted(self, rseq: int) -> None:
         self.numbers.remove(rseq)
         self.taken.append(rseq)
+
+    def network(self, until: int, trouble: str) -> None:
+        self.said = until, trouble
 
 
 class Bench:

@@ -108,6 +108,8 @@ class ShownRecords:
             timestamp=5,
             maintenance="",
             isolation=NOWHERE,
+            trouble=(),
+            network="",
             apps=(app,),
         )
 
@@ -119,6 +121,9 @@ class ShownRecords:
 
     def posted(self, rseq: int) -> None:
         self.taken.append(rseq)
+
+    def network(self, until: int, trouble: str) -> None:
+        self.said = until, trouble
 
 
 class Always:

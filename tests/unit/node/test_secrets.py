@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -267,6 +268,7 @@ def test_a_node_without_its_seal_key_keeps_what_runs(running: SimInstaller) -> N
     vault = Vault(running.repo)
     vault.show(vault.seal(PLAIN, running.node))
     running.paths.seal_key.unlink()
+    shutil.rmtree(running.paths.key_copy)
     running.publish(release=release_with(running, "2.0", {"db": 1}))
     assert running.poll() == "rejected no-secret"
     assert running.ask() == "1.0"
