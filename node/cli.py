@@ -261,6 +261,8 @@ def node_status(common: Common, prefix: Path, plain_exit: bool) -> int:
 def node_verify(common: Common, prefix: Path, app: str, quick: bool, plain_exit: bool) -> int:
     """Hash again all that is installed; drift is told to the file (exit 40). Needs no server.
 
+    That is what runs, the release that a roll-back goes to, and pinned ones.
+
     \b
     Examples:
       embrasure node verify --root /srv/n1
@@ -270,7 +272,9 @@ def node_verify(common: Common, prefix: Path, app: str, quick: bool, plain_exit:
     from node.paths import Paths
 
     with finer(plain_exit):
-        found = verify.verify(Paths(prefix.resolve()), app, deep=not quick)
+        paths = Paths(prefix.resolve())
+        found = verify.verify(paths, app, deep=not quick)
+        found += verify.verify_kept(paths, app, deep=not quick)
     common.emit("embrasure.node.verify/1", show.verified_json(found), show.verified_text(found))
     code = exits.DRIFT if any(one.drift for one in found) else exits.DONE
     return exits.plain(code) if plain_exit else code

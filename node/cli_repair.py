@@ -26,7 +26,8 @@ def node_repair(
     """Rebuild the committed release of APP where its files differ, and start it again.
 
     It is built in a new folder from bytes whose digests were approved, and takes the place of the
-    damaged one in one step. Nothing is done when nothing differs.
+    damaged one in one step. Nothing is done when nothing differs. Releases that are kept for a
+    roll-back or by a pin are rebuilt, too; the app is not started again for them.
 
     \b
     Examples:

@@ -28,7 +28,7 @@ from node.receipts import Event
 from node.recovery import linked
 from node.states import RESTING, State
 from node.tree import gently
-from node.verify import Verified, verify
+from node.verify import Verified, verify, verify_kept
 
 LOG = getLogger(__name__)
 FILE, TOLD = "verified.json", "drifts.json"
@@ -98,6 +98,12 @@ def look(ground: Ground, mutex: threading.RLock, stop: threading.Event) -> tuple
     """
     with gently(Pace(limits.DRIFT_BYTES_PER_SECOND, stop)):
         found = verify(ground.paths)
+        waiting = [one for one in verify_kept(ground.paths) if one.drift]
+    for one in waiting:
+        LOG.error(
+            "%s: release %s, kept for a way back or by a pin, differs: embrasure node repair %s",
+            one.app, one.release, one.app,
+        )  # fmt: skip
     with mutex:
         held = [one for one in found if _still_holds(ground, one)]
         for one in held:

@@ -30,7 +30,7 @@ from node.recovery import linked, serve, settle
 from node.releases import APPROVAL, MANIFEST, PLAN, load_release, secret_document
 from node.rollback import is_denied
 from node.states import RESTING, Record, Release, State, advance
-from node.verify import approved_digests, verify
+from node.verify import approved_digests, kept, verify, verify_kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class _Parts:
 
 
 def repair(ground: Ground, judge: Judge, app: str, source: Source, report: Report) -> Answer:
-    """Return `repaired` once the committed release is whole again and runs, `none` when it was.
+    """Return `repaired` once the committed release is whole again and runs, and those that are kept
+    for a way back or by a pin are whole; `none` when all were.
 
     Raises Denied (nothing committed, denied, or data that another release has changed), Damaged,
     Unavailable (something is lost and `source` lacks it), Failed (`no-space`).
@@ -53,7 +54,8 @@ def repair(ground: Ground, judge: Judge, app: str, source: Source, report: Repor
         raise Denied(f"app {app}", expected="a committed release", got="none", reason="no-target")
     (found,) = verify(ground.paths, app)
     if not found.drift:
-        return Answer("none", "whole", app)
+        rebuilt = _repair_kept(ground, judge, app, source, report)
+        return Answer("repaired", rebuilt, app) if rebuilt else Answer("none", "whole", app)
     _check_may_run(ground, app, release, record)
     report.progress("repairing", 0, 0)
     parts = _parts(ground, judge, app, release, source)
@@ -67,7 +69,31 @@ def repair(ground: Ground, judge: Judge, app: str, source: Source, report: Repor
     if record is not None and record.state is State.DEGRADED:
         ground.journal.write(advance(record, State.IDLE, reason="", detail=""))
     drift.forget(ground, app)
+    _repair_kept(ground, judge, app, source, report)
     return Answer("repaired", "", app)
+
+
+def _repair_kept(ground: Ground, judge: Judge, app: str, source: Source, report: Report) -> str:
+    """Return the releases that do not run and were built anew, as one text; "" when all were whole.
+
+    Raises NotFound, Unavailable, Failed as `repair`; NotFound for one that nothing here tells of.
+    """
+    differ = {one.release for one in verify_kept(ground.paths, app) if one.drift}
+    rebuilt = []
+    for name, release in kept(ground.paths, app, ground.floors.load().app(app)).items():
+        if name not in differ:
+            continue
+        if release is None:
+            raise NotFound(
+                f"release {name}", expected="a plan that tells what it is", got="none here",
+                untouched="the release that runs", hint=f"embrasure node unpin {app} {name}",
+            )  # fmt: skip
+        report.progress("repairing", 0, 0)
+        parts = _parts(ground, judge, app, release, source)
+        _heal_blobs(ground, app, release, parts.manifest, source)
+        _exchange(ground, app, release, parts)
+        rebuilt.append(name)
+    return ", ".join(rebuilt)
 
 
 def _rested(ground: Ground, app: str, release: Release | None, report: Report) -> Record | None:

@@ -88,6 +88,7 @@ def verified_json(found: Sequence[Verified]) -> dict[str, object]:
             "app": one.app,
             "release": one.release,
             "version": one.version,
+            "kept": one.kept,
             "drift": [{"path": drift.path, "what": drift.what} for drift in one.drift],
         }
         for one in found
@@ -100,6 +101,7 @@ def verified_text(found: Sequence[Verified]) -> str:
     lines = []
     for one in found:
         what = f"release {one.release}" if one.release else "nothing installed"
+        what += " (kept)" if one.kept else ""
         lines.append(f"{one.app}: {what}: " + (f"{len(one.drift)} differ" if one.drift else "ok"))
         lines += [f"  {drift.what} {drift.path}" for drift in one.drift]
     return "\n".join(lines) or "no app is installed here"

@@ -5,20 +5,22 @@ The running agent's apply does it; when none runs, this process is the node's ap
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from embrasure.bundle.packing import PackedSource
-from embrasure.errors import Failed, Misuse, Unavailable
+from embrasure.errors import Denied, Failed, Misuse, Unavailable
 from embrasure.trust.folder import FolderSource
 from embrasure.trust.listing import TrustFolderSource
 from node.answering import Deaf, NoSource, converse
 from node.apply_main import opened, recover
 from node.confirm_messages import AwaitsNote, LocalAsk, RepairAsk
 from node.desk import note_of, trusted
-from node.ipc import to_apply
+from node.ipc import Channel, to_apply
 from node.messages import (
     AnswerNote,
+    FromApply,
     ProgressNote,
     ReceiptNote,
     TrustAsk,
@@ -76,20 +78,47 @@ class Reports:
         """Nothing that an administrator installs here awaits a word."""
 
 
+def running(paths: Paths) -> AbstractContextManager[Channel[FromApply] | None]:
+    """Return a conversation with the apply of the agent that runs here, of None when none does.
+
+    Raises Unavailable for an agent that does not answer.
+    """
+    try:
+        return to_apply(paths)
+    except Unavailable as absent:
+        if absent.reason != "agent-not-running":
+            raise
+        return nullcontext()
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """A file of `folder` that apply may not read is told as such; raises Denied.
+
+    In production apply gives up what lets root read the files of others. A running agent does not
+    read the folder: whoever called the verb does.
+    """
+    try:
+        yield
+    except Denied as problem:
+        if problem.reason != "permissions" or not problem.thing.startswith(str(folder)):
+            raise
+        raise Denied(
+            problem.thing, expected="a folder of root, or one that everybody may read",
+            got=problem.got, reason="permissions",
+            hint="start the node first, which lets you read it; or mount it with uid=0",
+        ) from None  # fmt: skip
+
+
 def apply_folder(paths: Paths, folder: Path, say: Say) -> list[AnswerNote]:
     """Return what became of each app after one look into the repository at `folder`."""
     if not (folder / "metadata").is_dir():
         raise Misuse(str(folder), expected="a repository: a folder with metadata/", got="another")
     source, states = PackedSource(FolderSource(folder)), States(say)
-    try:
-        channel = to_apply(paths)
-    except Unavailable as absent:
-        if absent.reason != "agent-not-running":
-            raise
-    else:
-        with channel:
+    with running(paths) as channel:
+        if channel is not None:
             return converse(channel, LocalAsk(), source, Hears(states)).answers
-    with opened(paths) as acceptor:
+    with opened(paths) as acceptor, readable(folder):
         recover(acceptor)
         found = acceptor.poll(source, Reports(states), is_local=True)
         answers = [note_of(answer) for answer in found]
@@ -101,13 +130,8 @@ def repair(paths: Paths, app: str, folder: Path | None, say: Say) -> AnswerNote:
     """Return what became of the app's committed release; `folder`: where lost files may lie."""
     source = NoSource() if folder is None else FolderSource(folder)
     states = States(say)
-    try:
-        channel = to_apply(paths)
-    except Unavailable as absent:
-        if absent.reason != "agent-not-running":
-            raise
-    else:
-        with channel:
+    with running(paths) as channel:
+        if channel is not None:
             (answer,) = converse(channel, RepairAsk(app=app), source, Hears(states)).answers
             return answer
     with opened(paths) as acceptor:
@@ -119,16 +143,11 @@ def trust_folder(paths: Paths, folder: Path) -> TrustNote:
     if not (folder / "metadata").is_dir():
         raise Misuse(str(folder), expected="a folder with metadata/", got="another")
     source = TrustFolderSource(folder)
-    try:
-        channel = to_apply(paths)
-    except Unavailable as absent:
-        if absent.reason != "agent-not-running":
-            raise
-    else:
-        with channel:
+    with running(paths) as channel:
+        if channel is not None:
             found = converse(channel, TrustAsk(), source, Deaf()).trusted
-        if found is None:
-            raise Failed("apply", expected="a word on the trust files", got="none")
-        return found
+            if found is None:
+                raise Failed("apply", expected="a word on the trust files", got="none")
+            return found
     with opened(paths) as acceptor:
         return trusted(acceptor.trust(source))

@@ -10,13 +10,21 @@ from embrasure import limits
 from embrasure.errors import EmbrasureError, Misuse
 from embrasure.trust import layout
 from embrasure.trust.canonical import sha256_hex
-from embrasure.trust.floors import Committed, FloorStore
+from embrasure.trust.floors import AppFloor, Committed, FloorStore
+from node import pins
 from node.config import app_names
 from node.ground import release_of
 from node.journal import Journal
 from node.paths import Paths
 from node.recovery import linked_in
-from node.releases import APPROVAL, Installed, drifts, load_release, secret_document
+from node.releases import (
+    APPROVAL,
+    Installed,
+    drifts,
+    find_release,
+    load_release,
+    secret_document,
+)
 from node.states import HARMLESS, RESTING, Release
 from node.tree import Drift
 
@@ -26,12 +34,15 @@ SHOWN = 1_000  # differences listed of one app
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One app. release: what is committed, "" when nothing is; drift: empty when all is well."""
+    """One release of an app. release: what is committed, "" when nothing is; drift: empty when all
+    is well; kept: whether it is one that only waits: a way back, or pinned.
+    """
 
     app: str
     release: str
     version: str
     drift: tuple[Drift, ...]
+    kept: bool = False
 
 
 def verify(paths: Paths, app: str = "", *, deep: bool = True) -> tuple[Verified, ...]:
@@ -50,6 +61,48 @@ def verify(paths: Paths, app: str = "", *, deep: bool = True) -> tuple[Verified,
     return tuple(_one(paths, name, floors.app(name).committed, deep=deep) for name in names)
 
 
+def verify_kept(paths: Paths, app: str = "", *, deep: bool = True) -> tuple[Verified, ...]:
+    """Return what differs in releases that do not run and may run again: the way back, and pins.
+
+    Raises Refused (`no-trust`), Misuse as `verify`.
+    """
+    floors = FloorStore(paths.floors).load()
+    names = [app] if app else sorted({*app_names(paths), *floors.apps})
+    return tuple(
+        Verified(name, one, *_differs(paths, name, release, one, deep=deep), kept=True)
+        for name in names
+        for one, release in kept(paths, name, floors.app(name)).items()
+    )
+
+
+def kept(paths: Paths, app: str, floor: AppFloor) -> dict[str, Release | None]:
+    """Return the releases that are kept for a way back or by a pin, oldest first; None for one
+    whose documents do not tell what it is. What was collected since is left out.
+    """
+    committed, previous = release_of(floor.committed), release_of(floor.previous)
+    record = Journal(paths).read(app).record
+    back = record.back if record is not None else None
+    known = {one.id: one for one in (back, previous) if one is not None}
+    here = pins.there(paths, app)
+    found = {name: known.get(name) or find_release(paths, app, name)
+             for name in here if name in known or name in pins.pinned(paths, app)}  # fmt: skip
+    return {name: one for name, one in found.items() if committed is None or name != committed.id}
+
+
+def _differs(
+    paths: Paths, app: str, release: Release | None, name: str, *, deep: bool
+) -> tuple[str, tuple[Drift, ...]]:
+    """Return the version of a release and how it differs from what was approved."""
+    try:
+        if release is None:
+            return "", (Drift(name, "content"),)
+        installed = load_release(paths, app, release)
+    except EmbrasureError:
+        return "", (Drift(name, "content"),)
+    found = [*_documents(installed, release), *drifts(paths, installed, deep=deep)]
+    return installed.manifest.version, tuple(found[:SHOWN])
+
+
 def _one(paths: Paths, app: str, committed: Committed | None, *, deep: bool) -> Verified:
     release, current = release_of(committed), linked_in(paths, app)
     if release is None:
@@ -58,13 +111,8 @@ def _one(paths: Paths, app: str, committed: Committed | None, *, deep: bool) -> 
     found = []
     if current != release.id and _is_resting(paths, app):
         found.append(Drift("current", "missing" if current is None else "link"))
-    try:
-        installed = load_release(paths, app, release)
-    except EmbrasureError:
-        return Verified(app, release.id, "", (*found, Drift(release.id, "content")))
-    found += _documents(installed, release)
-    found += drifts(paths, installed, deep=deep)
-    return Verified(app, release.id, installed.manifest.version, tuple(found[:SHOWN]))
+    version, drift = _differs(paths, app, release, release.id, deep=deep)
+    return Verified(app, release.id, version, tuple([*found, *drift][:SHOWN]))
 
 
 def _is_resting(paths: Paths, app: str) -> bool:

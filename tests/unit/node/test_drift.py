@@ -77,6 +77,8 @@ def test_a_node_boots_and_looks_with_every_server_down(running: SimInstaller) ->
     assert running.poll() == "committed"
     running.restart()
     assert look(running) == 0
+    # What runs is whole; the way back is what was changed.
+    assert running.acceptor.repair(running.app, running.source(), Told()).kind == "repaired"
     assert running.acceptor.repair(running.app, NoSource(), Told()).kind == "none"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,3 +160,35 @@ def test_nobody_is_root_and_everybody_is_there(name: str) -> None:
 )  # fmt: skip
 def test_the_sync_mode_follows_the_kernel(kernel: str, mode: str) -> None:
     assert isolation.sync_mode(kernel) == mode
+
+
+@needs_root
+def test_a_stick_that_apply_may_not_read_is_told_with_a_way_out(tmp_path: Path) -> None:
+    """Without an agent the verb is apply, which has given up reading what is others'."""
+    stick = tmp_path / "stick"
+    (stick / "metadata").mkdir(parents=True)
+    (stick / "metadata" / "timestamp.json").write_text("{}")
+    stick.chmod(0o700)
+    os.chown(stick, 31009, 31009)
+    script = """
+import sys
+from pathlib import Path
+from embrasure.errors import Denied
+from embrasure.sandbox import CAPABILITIES, keep_capabilities
+from embrasure.trust.folder import FolderSource
+from node.stick import readable
+stick = Path(sys.argv[1])
+def read():
+    return b"".join(FolderSource(stick).fetch("metadata/timestamp.json", offset=0, limit=9))
+assert read() == b"{}"
+keep_capabilities(CAPABILITIES)
+try:
+    with readable(stick):
+        read()
+except Denied as problem:
+    print(problem.hint)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(stick)], capture_output=True, text=True, check=True
+    )
+    assert "start the node first" in ended.stdout

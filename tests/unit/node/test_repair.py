@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from embrasure.errors import Denied, EmbrasureError
-from node import verify
+from embrasure.errors import Denied, EmbrasureError, NotFound
+from node import pins, verify
 from node.answering import NoSource
+from node.show import verified_text
 from node.states import State
 from tests.ablation import Ablation
 from tests.simulate.installer import SimInstaller, Told
@@ -186,3 +187,45 @@ def test_a_node_that_was_left_degraded_by_a_disk_is_well_after_a_repair(
 def state_of(bench: SimInstaller) -> State | None:
     record = bench.acceptor._ground.journal.read(bench.app).record
     return None if record is None else record.state
+
+
+def test_the_way_back_and_a_pin_are_looked_at_and_repaired_without_a_restart(
+    running: SimInstaller,
+) -> None:
+    """What would run after a roll-back is known to be good before it is needed."""
+    first = release_of(running)
+    for version in ("2.0", "3.0"):
+        if version == "3.0":
+            pins.put(running.paths, running.app, first.name)
+        running.publish(version)
+        assert running.poll() == "committed"
+    (back,) = (one for one in first.parent.iterdir() if one not in (first, release_of(running)))
+    whole = verify.verify_kept(running.paths)
+    assert [(one.release, one.version, one.drift) for one in whole] == [
+        (first.name, "1.0", ()), (back.name, "2.0", ()),
+    ]  # fmt: skip
+    for release in (first, back):
+        change(release / "config" / "version", b"6.6")
+    assert drift(running) == []
+    found = verify.verify_kept(running.paths)
+    assert [[d.path for d in one.drift] for one in found] == [["config/version"]] * 2
+    assert "(kept): 1 differ" in verified_text(found)
+    before = running.supervisor.running(running.app)
+    assert repair(running, with_source=True) == f"repaired {first.name}, {back.name}"
+    assert running.supervisor.running(running.app) == before
+    assert all(not one.drift for one in verify.verify_kept(running.paths))
+    assert repair(running) == "none whole"
+
+
+def test_a_pinned_release_that_nothing_tells_of_is_named(running: SimInstaller) -> None:
+    first = release_of(running)
+    pins.put(running.paths, running.app, first.name)
+    for version in ("2.0", "3.0"):
+        running.publish(version)
+        assert running.poll() == "committed"
+    change(first / "plan.json", b"{}")
+    (found, _) = verify.verify_kept(running.paths)
+    assert [one.what for one in found.drift] == ["content"]
+    with pytest.raises(NotFound) as caught:
+        repair(running, with_source=True)
+    assert "unpin" in caught.value.hint
