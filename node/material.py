@@ -12,6 +12,7 @@ import binascii
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from logging import getLogger
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from embrasure.net.credentials import Pair
+
+LOG = getLogger(__name__)
 
 
 class Material:
@@ -114,14 +117,24 @@ class Material:
         issuer is no longer believed. The boot certificate, which the directory names, is what it
         may be told to accept for a renewal.
         """
-        from embrasure.net.pairfile import read_pair  # gRPC, which a pull node does without
-
         if trust.gateways is None:
             return self.boot()  # not enrolled yet
-        found = read_pair(self._paths.renewed)
+        found = self._renewed()
         if found is None or not lives(found.chain_pem, at=at, trust=trust):
             found = max((self._made(chain) for chain in self._chains()), key=ends)
         return found if lives(found.chain_pem, at=at, trust=trust) else self.boot()
+
+    def _renewed(self) -> Pair | None:
+        """Return what the last renewal left. Half a file must not keep a node out of reach: the
+        first certificate, or the boot one, is there, and a gateway renews it.
+        """
+        from embrasure.net.pairfile import read_pair  # gRPC, which a pull node does without
+
+        try:
+            return read_pair(self._paths.renewed)
+        except Refused as problem:
+            LOG.warning("%s [%s]", problem, problem.word)
+            return None
 
     def chain(self) -> bytes:
         """Return the chain that ends last, of those that are here: expired ones, too."""

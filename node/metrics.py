@@ -6,8 +6,10 @@ Apply writes it every few seconds, whole or not at all. A node that stopped show
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from logging import getLogger
+from pathlib import Path
 
 from embrasure import __version__, limits
 from embrasure.clock import Clock
@@ -134,7 +136,7 @@ def certificate_end(paths: Paths) -> int:
     In production a renewed one is fetch's alone: it says itself when that ends.
     """
     found = []
-    for path in (paths.renewed, paths.tls_chain):
+    for path in (paths.renewed, paths.tls_chain) if _is_ours(paths.tls) else (paths.tls_chain,):
         try:
             raw = read_file(path, limit=limits.TLS_BUNDLE_BYTES)
             chain = raw[max(0, raw.find(_CERTIFICATE)) :]  # the key before it is not looked at
@@ -142,6 +144,16 @@ def certificate_end(paths: Paths) -> int:
         except EmbrasureError:
             continue
     return max((int(end.timestamp()) for end in found), default=0)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else, as fetch in production, writes there: what he wrote is not parsed here,
+    even if he lets it be read.
+    """
+    try:
+        return folder.lstat().st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def labelled(**labels: str) -> str:

@@ -28,6 +28,7 @@ from node.desk import CONVERSATIONS, Desk
 from node.ipc import SOCKET, to_apply
 from node.launch import TASKS, hidden
 from node.messages import StatusAsk
+from node.metrics import certificate_end
 from node.receipts import Outbox
 from tests.ablation import Ablation
 from tests.integration.test_node_units import unit
@@ -409,8 +410,24 @@ def test_a_certificate_is_renewed_by_fetch_alone(fleet: SimFleet) -> None:
             assert serial_at(node.port) == held.serial
         found = node.paths.renewed.stat()
         assert (found.st_uid, found.st_mode & 0o777) == (FETCH.uid, 0o600)
+        # What fetch can write is not opened by apply's user, whatever fetch lets it.
+        good = node.paths.renewed.read_bytes()
+        end = certificate_end(node.paths)
+        node.paths.tls.chmod(0o755)
+        node.paths.renewed.chmod(0o644)
+        assert certificate_end(node.paths) == end
+        node.paths.renewed.unlink()
+        assert certificate_end(node.paths) == end, "of the first certificate alone"
+        node.paths.tls.chmod(0o700)
+        node.paths.renewed.write_bytes(good)
+        os.chown(node.paths.renewed, FETCH.uid, FETCH.gid)
+        node.paths.renewed.chmod(0o600)
     with unit(node, "apply"), unit(node, "fetch"):
         assert serial_at(node.port) == held.serial
+    # Half a file keeps nobody out of reach.
+    node.paths.renewed.write_bytes(good[:300])
+    with unit(node, "apply"), unit(node, "fetch"):
+        assert serial_at(node.port) == before
 
 
 @pytest.mark.long
