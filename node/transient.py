@@ -131,7 +131,7 @@ def check_plain(path: Path) -> None:
     if not _PLAIN.fullmatch(str(path)):
         raise Denied(
             str(path), expected="a folder named by letters, digits and . _ + @ -", got="another",
-            hint='sandbox = "bubblewrap" in node.toml takes any name', reason="no-sandbox",
+            hint="systemd reads spaces and colons in a path as its own signs", reason="no-sandbox",
         )  # fmt: skip
 
 

@@ -259,3 +259,22 @@ def test_an_install_that_a_dead_agent_left_open_is_undone_by_the_timers_unit(
     here.drop_in("embrasure-apply")
     here.machine.must("systemctl", "start", "embrasure-apply")
     here.serves("good")
+
+
+@pytest.mark.misuse
+def test_systemd_obeys_neither_an_app_nor_fetch(here: BootedNode, ablation: Ablation) -> None:
+    unit = ("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "id", "-u")
+    stop = ("systemctl", "--no-ask-password", "stop", "embrasure-recover.timer")
+
+    def obeys(user: str, words: tuple[str, ...]) -> bool:
+        who = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups")
+        return here.machine.run(*who, *words).returncode == 0
+
+    for user in ("app-shop", "embrasure-net"):
+        assert not obeys(user, unit) and not obeys(user, stop)
+    with ablation("users of their own") as attack:
+        # Root with no capability at all is obeyed: what a thief in apply can do.
+        attack.succeeded(
+            here.machine.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", *unit).stdout
+            == "0\n"
+        )
