@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,9 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from embrasure import limits
 from embrasure.clock import now
+from embrasure.errors import Misuse
 from node import hold
+from node.desk import Desk
+from node.ipc import SOCKET, Listener, to_apply
 from node.metrics import FILE, Metrics, certificate_end, labelled
 from node.records import NodeRecords
+from node.teller import Teller
 from tests.simulate.fleet import SimFleet
 from tests.simulate.installer import SimInstaller, free_port
 
@@ -86,6 +92,43 @@ def test_a_push_node_says_when_its_certificate_ends(tmp_path: Path) -> None:
     assert 0 < end - now().timestamp() < timedelta(days=30).total_seconds()
     text = Metrics(paths, NodeRecords(paths), clock=now).text()
     assert figures(text)["embrasure_node_certificate_expiry_seconds"] > 0
+
+
+def test_in_production_fetch_says_until_when_its_renewed_certificate_is_good(
+    tmp_path: Path,
+) -> None:
+    """Apply may not look into fetch's folder: what it can read itself is the certificate before."""
+    fleet = SimFleet(tmp_path)
+    paths = fleet.make("n1", port=free_port()).paths
+    paths.tls_chain.write_bytes(fleet.authority.leaf("node", fleet.nodes[0].id).chain_pem)
+    records, name = NodeRecords(paths), "embrasure_node_certificate_expiry_seconds"
+    before = figures(Metrics(paths, records, clock=now).text())[name]
+    later = int(now().timestamp()) + 40 * 86400
+
+    class Door:
+        """Nothing is asked of it."""
+
+    listener = Listener(paths.run, SOCKET)
+    desk = Desk(Door(), records, allowed=frozenset({os.geteuid()}))  # type: ignore[arg-type]  # unused
+    stop = threading.Event()
+    serving = threading.Thread(target=desk.serve, args=(listener, stop))
+    serving.start()
+    try:
+        Teller(lambda: to_apply(paths)).works(later)
+        after = figures(Metrics(paths, records, clock=now).text())
+        assert before < after[name] and after[name] > 39 * 86400
+        assert after["embrasure_node_network_trouble"] == 0
+        problem = Misuse("node.toml", expected="a mirror", got="none", reason="no-mirror")
+        Teller(lambda: to_apply(paths)).waits(problem)
+        assert (
+            figures(Metrics(paths, records, clock=now).text())["embrasure_node_network_trouble"]
+            == 1
+        )
+        assert "[E_NO_MIRROR]" in records.state().network
+    finally:
+        stop.set()
+        serving.join()
+        listener.close()
 
 
 def test_the_file_stays_small_with_as_many_apps_as_a_status_tells_of(bench: SimInstaller) -> None:
