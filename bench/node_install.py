@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import msgspec
 from bench.cost import spent
 from bench.mirror import served
 from bench.site import (
+    Processes,
     PushSite,
     copying_and_hashing,
     cpu_of,
@@ -35,14 +37,19 @@ from embrasure.trust.documents import write
 from node.config import Server
 from tests.simulate.authority import Authority
 from tests.simulate.fleet import SimFleet
+from tests.simulate.hooks import kinds
 from tests.simulate.installer import SimInstaller, free_port
 from tests.simulate.listener import trust_from
+from tests.simulate.production import passable
 from tests.simulate.releases import SimRelease
 from tests.simulate.running import running
 
 FILES, SIZE = 2_000, 20_000
-# MiB and milliseconds that the project promises; the ratio is the promise of the whole install.
+# MiB, milliseconds and the ratio that the project promises.
 IDLE = {"apply": 60.0, "fetch_push": 75.0, "fetch_pull": 60.0}
+RATIO = 1.5
+# What does not grow with the files (metadata, the app's start, probes) is most of a tenth of them.
+QUICK_SLACK = 8
 POLL_MS = {"with_handshake": 15.0, "without_handshake": 2.0}
 
 
@@ -82,37 +89,70 @@ def resident(pid: int) -> float:
     return memory_of(pid)["VmRSS"]
 
 
-def install(folder: Path, *, files: int) -> None:
-    """Print what an install costs each process, beside `cp -a` and `sha256sum` of the same tree.
+def install(*, files: int, rounds: int, slack: float) -> list[str]:
+    """Print what an install costs each process, beside `cp -a` and `sha256sum` of the same tree;
+    return what is too much.
 
     A first one, whose every byte comes over the stream, and one of the same contents under a new
-    version, whose blobs are here: what is left is verifying, building, reading back, switching.
+    version, whose blobs are here. The best of some rounds counts: other work only adds. The node
+    is one of production, so the app is a user of its own; without bubblewrap one of development,
+    where each file is copied once more.
+    rounds: each with contents that nobody has seen
     """
-    site = PushSite(folder)
-    whole = release_of("1.0", files=files, size=SIZE)
-    with site.run() as node:
-        time.sleep(1.0)
-        for name, release in (("new", whole), ("present", again(whole))):
-            forget_peak(node.apply)
-            forget_peak(node.fetch)
-            before = cpu_of(node.apply), cpu_of(node.fetch)
-            site.deploy(release)
-            apply, fetch = cpu_of(node.apply) - before[0], cpu_of(node.fetch) - before[1]
+    broken = list[str]()
+    production = "bubblewrap-root" in kinds()
+    print(f"installed by a node of {'production' if production else 'development'}", flush=True)
+    with passable() as folder:
+        site = PushSite(folder, production=production)
+        with site.run() as node:
+            time.sleep(1.0)
+            found: dict[str, list[Cost]] = {"new": [], "present": []}
+            for number in range(rounds):
+                whole = release_of(f"{number}.0", files=files, size=SIZE)
+                for name, release in (("new", whole), ("present", again(whole, f"{number}.1"))):
+                    found[name].append(cost_of(site, node, release))
             plain = copying_and_hashing(site.installed(), folder)
-            both = sum(plain.values())
-            for part, cost in plain.items():
-                figure(f"install_{name}_{part}_cpu", cost, "s")
-            figure(f"install_{name}_apply_cpu", apply, "s")
-            figure(f"install_{name}_fetch_cpu", fetch, "s")
-            figure(f"install_{name}_apply_ratio", apply / both, "x")
-            figure(f"install_{name}_ratio", (apply + fetch) / both, "x")
-            figure(f"install_{name}_apply_peak", memory_of(node.apply)["VmHWM"], "MiB")
-            figure(f"install_{name}_fetch_peak", memory_of(node.fetch)["VmHWM"], "MiB")
+        for path in folder.rglob("*"):
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o700)
+    for part, seconds in plain.items():
+        figure(f"install_{part}_cpu", seconds, "s")
+    for name, costs in found.items():
+        best, both = min(costs, key=lambda cost: cost.apply + cost.fetch), sum(plain.values())
+        ratio = (best.apply + best.fetch) / both
+        figure(f"install_{name}_apply_cpu", best.apply, "s")
+        figure(f"install_{name}_fetch_cpu", best.fetch, "s")
+        figure(f"install_{name}_ratio", ratio, "x")
+        figure(f"install_{name}_apply_peak", max(cost.apply_peak for cost in costs), "MiB")
+        figure(f"install_{name}_fetch_peak", max(cost.fetch_peak for cost in costs), "MiB")
+        if ratio >= RATIO * slack:
+            broken.append(f"install_{name}_ratio: {ratio:.2f}, below {RATIO * slack} x")
+    return broken
 
 
-def again(release: SimRelease) -> SimRelease:
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Processor seconds and most MiB of both processes in one install."""
+
+    apply: float
+    fetch: float
+    apply_peak: float
+    fetch_peak: float
+
+
+def cost_of(site: PushSite, node: Processes, release: SimRelease) -> Cost:
+    """Return what the install of a release costs."""
+    forget_peak(node.apply)
+    forget_peak(node.fetch)
+    before = cpu_of(node.apply), cpu_of(node.fetch)
+    site.deploy(release)
+    apply, fetch = cpu_of(node.apply) - before[0], cpu_of(node.fetch) - before[1]
+    return Cost(apply, fetch, memory_of(node.apply)["VmHWM"], memory_of(node.fetch)["VmHWM"])
+
+
+def again(release: SimRelease, version: str) -> SimRelease:
     """Return the same contents under another version."""
-    manifest = msgspec.structs.replace(release.manifest, version="2.0")
+    manifest = msgspec.structs.replace(release.manifest, version=version)
     raw = write(manifest)
     return SimRelease(manifest, raw, sha256_hex(raw), release.blobs)
 
@@ -157,12 +197,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quick = parser.parse_args(arguments).quick
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in ("idle", "poll", "install"):
+        for part in ("idle", "poll"):
             (folder / part).mkdir()
         broken = idle(folder / "idle")
         broken += poll(folder / "poll", rounds=40, slack=2 if quick else 1)
-        install(folder / "install", files=FILES // 10 if quick else FILES)
         subprocess.run(["chmod", "-R", "u+w", name], check=True)
+    if quick:
+        broken += install(files=FILES // 10, rounds=1, slack=QUICK_SLACK)
+    else:
+        broken += install(files=FILES, rounds=3, slack=1)
     for line in broken:
         print(f"above its limit: {line}", file=sys.stderr)
     return 1 if broken else 0
