@@ -93,8 +93,10 @@ def look(paths: Paths, config: NodeConfig) -> Isolation:
     return Isolation(production, found or Refusing(), landlock_abi())
 
 
-def demanded(paths: Paths, config: NodeConfig) -> Isolation:
+def demanded(paths: Paths, config: NodeConfig, *, tries: bool = True) -> Isolation:
     """Return how this node is separated, shown to work.
+
+    tries: without it the sandbox is only looked for; apply tries it itself, with what it keeps
 
     Raises Denied (`not-root`, `no-sandbox`, `open-keys`): production is refused whole, never
     weakened. An app without a user of its own is refused alone.
@@ -110,9 +112,9 @@ def demanded(paths: Paths, config: NodeConfig) -> Isolation:
         check_keys(paths)
         users, refused = app_users(paths, config)
         found = replace(found, refused=refused)
-        for user in tuple(users.values())[:1]:  # what one app's user may, the others may as well
+        for user in tuple(users.values())[: int(tries)]:  # what one may, others may
             check_works(found.backend, user)
-    elif found.backend.level:
+    elif found.backend.level and tries:
         check_works(found.backend, None)
     return found
 

@@ -128,7 +128,7 @@ def run_only(paths: Paths, name: str) -> int:
     if name == "apply":
         from node import apply_main
 
-        demanded(paths, stand(paths).config)
+        demanded(paths, stand(paths).config, tries=False)
         return apply_main.alone(paths, parent=None)
     from node import agent
 
