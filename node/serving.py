@@ -178,7 +178,9 @@ def keep(paths: Paths, standing: Standing) -> None:
     """
     before = load(paths)
     files = dict(before.files) if before is not None else {}
-    wanted = {app: paths.app_toml(app) for app in app_names(paths)[: limits.SERVED_APPS]}
+    # An app may be called `node`: its file must not take the place of node.toml.
+    names = [app for app in app_names(paths) if app != NODE]
+    wanted = {app: paths.app_toml(app) for app in names[: limits.SERVED_APPS]}
     if standing.is_whole:
         wanted[NODE] = paths.node_toml
     for name, path in wanted.items():

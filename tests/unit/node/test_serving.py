@@ -171,3 +171,15 @@ def test_only_the_app_without_its_user_is_refused(running: SimInstaller) -> None
     assert load_app(running.paths, running.app).user == "no-such-user-here"
     assert alone.user("other", msgspec.structs.replace(load_app(running.paths, running.app),
                       user="31002")) == User(31002, 31002)  # fmt: skip
+
+
+def test_an_app_that_is_called_node_does_not_take_the_place_of_the_node(
+    bench: SimInstaller,
+) -> None:
+    (bench.paths.apps / "node.toml").write_text("keep = 4\n")
+    started(bench)
+    wanted = stand(bench.paths).config
+    bench.paths.node_toml.write_text("damaged")
+    for _ in range(2):
+        started(bench)  # what is kept at a start that only serves is no other file
+        assert stand(bench.paths).config == wanted
