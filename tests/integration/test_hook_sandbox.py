@@ -281,8 +281,8 @@ def test_a_flood_of_output_is_bounded_and_obeyed_by_no_terminal(run: AsRoot | As
         "finally: pass"
     )
     began = time.monotonic()
-    ended = run(code, seconds=0.5)
-    assert ended.code is None and time.monotonic() - began < 5
+    ended = run(code, seconds=1.5)  # a room by systemd takes most of a second on a busy machine
+    assert ended.code is None and time.monotonic() - began < 6
     assert len(ended.output) <= limits.OUTPUT_BYTES
     assert ended.output.startswith(b"first\n") and b" bytes]\n" in ended.output
     told = cleaned(ended.output, limit=limits.LOG_TAIL_BYTES)
