@@ -25,6 +25,7 @@ from embrasure.descriptor import explaining
 from embrasure.errors import EmbrasureError
 from embrasure.notify import ALIVE, READY, STOPPING, notify
 from embrasure.sandbox import CAPABILITIES, keep_capabilities, leave_the_network
+from embrasure.trust.load import make_ready
 from node import service
 from node.accept import Acceptor
 from node.companions import Keeper
@@ -134,6 +135,7 @@ def run(paths: Paths, stop: threading.Event) -> None:
         serving.start()
         LOG.info("ready")
         notify(READY)
+        make_ready()
         watching = threading.Thread(target=acceptor.watch_for_drift, args=(stop,), daemon=True)
         watching.start()
         metrics, due = Metrics(paths, records, clock=clock.now), 0.0

@@ -45,10 +45,14 @@ def is_safe_to_share(found: os.stat_result, *, mode: int, user: int) -> bool:
 class Placer:
     """Puts the blobs of one release in their places. ways: how often each way was gone."""
 
-    def __init__(self, blobs: BlobStore, *, user: int) -> None:
-        """user: whom the app runs as; he who may write to a blob gets copies."""
+    def __init__(
+        self, blobs: BlobStore, *, user: int, each: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """user: whom the app runs as; he who may write to a blob gets copies; each: told the length
+        of each piece that is copied, and may end it all.
+        """
         self.ways: Counter[Way] = Counter()
-        self._blobs, self._user = blobs, user
+        self._blobs, self._user, self._each = blobs, user, each
         self._may_clone, self._may_link = True, user != ROOT and os.geteuid() == ROOT
         self._buffer = memoryview(bytearray(limits.BUFFER_BYTES))  # one for all the files
 
@@ -73,7 +77,7 @@ class Placer:
                 way = "hardlink"
             else:
                 way = "copy"
-                _fill(folder, name, mode, lambda target: copy(target, fd, entry, self._buffer))
+                _fill(folder, name, mode, lambda target: self._copy(target, fd, entry))
         finally:
             os.close(fd)
         self.ways[way] += 1
@@ -97,6 +101,16 @@ class Placer:
                     held.link(name, folder, "link")
                     found.add("hardlink")
         return frozenset(found)
+
+    def _copy(self, target: int, source: int, entry: Entry) -> None:
+        """The target holds what the entry says, hashed on its way; raises Damaged (`bad-hash`)."""
+        left, hashed, buffer = entry.length, hashlib.sha256(), self._buffer
+        while left and (count := os.readv(source, [buffer[:left]])):
+            hashed.update(buffer[:count])
+            write_all(target, buffer[:count])
+            left -= count
+            self._each(count)
+        check_copied(entry, hashed.hexdigest())
 
     def _clone(self, folder: Folder, name: str, source: int, mode: int) -> bool:
         try:
@@ -136,16 +150,6 @@ class _NotHere(Exception):
 def _share(target: int, source: int) -> None:
     if not fsops.clone(target, source):
         raise _NotHere
-
-
-def copy(target: int, source: int, entry: Entry, buffer: memoryview) -> None:
-    """The target holds what the entry says, hashed on its way; raises Damaged (`bad-hash`)."""
-    left, hashed = entry.length, hashlib.sha256()
-    while left and (count := os.readv(source, [buffer[:left]])):
-        hashed.update(buffer[:count])
-        write_all(target, buffer[:count])
-        left -= count
-    check_copied(entry, hashed.hexdigest())
 
 
 def check_copied(entry: Entry, found: str) -> None:

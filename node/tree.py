@@ -91,7 +91,7 @@ def build(
     Raises Damaged (a blob is not what its name says, or the disk lost bytes), Failed (`no-space`).
     Nothing of it runs: the folder has no name that `current` could ever point to.
     """
-    name, placer = staging_name(tx), Placer(blobs, user=user)
+    name, placer = staging_name(tx), Placer(blobs, user=user, each=tick)
     if releases.has(name):
         releases.remove_tree(name)
     folders, hashed = folders_of(manifest), set[str]()

@@ -10,7 +10,7 @@ import pytest
 
 from embrasure.bundle.manifest import Entry, Manifest
 from embrasure.bundle.store import BlobStore
-from embrasure.errors import Damaged, EmbrasureError, Refused
+from embrasure.errors import Damaged, EmbrasureError, Failed, Refused
 from embrasure.fs import Folder
 from node import switch, tree
 from tests.ablation import Ablation
@@ -148,6 +148,23 @@ def test_a_blob_swapped_after_its_check_is_seen_when_it_is_copied(
         attack.succeeded(
             (releases.path / tree.staging_name(TX) / "code/main").read_bytes() == b"#!/bin/bb\n"
         )
+
+
+def test_whoever_watches_may_end_a_copy_between_two_pieces(
+    releases: Folder, blobs: BlobStore
+) -> None:
+    told = list[int]()
+
+    def pace(length: int) -> None:
+        told.append(length)
+        if length:
+            raise Failed("build", expected="its end in time", got="a later one", reason="late")
+
+    with tree.gently(pace), pytest.raises(Failed, match="in time"):
+        build(releases, blobs)
+    assert told == [0, len(FILES["code/lib/a.py"])]
+    staging = releases.path / tree.staging_name(TX)
+    assert not any(path.is_file() for path in staging.rglob("*")), "half a file is none"
 
 
 @pytest.mark.misuse
