@@ -1,7 +1,8 @@
 """What a stored state means after a crash: a pure function, the same at every start.
 
-Nothing is looked at but the record, where `current` points, which releases are whole, and what was
-committed. Doing what it says twice is doing it once: the second time it sees the end of the first.
+Nothing is looked at but the record, where `current` points, which releases are whole, what was
+committed and what is denied. Doing what it says twice is doing it once: the second time it sees the
+end of the first.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class Act(StrEnum):
 class Found:
     """What is on disk. current: the release that the link names, None when absent or dangling.
 
-    whole: names of complete release folders. committed, previous: from the floors. is_late: the
-    time of the record's state is over; in PROVISIONAL that in which a word had to come.
+    whole: names of complete release folders. committed, previous: from the floors. denied: of those
+    that could take the place of a lost one, what must not run anew. is_late: the time of the
+    record's state is over; in PROVISIONAL that in which a word had to come.
     """
 
     record: Record | None
@@ -38,7 +40,17 @@ class Found:
     whole: frozenset[str]
     committed: str | None
     previous: str | None
+    denied: frozenset[str] = frozenset()
     is_late: bool = False
+
+    def may_run(self, name: str | None) -> bool:
+        """Return whether the release is whole, and not denied if it is to be linked anew.
+
+        A denial stops what would be installed, never what was committed or runs.
+        """
+        if name is None or name not in self.whole:
+            return False
+        return name in (self.committed, self.current) or name not in self.denied
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +113,7 @@ def _open(found: Found, record: Record) -> Recovery:
 
 
 def _way_back(found: Found, back: Release | None) -> str | None:
-    if back is not None and back.id in found.whole:
+    if back is not None and found.may_run(back.id):
         return back.id
     return _rest(found).link
 
@@ -114,7 +126,7 @@ def _rest(found: Found) -> Recovery:
     record = found.record
     has_changed = record is not None and record.migrated != "no" and record.to.id == found.committed
     for name in (found.committed, None if has_changed else found.previous):
-        if name is not None and name in found.whole:
+        if found.may_run(name):
             return Recovery(Act.NOTHING, name)
     # Lost floors stop new installs, never what is linked and whole.
     if found.current in found.whole and not (has_changed and found.current == found.previous):

@@ -17,7 +17,7 @@ from node.journal import Entry
 from node.paths import Paths
 from node.recover import Act, Found, Recovery, recover
 from node.releases import find_release, is_whole, load_release
-from node.rollback import degraded
+from node.rollback import degraded, names_as_denied
 from node.serving import app_config
 from node.states import RESTING, Record, Release, State
 from node.transaction import To, Transaction
@@ -139,18 +139,33 @@ def look(
         floor = ground.floors.load().app(app)
     committed = release_of(floor.committed) if floor else None
     previous = release_of(floor.previous) if floor else None
+    whole = frozenset(
+        name for name, release in known.items() if is_whole(ground.paths, app, release, deep=False)
+    )
+    # Asked only when something must take the place of what was committed.
+    is_lost = committed is not None and committed.id not in whole
     return Found(
         record=record,
         damaged=damaged,
         current=linked(ground, app),
-        whole=frozenset(
-            name
-            for name, release in known.items()
-            if is_whole(ground.paths, app, release, deep=False)
-        ),
+        whole=whole,
         committed=committed.id if committed else None,
         previous=previous.id if previous else None,
+        denied=_denied(ground, app, record, known) if is_lost else frozenset(),
         is_late=_is_late(record),
+    )
+
+
+def _denied(
+    ground: Ground, app: str, record: Record | None, known: dict[str, Release]
+) -> frozenset[str]:
+    """Return those of the `known` releases that a revocation, policy or lowest number names."""
+    at_the_beginning = record is not None and record.back_denied
+    back = record.back if record is not None else None
+    return frozenset(
+        name
+        for name, release in known.items()
+        if names_as_denied(ground, app, release, known=at_the_beginning and release == back)
     )
 
 

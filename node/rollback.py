@@ -17,6 +17,7 @@ from embrasure.trust.floors import AppFloor
 from embrasure.trust.policy import Policy
 from embrasure.trust.receipt import Kind, Outcome, Ran
 from node import switch
+from node.ground import Ground
 from node.migration import is_one_way
 from node.probe import Died
 from node.releases import Installed, is_whole
@@ -99,19 +100,23 @@ def check_target(tx: Transaction, back: Release, *, is_linked: bool) -> None:
 
 
 def check_denied(tx: Transaction, back: Release) -> None:
-    """Return only when nothing names the old release: no revocation, no policy, no lowest number.
+    """Return only when nothing names the old release; raises Failed (`no-target`)."""
+    if names_as_denied(tx.ground, tx.app, back, known=tx.record.back_denied):
+        raise _no_target(tx, "one that was denied")
+
+
+def names_as_denied(ground: Ground, app: str, release: Release, *, known: bool) -> bool:
+    """Return whether a revocation, the policy or the lowest number names the release now.
 
     As they are now, not as they were when the install began. Trust that was lost closes no way
-    back: then what was known at the beginning counts.
+    back: then what was `known` at the beginning counts.
     """
     policy, revoked = None, False
     with contextlib.suppress(EmbrasureError):
-        revoked = back.manifest in tx.ground.floors.load().union.manifests
+        revoked = release.manifest in ground.floors.load().union.manifests
     with contextlib.suppress(EmbrasureError):
-        policy = tx.ground.policy()
-    by_policy = tx.record.back_denied if policy is None else is_denied(tx.app, back, policy)
-    if revoked or by_policy:
-        raise _no_target(tx, "one that was denied")
+        policy = ground.policy()
+    return revoked or (known if policy is None else is_denied(app, release, policy))
 
 
 def is_denied(app: str, release: Release, policy: Policy) -> bool:

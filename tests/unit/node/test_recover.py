@@ -86,6 +86,16 @@ def test_a_damaged_committed_release_gives_way_to_the_one_before() -> None:
     assert recover(found(None, OLD, whole=frozenset())) == Recovery(Act.STRANDED)
 
 
+def test_what_is_denied_takes_no_place_of_a_lost_release_but_runs_where_it_ran() -> None:
+    disk = found(None, OLD, whole=frozenset({OLDER}), previous=OLDER, denied=frozenset({OLDER}))
+    assert recover(disk) == Recovery(Act.STRANDED)
+    disk = found(None, OLD, denied=frozenset({OLD}))
+    assert recover(disk) == Recovery(Act.NOTHING, OLD)
+    committed = make_record(State.COMMITTED)
+    disk = found(committed, NEW, whole=frozenset({OLD}), committed=NEW, denied=frozenset({OLD}))
+    assert recover(disk) == Recovery(Act.STRANDED)
+
+
 def test_a_node_that_never_installed_anything_rests() -> None:
     disk = found(None, None, whole=frozenset(), committed=None)
     assert recover(disk) == Recovery(Act.NOTHING)
@@ -130,6 +140,7 @@ def disks(draw: st.DrawFn) -> Found:
         whole=frozenset(draw(st.sets(st.sampled_from([OLD, NEW, OLDER])))),
         committed=draw(NAMES),
         previous=draw(NAMES),
+        denied=frozenset(draw(st.sets(st.sampled_from([OLD, NEW, OLDER])))),
         is_late=draw(st.booleans()),
     )
 
@@ -138,6 +149,14 @@ def disks(draw: st.DrawFn) -> Found:
 def test_nothing_is_ever_linked_that_is_not_whole(disk: Found) -> None:
     plan = recover(disk)
     assert plan.link is None or plan.link in disk.whole
+
+
+@given(disks())
+def test_nothing_that_is_denied_is_linked_anew(disk: Found) -> None:
+    plan = recover(disk)
+    is_forward = disk.record is not None and plan.link == disk.record.to.id
+    if plan.link in disk.denied and not is_forward:
+        assert plan.link in (disk.current, disk.committed)
 
 
 @given(disks())
@@ -163,6 +182,6 @@ def test_twice_is_once(disk: Found) -> None:
     after = Found(
         record=disk.record, damaged=disk.damaged, whole=disk.whole, committed=disk.committed,
         previous=disk.previous, current=plan.link if plan.link is not None else disk.current,
-        is_late=disk.is_late,
+        denied=disk.denied, is_late=disk.is_late,
     )  # fmt: skip
     assert recover(after) == plan

@@ -109,6 +109,39 @@ def test_a_policy_that_came_meanwhile_closes_the_way_to_what_it_names(
             other.close()
 
 
+@pytest.mark.misuse
+def test_a_denied_release_does_not_take_the_place_of_one_that_was_destroyed(
+    running: SimInstaller, tmp_path: Path, ablation: Ablation
+) -> None:
+    """A boot goes no way that a roll-back would not go."""
+
+    def destroyed(bench: SimInstaller) -> None:
+        policy_says(denies_old)(bench)  # while it runs
+        bench.publish("2.0")
+        assert bench.poll() == "committed"
+        bench.close()
+        (bench.paths.current(bench.app) / "code/main.py").unlink()
+        bench.open()
+
+    destroyed(running)
+    for _ in range(2):
+        assert running.supervisor.running(running.app) is None
+        assert not running.paths.current(running.app).is_symlink()
+        running.restart()
+    running.publish("3.0")
+    assert (running.poll(), running.ask()) == ("committed", "3.0")
+    with ablation("the look at what is denied") as attack:
+        attack.without("node.recovery.names_as_denied")
+        other = SimInstaller(tmp_path / "other")
+        try:
+            other.publish("1.0")
+            other.poll()
+            destroyed(other)
+            attack.succeeded(other.ask() == "1.0")
+        finally:
+            other.close()
+
+
 def test_a_denial_that_was_lifted_meanwhile_opens_the_way_again(running: SimInstaller) -> None:
     policy_says(denies_old)(running)
     assert running.ask() == "1.0"  # a denial stops installs, never services
