@@ -136,7 +136,6 @@ BLOB_BYTES_PER_SECOND = 16 * KIB  # slower sources are dropped
 
 # Moving bytes
 BUFFER_BYTES = 256 * KIB  # one read, one write
-FREED_BYTES = 2 * MIB  # of memory that a node's process keeps for its next buffers
 FRAME_BODY_BYTES = MIB - 4 * KIB  # body of one Data message
 MESSAGE_BYTES = MIB  # gRPC receive limit
 HEADER_BYTES = 16 * KIB  # gRPC metadata

@@ -1,22 +1,11 @@
-"""How the C library keeps what was freed: a stream of large buffers should not be new pages each.
-
-By default a buffer of a megabyte is mapped, filled page by page by the kernel, and unmapped again.
-"""
+"""What the C library keeps of freed memory goes back to the system after a stream of buffers."""
 
 from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _libc = ctypes.CDLL(None)
-
-
-def keep_freed(most: int) -> None:
-    """Up to `most` freed bytes are used again; a C library without that knob is let be."""
-    with suppress(AttributeError):
-        _libc.mallopt(ctypes.c_int(_M_MMAP_THRESHOLD), ctypes.c_int(most))
-        _libc.mallopt(ctypes.c_int(_M_TRIM_THRESHOLD), ctypes.c_int(most))
 
 
 def give_back() -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from logging import getLogger
 from queue import SimpleQueue
 
-from embrasure import limits, memory
 from embrasure.errors import EmbrasureError, Misuse
 from node import logs
 
@@ -63,7 +62,6 @@ def run(name: str, parent: int | None, work: Callable[[threading.Event], None]) 
     parent: the process whose end is its end, None for a unit of its own
     """
     logs.start(name)
-    memory.keep_freed(limits.FREED_BYTES)
     stop = stopping()
     if parent is not None and not end_with(parent):
         return 1
