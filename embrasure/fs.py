@@ -6,6 +6,7 @@ Whatever a program of ours writes goes through here or through a `Folder`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shlex
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from embrasure import fsops, limits
 from embrasure.descriptor import explaining, read_bounded
-from embrasure.errors import Denied, Refused, Unavailable
+from embrasure.errors import Denied, NotFound, Refused, Unavailable
 from embrasure.folder import Folder as Folder
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -113,7 +114,7 @@ def lock(
     shut each other out as well. The file itself stays.
     """
     with Folder.open(path.parent.resolve()) as folder, explaining(str(path)):
-        fd = fsops.create(folder.fd, path.name, os.O_RDWR, 0o600)
+        fd = _open_lock(folder, path.name)
     try:
         until = time.monotonic() + seconds
         while not _locked(fd):
@@ -133,6 +134,18 @@ def lock(
             fcntl.flock(fd, fcntl.LOCK_UN)
     finally:
         os.close(fd)
+
+
+def _open_lock(folder: Folder, name: str) -> int:
+    try:
+        return fsops.create(folder.fd, name, os.O_RDWR, 0o600)
+    except OSError as problem:
+        if problem.errno != errno.EROFS:
+            raise
+        # To lock is not to write: what starts on a disk that turned read-only has its lock, too.
+        with contextlib.suppress(NotFound):
+            return folder.open_file(name)
+        raise
 
 
 def _locked(fd: int) -> bool:

@@ -108,7 +108,10 @@ class Acceptor:
         """
         first: EmbrasureError | None = None
         with self._mutex:
-            self._ground.journal.keep_ballast()
+            try:
+                self._ground.journal.keep_ballast()
+            except EmbrasureError as problem:
+                first = problem
             for app in self._apps():
                 try:
                     settle(self._ground, app, Silent())

@@ -5,75 +5,26 @@ What is real here and what is not: docs/node.md, "Sweeps". `-m campaign` takes m
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import msgspec
 import pytest
 
 from node.transaction import Transaction
 from tests.ablation import Ablation
-from tests.simulate.sweep import (
-    KINDS,
-    Case,
-    Kind,
-    Scene,
-    every_case,
-    recovery_lengths,
-    sweep,
-    traced,
-)
-from tests.simulate.sweep_install import hook_scenes, install_scenes
-from tests.simulate.sweep_keys import key_scenes
+from tests.simulate.sweep import Case, sweep
+from tests.simulate.sweep_ground import CAMPAIGN_PAIRS, Ground, pairs
 from tests.unit.node.test_sync_order import without
 
 pytestmark = [pytest.mark.sweep, pytest.mark.timeout(1200)]
 LEAST = 5_000
 HOOKS_SHARE = 40  # each case of a scene whose hooks are programs takes ten times as long
-PAIRS, CAMPAIGN_PAIRS = 200, 22_000
-SEED, STEP = 4, 24
-
-
-@dataclass(frozen=True)
-class Ground:
-    """The scenes, and how many operations each takes."""
-
-    swept: tuple[Scene, ...]
-    hooked: tuple[Scene, ...]
-    traces: dict[str, list[tuple[str, str]]]
-
-    def cases(self, scenes: Sequence[Scene], kinds: Sequence[Kind] = KINDS) -> list[Case]:
-        """Return every case of these scenes."""
-        return [
-            case
-            for scene in scenes
-            for case in every_case(scene.name, self.traces[scene.name], kinds)
-        ]
-
-    def share(self) -> list[Case]:
-        """Return what CI has the time for: every operation, of errors one or the other."""
-        found = self.cases(self.swept)
-        errors = ("eio", "enospc")
-        kept = [c for c in found if c.kind not in errors or c.kind == errors[c.at % 2]]
-        # A first install that fails is the first install up to its start.
-        kept = [case for case in kept if case.scene != "first_crash" or case.at % 2]
-        # On a disk that stays read-only every place is much like its neighbours.
-        return kept + self.cases(self.swept, ("erofs",))[::5]
-
-    def scene(self, name: str) -> Scene:
-        """Return the scene of this name."""
-        return next(one for one in (*self.swept, *self.hooked) if one.name == name)
+PAIRS = 200
 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    root = tmp_path_factory.mktemp("sweep")
-    swept: list[Scene] = [*install_scenes(root), *key_scenes(root)]
-    hooked: list[Scene] = [*hook_scenes(root)]
-    yield Ground(
-        tuple(swept), tuple(hooked), {scene.name: traced(scene) for scene in (*swept, *hooked)}
-    )
+    yield Ground.make(tmp_path_factory.mktemp("sweep"))
 
 
 def swept(ground: Ground, cases: Sequence[Case], some: Sequence[Case]) -> None:
@@ -95,27 +46,8 @@ def test_no_fault_at_any_operation_breaks_a_node(ground: Ground) -> None:
 @pytest.mark.campaign
 @pytest.mark.timeout(7200)
 def test_no_fault_of_any_kind_at_any_operation_breaks_a_node(ground: Ground) -> None:
-    errors = ground.cases(ground.swept, ("erofs",))
+    errors = ground.cases(ground.swept, ("erofs", "edquot"))
     swept(ground, ground.cases(ground.swept) + errors, ground.cases(ground.hooked))
-
-
-def pairs(ground: Ground, count: int) -> list[Case]:
-    """Return pairs of a crash of an act and one of its recovery, drawn evenly with a fixed seed."""
-    # The others have no recovery that writes.
-    scenes = [scene for scene in ground.swept if scene.name not in ("renewal", "first_keys")]
-    lengths = {
-        scene.name: recovery_lengths(scene, range(1, len(ground.traces[scene.name]) + 1, STEP))
-        for scene in scenes
-    }
-    chosen = random.Random(SEED)  # noqa: S311  # the same pairs each time
-    found: list[Case] = []
-    while len(found) < count:
-        name = chosen.choice(scenes).name
-        at = chosen.randrange(1, len(ground.traces[name]) + 1)
-        # A neighbour's recovery is as long, or nearly.
-        then = chosen.randrange(1, lengths[name][1 + (at - 1) // STEP * STEP] + 1)
-        found.append(Case(name, chosen.choice(("kill_before", "kill_after")), at, then))
-    return found
 
 
 def double(ground: Ground, count: int) -> None:

@@ -77,11 +77,11 @@ def mounted(image: Path, where: Path, kind: str = "ext4") -> Iterator[Path]:
     try:
         yield where
     finally:
-        _unmount(where)
+        unmount(where)
 
 
-def _unmount(where: Path) -> None:
-    """A process that was just killed may hold the mount for a moment."""
+def unmount(where: Path) -> None:
+    """Nothing is mounted there. A process that was just killed may hold the mount for a moment."""
     for _ in range(100):
         if subprocess.run(["umount", str(where)], capture_output=True).returncode == 0:
             return

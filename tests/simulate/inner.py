@@ -9,6 +9,7 @@ A release whose `config/mode` says `crash` ends as soon as it is started.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
@@ -38,9 +39,10 @@ class InnerApps:
         if (unit.cwd / "config" / "mode").read_text().strip() != "crash":
             self._running[unit.app] = instance
             alive = self._paths.shared(unit.app) / ALIVE
-            alive.touch()
-            at = time.time_ns()  # the file system's own clock lags by some milliseconds
-            os.utime(alive, ns=(at, at))
+            with contextlib.suppress(OSError):  # an app that may write nothing lives all the same
+                alive.touch()
+                at = time.time_ns()  # the file system's own clock lags by some milliseconds
+                os.utime(alive, ns=(at, at))
         return instance
 
     def keep(self, app: str) -> None:

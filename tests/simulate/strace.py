@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from embrasure.trust.floors import Floors, FloorStore
 from node.journal import Journal
 from node.paths import Paths
 from node.states import RESTING
+from tests.simulate.forks import Forks
 from tests.simulate.installer import SimInstaller, Told, free_port, patient
 from tests.simulate.promises import (
     check_end,
@@ -32,10 +34,9 @@ from tests.simulate.promises import (
     check_rest,
     check_told,
 )
-from tests.simulate.running import PROGRAM, answers, embrasure, until
+from tests.simulate.running import answers, until
 
 WAYS = ("first", "upgrade", "rollback")
-WORKERS = 2
 # Every call by which the program can change a file, a name, or another process.
 CALLS = (
     "mkdir", "mkdirat", "openat2", "write", "pwrite64", "rename", "renameat", "renameat2", "link",
@@ -43,7 +44,7 @@ CALLS = (
     "fsync", "fdatasync", "syncfs", "fallocate", "ftruncate", "utimensat", "fchown", "fchownat",
     "copy_file_range", "kill", "pidfd_send_signal",
 )  # fmt: skip
-_LINE = re.compile(r"^(\d+) +([a-z0-9_]+)\((.*)")
+_LINE = re.compile(r"^([a-z0-9_]+)\((.*)")
 
 
 @dataclass(frozen=True)
@@ -101,30 +102,49 @@ class Strace:
 
     def points(self, name: str) -> list[Point]:
         """Return every mutating call of the main thread, in order, as one run made them."""
-        with self._copy(self.ways[name], self.root / "dry") as paths:
-            log = self.root / "calls.log"
+        log = self.root / "calls.log"
+        with self._copy(self.ways[name], self.root / "dry") as paths, Forks() as forks:
+            self._learn(forks)
             options = ["-o", str(log), "-e", f"trace={','.join(CALLS)}"]
-            self._apply(paths, self.ways[name], options)
-        found, numbers, main = [], Counter[str](), ""
+            status = self._apply(forks, paths, self.ways[name], options)
+            assert os.WIFEXITED(status), status
+        found, numbers = [], Counter[str]()
         for line in log.read_text().splitlines():
             parsed = _LINE.match(line)
             if parsed is None:
                 continue
-            pid, call, rest = parsed.groups()
-            main = main or pid
-            if pid != main:
-                continue
+            call, rest = parsed.groups()
             numbers[call] += 1
             if call != "openat2" or "O_CREAT" in rest:
                 found.append(Point(name, call, numbers[call]))
         return found
 
-    def _apply(self, paths: Paths, way: Way, options: Sequence[str]) -> int:
-        """Return how `node apply` under strace ended, as a shell says it."""
+    def _learn(self, forks: Forks) -> None:
+        """What `node apply` and `node boot` load is loaded."""
+        way = next(iter(self.ways.values()))
+        with self._copy(way, self.root / f"learn-{os.getpid()}") as paths:
+            forks.learn(["node", "apply", "--root", str(paths.prefix), str(way.stick)])
+            forks.learn(["node", "boot", "--root", str(paths.prefix)])
+
+    def _apply(self, forks: Forks, paths: Paths, way: Way, options: Sequence[str]) -> int:
+        """Return how `node apply` under strace ended, as `os.waitpid` says it."""
+        said = paths.prefix.with_suffix(".said")
+        pid = forks.start(
+            ["node", "apply", "--root", str(paths.prefix), str(way.stick)], said, gated=True
+        )
+        # Only its main thread is traced: the app that it starts is not to be killed, nor counted.
         # Not with --seccomp-bpf: strace 6.1 then does not count.
-        command = ["strace", "-f", *options, *PROGRAM, "node", "apply", "--root",
-                   str(paths.prefix), str(way.stick)]  # fmt: skip
-        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
+        strace = subprocess.Popen(
+            ["strace", "-p", str(pid), *options], stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            until(lambda: _traced(pid), seconds=20, what="strace")
+            forks.go(pid)
+            return forks.wait(pid)
+        finally:
+            strace.wait(20)
+            said.unlink()
 
     @contextlib.contextmanager
     def _copy(self, way: Way, where: Path) -> Iterator[Paths]:
@@ -135,8 +155,8 @@ class Strace:
         finally:
             shutil.rmtree(where)
 
-    def check(self, point: Point, where: Path, port: int) -> bool:
-        """Return whether the node was killed (not only an app of it); every promise holds.
+    def check(self, forks: Forks, point: Point, where: Path, port: int) -> bool:
+        """Return whether the node was killed; every promise holds.
 
         Raises AssertionError.
         """
@@ -148,9 +168,9 @@ class Strace:
             bench.allow(bench.app, port)
             inject = f"inject={point.call}:signal=SIGKILL:when={point.number}"
             log = ["-o", os.devnull, "-e", f"trace={point.call}", "-e", inject]
-            killed = self._apply(paths, way, log) in (-signal.SIGKILL, 128 + signal.SIGKILL)
+            status = self._apply(forks, paths, way, log)
             check_link(paths, bench.app, way.approved)
-            self._boot(paths, way, port)
+            self._boot(forks, paths, way, port)
             bench.open()
             try:
                 check_rest(bench, way.versions)
@@ -159,58 +179,78 @@ class Strace:
                 check_told(paths, bytes(bench.identity.receipt_key.verify_key), [])
             finally:
                 bench.close()
-        return killed
+        return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
-    def _boot(self, paths: Paths, way: Way, port: int) -> None:
+    def _boot(self, forks: Forks, paths: Paths, way: Way, port: int) -> None:
         """The real program brings the node to rest, and what is linked answers."""
+        said, command = paths.prefix.with_suffix(".said"), ["node", "boot", "--root"]
         if "" in way.versions and not paths.current("shop").is_symlink():
-            done = embrasure("node", "boot", "--root", paths.prefix)
-            assert done.returncode == 0, done.stderr
-            return
-        boot = subprocess.Popen(
-            [*PROGRAM, "node", "boot", "--root", str(paths.prefix), "--foreground"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        try:
-            # A stop before it rests would count as one more start that did not go well.
-            good = [version for version in way.versions if version]
-            until(lambda: at_rest(paths, way.bench.app) and answers(port) in good,
-                  seconds=40, what="rest and an answer after boot")  # fmt: skip
-        finally:
-            boot.terminate()
-            _, said = boot.communicate(timeout=20)
-        assert boot.returncode == 0, said.decode()
+            pid = forks.start([*command, str(paths.prefix)], said)
+        else:
+            pid = forks.start([*command, str(paths.prefix), "--foreground"], said)
+            try:
+                # A stop before it rests would count as one more start that did not go well.
+                good = [version for version in way.versions if version]
+                until(lambda: at_rest(paths, way.bench.app) and answers(port) in good,
+                      seconds=40, what="rest and an answer after boot")  # fmt: skip
+            finally:
+                os.kill(pid, signal.SIGTERM)
+        assert forks.wait(pid, seconds=20) == 0, said.read_text()
+        said.unlink()
 
-    def sweep(self, points: Sequence[Point]) -> tuple[int, list[str]]:
-        """Return how many of the points killed the node, and what is wrong with each broken one."""
-        pipes = []
-        for worker in range(WORKERS):
+    def sweep(
+        self, points: Sequence[Point], *, workers: int = 2,
+        done: Callable[[Point, str], None] = lambda point, wrong: None,
+    ) -> tuple[int, list[str]]:  # fmt: skip
+        """Return how many of the points killed the node, and what is wrong with each broken one.
+
+        done: told of each point as soon as it is done, "" when nothing is wrong
+        """
+        pipes = {}
+        for worker in range(workers):
             read_end, write_end = os.pipe()
-            port = free_port()
             child = os.fork()
             if child == 0:
                 with contextlib.suppress(BaseException):
                     os.close(read_end)
-                    for number, point in enumerate(points[worker::WORKERS]):
-                        said = self._said(point, self.root / f"case-{worker}-{number}", port)
-                        os.write(write_end, (json.dumps(said) + "\n").encode())
+                    self._work(points, range(worker, len(points), workers), write_end)
                 os._exit(0)
             os.close(write_end)
-            pipes.append((child, read_end))
+            pipes[read_end] = os.fdopen(read_end), child
         found: list[tuple[bool, str]] = []
-        for child, read_end in pipes:
-            with os.fdopen(read_end) as file:
-                found += [tuple(json.loads(line)) for line in file]
-            os.waitpid(child, 0)
+        while pipes:
+            for ready in select.select([*pipes], [], [])[0]:
+                file, child = pipes[ready]
+                line = file.readline()
+                if not line:
+                    pipes.pop(ready)[0].close()
+                    os.waitpid(child, 0)
+                    continue
+                number, killed, said = json.loads(line)
+                found.append((killed, said))
+                done(points[number], said)
         assert len(found) == len(points), "a worker died"
         return sum(killed for killed, _ in found), [said for _, said in found if said]
 
-    def _said(self, point: Point, where: Path, port: int) -> tuple[bool, str]:
+    def _work(self, points: Sequence[Point], mine: Iterable[int], pipe: int) -> None:
+        port = free_port()
+        with Forks() as forks:
+            self._learn(forks)
+            for number in mine:
+                where = self.root / f"case-{number}"
+                said = self._said(forks, points[number], where, port)
+                os.write(pipe, (json.dumps([number, *said]) + "\n").encode())
+
+    def _said(self, forks: Forks, point: Point, where: Path, port: int) -> tuple[bool, str]:
         try:
-            return self.check(point, where, port), ""
+            return self.check(forks, point, where, port), ""
         except Exception as problem:
             trace = traceback.format_exc(limit=-2)
-            return True, f"{point}: {type(problem).__name__} {problem}\n{trace}"[:4000]
+            return True, f"{point}: {type(problem).__name__} {problem}\n{trace}"[:3500]
+
+
+def _traced(pid: int) -> bool:
+    return "\nTracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
 
 
 def at_rest(paths: Paths, app: str) -> bool:

@@ -9,32 +9,38 @@ sweep(scenes, cases, workers=2) -> Outcome     # cases: from `every_case`, or a 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import json
 import mmap
 import os
 import random
+import select
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from embrasure import fsops
 from tests.simulate.faults import Faults
+from tests.simulate.fulldisk import CODES, DISKS, REASONS, Disk, Refusal
 from tests.simulate.order import Order
 from tests.simulate.trees import copy_tree, fingerprint, remove, room
 
 Kind = Literal[
-    "kill_before", "kill_after", "eio", "enospc", "erofs", "short_kill", "short", "kills"
-]
+    "kill_before", "kill_after", "eio", "enospc", "edquot", "erofs", "short_kill", "short",
+    "bytes", "inodes", "quota", "readonly",
+]  # fmt: skip
 KINDS: tuple[Kind, ...] = ("kill_before", "kill_after", "eio", "enospc", "short_kill", "short")
 KILLS = ("kill_before", "kill_after", "short_kill")
-ERRORS = {"eio": errno.EIO, "enospc": errno.ENOSPC, "erofs": errno.EROFS}
+ERRORS = {
+    "eio": errno.EIO, "enospc": errno.ENOSPC, "edquot": errno.EDQUOT, "erofs": errno.EROFS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,17 @@ class Scene(Protocol):
         """
         ...
 
+    why: str
+    """The reason of what ended the last act, "" when it ended as it should."""
+    gives_back: bool
+    """Whether a full disk takes a write as soon as a file was removed."""
+
     def serving(self) -> list[str]:
         """Return what is wrong with the service at the end of an act in which writes failed."""
+        ...
+
+    def starts(self) -> list[str]:
+        """Return what is wrong with the service after a start while writes still fail."""
         ...
 
     def recover(self, faults: Faults) -> None:
@@ -167,28 +182,42 @@ def recovery_lengths(scene: Scene, places: Sequence[int]) -> dict[int, int]:
     return found
 
 
-def sweep(scenes: Sequence[Scene], cases: Sequence[Case], *, workers: int = 2) -> Outcome:
-    """Return how all cases went, shared out among that many processes."""
+def sweep(
+    scenes: Sequence[Scene], cases: Sequence[Case], *, workers: int = 2, disk: str = "",
+    tell: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:  # fmt: skip
+    """Return how all cases went, shared out among that many processes.
+
+    disk: one of `fulldisk.DISKS`, on which it is done; tell: called after each case
+    """
     named = {scene.name: scene for scene in scenes}
     shuffled = list(cases)
     random.Random(1).shuffle(shuffled)  # noqa: S311  # only evens out the load
-    pipes = []
+    pipes: dict[int, tuple[int, bytearray]] = {}
     for number in range(workers):
         read_end, write_end = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(read_end)
-            _work(named, shuffled[number::workers], write_end)
+            _work(named, shuffled[number::workers], write_end, disk)
         os.close(write_end)
-        pipes.append((child, read_end))
+        pipes[read_end] = child, bytearray()
     outcome = Outcome()
-    for child, read_end in pipes:
-        with os.fdopen(read_end, "rb") as pipe:
-            for line in pipe:
+    while pipes:
+        # All at once: a worker whose pipe is full would wait for the end of another's work.
+        for ready in select.select([*pipes], [], [])[0]:
+            child, held = pipes[ready]
+            held += (new := os.read(ready, 65_536))
+            *lines, rest = held.split(b"\n")
+            for line in lines:
                 _take(outcome, json.loads(line))
-        _, status = os.waitpid(child, 0)
-        if status:
-            outcome.broken.append(f"a worker ended with {status}")
+                tell(outcome)
+            held[:] = rest
+            if not new:
+                os.close(ready)
+                del pipes[ready]
+                if os.waitpid(child, 0)[1]:
+                    outcome.broken.append("a worker ended with an error")
     if outcome.cases + outcome.unmet != len(cases):
         outcome.broken.append(f"{outcome.cases} of {len(cases)} cases were run")
     return outcome
@@ -203,18 +232,21 @@ def _take(outcome: Outcome, told: dict[str, object]) -> None:
         outcome.broken.append(f"{told['case']}: {told['wrong']}")
 
 
-def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int) -> None:
+def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int, disk: str) -> None:
     """Run the cases in this process, which was forked for them, and end it."""
     status = 1
     try:
-        with room() as top, os.fdopen(pipe, "wb", buffering=0) as out:
+        with contextlib.ExitStack() as stack:
+            top = stack.enter_context(room())
+            out = stack.enter_context(os.fdopen(pipe, "wb", buffering=0))
+            real = stack.enter_context(DISKS[disk](top)) if disk else None
             gc.disable()  # a collection in a forked process copies what it looks at
             places: dict[str, Place] = {}
             for case in cases:
                 if case.scene not in places:
-                    own = top / case.scene
+                    own = (real.path if real else top) / case.scene
                     own.mkdir()
-                    places[case.scene] = Place(named[case.scene], own)
+                    places[case.scene] = Place(named[case.scene], own, real)
                 wrong = places[case.scene].run(case)
                 told = {
                     "scene": case.scene, "case": str(case), "wrong": "; ".join(wrong),
@@ -231,8 +263,9 @@ def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int) -> None:
 class Place:
     """One scene in one folder of one worker."""
 
-    def __init__(self, scene: Scene, room: Path) -> None:
-        self._scene, self._counters = scene, Counters()
+    def __init__(self, scene: Scene, room: Path, disk: Disk | None = None) -> None:
+        self._scene, self._counters, self._disk = scene, Counters(), disk
+        scene.gives_back = disk is None or disk.gives_back
         self.met = True  # whether the last case had all of its faults
         self._folder = room / "copy"
         self._base = scene.enter(self._folder, self._counters)
@@ -250,12 +283,15 @@ class Place:
     def reset(self) -> None:
         """The folder is a copy of the base."""
         self._counters.clear()
+        self._scene.why = ""
         remove(self._folder)
-        copy_tree(self._base, self._folder)
+        copy_tree(self._base, self._folder, ballast=self._disk is not None)
 
     def faulted(self, case: Case) -> list[str]:
         """The act was done with the fault; returns what is wrong already."""
         self.reset()
+        if case.kind in CODES:
+            return self._refused(case)
         if case.kind == "short":
             return self._in_order(case.faults())
         if case.kind not in KILLS:
@@ -272,6 +308,27 @@ class Place:
             return [f"after a short write: {said}"]
         order.told("the end")
         return order.wrong[:3]
+
+    def _refused(self, case: Case) -> list[str]:
+        """Return what is wrong while the disk really refuses; then it takes everything again."""
+        disk, kind = self._disk, cast(Refusal, case.kind)
+        assert disk is not None
+        met = []
+
+        def each(number: int) -> None:
+            if number == case.at:
+                met.append(number)
+                disk.refuse(kind)
+
+        try:
+            said = self._scene.act(Faults(each=each))
+            wrong = self._scene.serving()
+            if self._scene.why not in ("", REASONS[kind]):
+                wrong.append(f"the act ended as {self._scene.why}: {said}")
+            wrong += self._scene.starts()
+        finally:
+            disk.allow()
+        return wrong if met else ["the fault was never met"]
 
     def _recovered_and_checked(self, case: Case) -> list[str]:
         if case.then:

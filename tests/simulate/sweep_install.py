@@ -19,7 +19,7 @@ from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.documents import write
 from embrasure.trust.floors import Floors, FloorStore
 from embrasure.trust.receipt import Kind as ReceiptKind
-from embrasure.trust.receipt import chain_hash
+from embrasure.trust.receipt import Outcome, Reason, Receipt, chain_hash
 from embrasure.trust.source import Source
 from node.collection import live_blobs
 from node.ground import Report
@@ -113,7 +113,7 @@ class InstallScene:
         mode: str = "good",
         hooks: Sequence[Hook] = (),
     ) -> None:
-        self.name = name
+        self.name, self.why, self.gives_back = name, "", True
         self._bench = SimInstaller(root / name, inner=True)
         self._bench.paths.app_toml(APP).chmod(0o600)
         self.approved = set[str]()  # digests of manifests
@@ -164,10 +164,10 @@ class InstallScene:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        self._bench.open()
-        # The verdict is known already: what is swept is what follows from it.
-        self._bench.acceptor._installer._judge = self._judge
         try:
+            self._bench.open()
+            # The verdict is known already: what is swept is what follows from it.
+            self._bench.acceptor._installer._judge = self._judge
             yield
         finally:
             self._ran = self._bench.supervisor.running(APP)
@@ -177,8 +177,15 @@ class InstallScene:
         """I8: a disk that takes nothing does not stop what was committed, nor what replaces it."""
         return ["I8: nothing runs any more"] if self._held and self._ran is None else []
 
+    def starts(self) -> list[str]:
+        """I8: nor does a start on it."""
+        with contextlib.suppress(EmbrasureError), self.opened():
+            pass
+        return [f"{wrong}, after a start" for wrong in self.serving()]
+
     def act(self, faults: Faults) -> str:
         assert self._judged is not None
+        self.why = ""
         try:
             with self.opened(), faults, self._watched():
                 answer = self._bench.acceptor._installer.act(
@@ -186,9 +193,11 @@ class InstallScene:
                 )
             record = self._bench.acceptor._ground.journal.read(APP).record
         except EmbrasureError as problem:
+            self.why = problem.reason
             return str(problem)
         said = record.detail if record is not None else ""
         if answer.kind != self.end:
+            self.why = answer.reason
             return f"{answer.kind} {answer.reason} {said}"
         switches = self._counters.get(SWITCHED)
         return "" if switches == 1 else f"{switches} switches in one install"
@@ -256,6 +265,7 @@ class InstallScene:
             yield f"{instance.unit.release if instance else 'nothing'} runs, not `current`"
         yield from fallen(self._before, FloorStore(paths.floors).load())
         yield from self._chain()
+        yield from self._says_why(version)
 
     def _running(self, paths: Paths) -> str:
         """Return the version that `current` resolves to."""
@@ -263,11 +273,23 @@ class InstallScene:
         return parse_manifest(manifest.read_bytes()).version if manifest.exists() else ""
 
     def _was_told(self) -> bool:
+        return any(one.kind == ReceiptKind.SOAKED for one in self._about_it())
+
+    def _about_it(self) -> list[Receipt]:
         assert self._plan is not None
         plan = sha256_hex(write(self._plan))
-        return any(
-            one.kind == ReceiptKind.SOAKED and one.plan.hex() == plan for one in self._bench.told()
-        )
+        return [one for one in self._bench.told() if one.plan.hex() == plan]
+
+    def _says_why(self, version: str) -> Iterator[str]:
+        """An install that had no room says so in its receipt; without a first record it is none."""
+        told = self._about_it()[-1:]
+        if self.why != "no-space" or (not told and version != self._new):
+            return
+        ended = (Outcome.OK, Outcome.ROLLED_BACK)
+        # Where even the ballast gives nothing back, the record of why is lost: an interruption.
+        reasons = (Reason.NO_SPACE,) if self.gives_back else (Reason.NO_SPACE, Reason.POWER)
+        if not told or (told[0].outcome not in ended and told[0].reason not in reasons):
+            yield f"it had no room, and says {told[0].reason.name if told else 'nothing'}"
 
     def _chain(self) -> Iterator[str]:
         posted = self._bench.acceptor._ground.receipts.outbox.pending(100)

@@ -37,7 +37,7 @@ class TrustScene:
     """
 
     def __init__(self, root: Path, name: str, *, door: bool = False, fresh: bool = False) -> None:
-        self.name = name
+        self.name, self.why, self.gives_back = name, "", True
         self._door = door
         self._bench = bench = SimInstaller(root / name, inner=True)
         if not fresh:
@@ -83,7 +83,9 @@ class TrustScene:
                 faults.arm()
                 self._take()
         except EmbrasureError as problem:
+            self.why = problem.reason
             return str(problem)
+        self.why = ""
         return ""
 
     def _take(self) -> None:
@@ -95,6 +97,9 @@ class TrustScene:
     def serving(self) -> list[str]:
         return []
 
+    def starts(self) -> list[str]:
+        return []
+
     def recover(self, faults: Faults) -> None:
         with faults:
             faults.arm()
@@ -103,8 +108,8 @@ class TrustScene:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        self._bench.open()
         try:
+            self._bench.open()
             yield
         finally:
             self._bench.close()
@@ -150,7 +155,7 @@ def _fallen_roles(before: TufFloors, after: TufFloors) -> Iterator[str]:
 class RenewalScene:
     """A listener gets a new key and chain in place of the ones that it has."""
 
-    name = "renewal"
+    name, why, gives_back = "renewal", "", True
 
     def __init__(self) -> None:
         authority = Authority()
@@ -168,10 +173,15 @@ class RenewalScene:
                 faults.arm()
                 write_pair(self._paths.renewed, self._pairs[1])
         except EmbrasureError as problem:
+            self.why = problem.reason
             return str(problem)
+        self.why = ""
         return ""
 
     def serving(self) -> list[str]:
+        return []
+
+    def starts(self) -> list[str]:
         return []
 
     def recover(self, faults: Faults) -> None:
@@ -206,7 +216,7 @@ def _pair(authority: Authority, number: int) -> Pair:
 class FirstKeysScene:
     """A node makes its keys: TLS, seal, receipts, and its first floors."""
 
-    name = "first_keys"
+    name, why, gives_back = "first_keys", "", True
 
     def enter(self, folder: Path, counters: Counters) -> Path:
         self._paths = Paths(folder)
@@ -220,7 +230,9 @@ class FirstKeysScene:
                 faults.arm()
                 self._make()
         except EmbrasureError as problem:
+            self.why = problem.reason
             return str(problem)
+        self.why = ""
         return ""
 
     def _make(self) -> None:
@@ -230,6 +242,9 @@ class FirstKeysScene:
         )  # fmt: skip
 
     def serving(self) -> list[str]:
+        return []
+
+    def starts(self) -> list[str]:
         return []
 
     def recover(self, faults: Faults) -> None:

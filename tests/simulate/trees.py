@@ -51,13 +51,17 @@ def _look(folder: str, prefix: str, found: set[tuple[str, tuple[object, ...]]]) 
 _SHARED = ("blobs", "releases", "trusted")
 
 
-def copy_tree(source: Path, target: Path) -> None:
-    """`target` is a new copy; large things that nobody writes into are second names."""
+def copy_tree(source: Path, target: Path, *, ballast: bool = False) -> None:
+    """`target` is a new copy; large things that nobody writes into are second names.
+
+    ballast: it is a file of its own, whose removal makes room
+    """
     # Of a base in the same room: its own first copy came from another file system.
-    _copy(str(source), str(target), near=source.parent == target.parent, shared=False)
+    near = source.parent == target.parent
+    _copy(str(source), str(target), near=near, shared=False, ballast=ballast)
 
 
-def _copy(source: str, target: str, *, near: bool, shared: bool) -> None:
+def _copy(source: str, target: str, *, near: bool, shared: bool, ballast: bool) -> None:
     os.mkdir(target)  # noqa: PTH102  # thousands of times: plain text
     with os.scandir(source) as entries:
         for entry in entries:
@@ -65,8 +69,9 @@ def _copy(source: str, target: str, *, near: bool, shared: bool) -> None:
             if entry.is_symlink():
                 os.symlink(os.readlink(entry.path), new)  # noqa: PTH115, PTH211  # as above
             elif entry.is_dir():
-                _copy(entry.path, new, near=near, shared=shared or entry.name in _SHARED)
-            elif near and (shared or entry.name == "ballast"):
+                held = shared or entry.name in _SHARED
+                _copy(entry.path, new, near=near, shared=held, ballast=ballast)
+            elif near and (shared or (entry.name == "ballast" and not ballast)):
                 os.link(entry.path, new)
             else:
                 shutil.copy2(entry.path, new)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from embrasure import fs, limits
+from embrasure import fs, fsops, limits
 from embrasure.descriptor import explained
 from embrasure.errors import Denied, EmbrasureError, Failed, NotFound, Refused, Unavailable
+from embrasure.fsops import Op
 from tests.ablation import Ablation
 
 
@@ -241,6 +242,27 @@ def test_a_lock_is_held_by_one_and_freed_at_the_end(tmp_path: Path) -> None:
     assert problem.value.reason == "busy"
     with fs.lock(tmp_path / "lock", seconds=0):
         pass
+
+
+class ReadOnly:
+    """Every operation that would change the disk is refused, as on one that turned read-only."""
+
+    def before(self, op: Op) -> int | None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def after(self, op: Op, result: int) -> None: ...
+
+
+def test_a_lock_that_is_there_is_held_on_a_read_only_disk_too(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with fsops.watched(ReadOnly()), pytest.raises(Denied), fs.lock(path, seconds=0):
+        pass
+    with fs.lock(path, seconds=0):
+        pass
+    with fsops.watched(ReadOnly()), fs.lock(path, seconds=0):
+        with pytest.raises(Unavailable) as problem, fs.lock(path, seconds=0.05):
+            pass
+        assert problem.value.reason == "busy"
 
 
 def test_a_lock_is_waited_for(tmp_path: Path) -> None:

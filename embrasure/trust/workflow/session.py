@@ -148,6 +148,10 @@ class Workflow:
                 # snapshot list. Our own floors, checked below, know who lost a key.
                 run = self._run(floors, generation, fetcher, load, last)
             updater, absent, problem = run.updater, run.absent, run.problem
+            if problem is not None and not _is_stored(generation, updater.trusted()):
+                # The disk did not take the newest root: nothing of this walk is kept.
+                self.generations.discard(generation)
+                raise problem
             whole = problem is None
             files = self._settle(floors, generation, updater, absent, complete=whole)
         if problem is not None:
@@ -264,6 +268,11 @@ def stored_name(role: str, version: int) -> str:
     if role == Root.type:
         return f"{HISTORY}/{version}.root.json"
     return f"{quote(role, '')}.json"
+
+
+def _is_stored(generation: Path, trusted: Mapping[str, Signed]) -> bool:
+    name = stored_name(Root.type, trusted[Root.type].version)
+    return read_generation(generation, name, limit=limits.TARGETS_BYTES) is not None
 
 
 def _stored(generation: Path, role: str, version: int) -> bytes:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from embrasure.errors import EmbrasureError, Failed
+from node.accept import Acceptor
+from node.config import load_config
 from node.journal import Journal
 from node.states import Record, State
+from tests.simulate.faults import Faults
+from tests.simulate.inner import InnerApps
 from tests.simulate.installer import SimInstaller
 
 
@@ -166,3 +172,22 @@ def full_from(
         return write
 
     return wrap
+
+
+@pytest.mark.parametrize("ballast", [True, False])
+def test_a_start_on_a_read_only_disk_serves(running: SimInstaller, ballast: bool) -> None:
+    """The lock was opened to be written, and a ballast that could not be kept ended the start."""
+    running.close()
+    if not ballast:
+        (running.paths.journal / "ballast").unlink()
+    supervisor = InnerApps(running.paths)
+    with Faults(fail_at=1, error=errno.EROFS, lasting=True) as faults:
+        faults.arm()
+        acceptor = Acceptor(
+            running.paths, load_config(running.paths), running.identity, supervisor,
+            clock=running.clock,
+        )  # fmt: skip
+        with closing(acceptor), suppress(EmbrasureError):
+            acceptor.recover()
+        assert supervisor.running("shop") is not None
+    running.open()
