@@ -1,7 +1,7 @@
-"""A node whose disk is really full, at every operation of an install: what ran runs on, it is told
-why, and with room again the next release installs. No room is pretended: a file takes it.
+"""A node with real programs whose disk is really full: what ran runs on, it is told why, and with
+room again the next release installs. No room is pretended: a file takes it.
 
-The default run takes some of the operations; `-m long` all of them.
+A few operations of an install are taken; every write of a node: `test_node_disks.py`.
 """
 
 from __future__ import annotations
@@ -152,12 +152,6 @@ def test_a_disk_that_is_full_from_one_moment_on(node: Node) -> None:
 @pytest.mark.long
 def test_inodes_that_are_used_up_from_one_moment_on(node: Node) -> None:
     sweep(node, fill_inodes, sample=SAMPLE, name="inodes")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("fill", "name"), [(fill_bytes, "disk"), (fill_inodes, "inodes")])
-def test_full_at_every_operation(node: Node, fill: Callable[[Path], None], name: str) -> None:
-    sweep(node, fill, sample=60, name=f"{name}_long")
 
 
 def test_what_does_not_fit_is_refused_before_it_is_fetched(node: Node) -> None:

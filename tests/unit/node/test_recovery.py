@@ -187,7 +187,8 @@ def test_a_start_on_a_read_only_disk_serves(running: SimInstaller, ballast: bool
             running.paths, load_config(running.paths), running.identity, supervisor,
             clock=running.clock,
         )  # fmt: skip
-        with closing(acceptor), suppress(EmbrasureError):
-            acceptor.recover()
-        assert supervisor.running("shop") is not None
+        with closing(acceptor):
+            with suppress(EmbrasureError):
+                acceptor.recover()
+            assert supervisor.running("shop") is not None
     running.open()
