@@ -108,10 +108,7 @@ class Acceptor:
         """
         first: EmbrasureError | None = None
         with self._mutex:
-            try:
-                self._ground.journal.keep_ballast()
-            except EmbrasureError as problem:
-                first = problem
+            self._ground.journal.keep_ballast()
             for app in self._apps():
                 try:
                     settle(self._ground, app, Silent())

@@ -5,6 +5,7 @@ Kept here: a node is never left between two releases, because what it was doing 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -141,11 +142,7 @@ class Journal:
             folder.fsync()
 
     def keep_ballast(self) -> None:
-        """The ballast is there, if the disk has room for it."""
-        with Folder.open(self._folder) as folder:
+        """The ballast is there, if the disk takes it: one that is full or read-only may not."""
+        with contextlib.suppress(EmbrasureError), Folder.open(self._folder) as folder:
             if not folder.has(BALLAST):
-                try:
-                    folder.create(BALLAST, b"\xff" * limits.BALLAST_BYTES)
-                except EmbrasureError as problem:
-                    if problem.reason != "no-space":
-                        raise
+                folder.create(BALLAST, b"\xff" * limits.BALLAST_BYTES)
