@@ -138,7 +138,7 @@ def _run(arguments: list[str], said: str, at_end: Any = None) -> None:
     """Run the command as `embrasure` does; never returns."""
     status = 70
     try:
-        with open(os.devnull) as nothing, open(said, "ab", buffering=0) as out:  # noqa: PTH123
+        with Path(os.devnull).open() as nothing, Path(said).open("ab", buffering=0) as out:
             os.dup2(nothing.fileno(), 0)
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
