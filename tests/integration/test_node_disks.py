@@ -118,6 +118,7 @@ _ELSEWHERE = {
     "node/judge.py": _READS,
     "node/leftovers.py": _START,
     "node/material.py": _READS,
+    "node/mending.py": "a person runs it, and again if it fails",
     "node/ownership.py": _START,
     "node/records.py": _READS,
     "node/recovery.py": _READS,

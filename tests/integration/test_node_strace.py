@@ -13,7 +13,7 @@ import pytest
 from tests.simulate.strace import WAYS, Strace
 from tests.simulate.trees import room
 
-POINTS = {"first": 30, "upgrade": 50, "rollback": 20}
+POINTS = {"first": 40, "upgrade": 45, "rollback": 15}
 
 pytestmark = [
     pytest.mark.long,
