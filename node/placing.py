@@ -55,6 +55,7 @@ class Placer:
         self._blobs, self._user, self._each = blobs, user, each
         self._may_clone, self._may_link = True, user != ROOT and os.geteuid() == ROOT
         self._buffer = memoryview(bytearray(limits.BUFFER_BYTES))  # one for all the files
+        self._shelves: dict[str, Folder] = {}  # of the store, at most 256; each closes with this
 
     def place(self, folder: Folder, name: str, entry: Entry) -> Way:
         """Return how `name` became a new file with the blob's bytes and the entry's mode.
@@ -121,12 +122,13 @@ class Placer:
 
     def _link(self, folder: Folder, name: str, entry: Entry, mode: int) -> bool:
         try:
-            with self._blobs.lend(entry.sha256, executable=mode == 0o555) as (held, lent):
-                found = held.stat(lent)
-                if not is_safe_to_share(found, mode=mode, user=self._user):
-                    return False
-                check_length(entry, found)
-                held.link(lent, folder, name)
+            held = self._shelf(entry.sha256)
+            lent = self._blobs.lend(entry.sha256, held, executable=mode == 0o555)
+            found = held.stat(lent)
+            if not is_safe_to_share(found, mode=mode, user=self._user):
+                return False
+            check_length(entry, found)
+            held.link(lent, folder, name)
         except EmbrasureError as problem:
             number = problem.__cause__.errno if isinstance(problem.__cause__, OSError) else None
             if number not in _COPY_INSTEAD:
@@ -134,6 +136,11 @@ class Placer:
             self._may_link = number not in _NO_LINKS
             return False
         return True
+
+    def _shelf(self, digest: str) -> Folder:
+        if (found := self._shelves.get(digest[:2])) is None:
+            found = self._shelves[digest[:2]] = self._blobs.shelf(digest)
+        return found
 
 
 def check_length(entry: Entry, found: os.stat_result) -> None:

@@ -243,16 +243,18 @@ class BlobStore:
                 folder.unlink(digest, missing_ok=True)
                 folder.unlink(digest + TWIN, missing_ok=True)
 
-    @contextlib.contextmanager
-    def lend(self, digest: str, *, executable: bool) -> Iterator[tuple[Folder, str]]:
-        """Yield folder and name of a whole blob, for a second name of the same file.
+    def shelf(self, digest: str) -> Folder:
+        """Return the folder in which the blob lies, open, for the caller to close."""
+        return self._root.child(check_digest(digest)[:2])
+
+    def lend(self, digest: str, shelf: Folder, *, executable: bool) -> str:
+        """Return the name in its `shelf` of a whole blob, for a second name of the same file.
 
         executable: of a copy of it that may be run: one file has one mode
         """
-        with self._root.child(check_digest(digest)[:2]) as folder:
-            if executable and not folder.has(digest + TWIN):
-                self._make_twin(digest, folder)
-            yield folder, digest + TWIN if executable else digest
+        if executable and not shelf.has(digest + TWIN):
+            self._make_twin(digest, shelf)
+        return digest + TWIN if executable else digest
 
     @contextlib.contextmanager
     def probe(self, data: bytes) -> Iterator[tuple[Folder, str]]:

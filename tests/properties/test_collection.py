@@ -200,8 +200,9 @@ def test_an_executable_twin_lives_and_goes_with_its_blob(tmp_path: Path) -> None
     blobs = BlobStore(tmp_path / "blobs")
     digest = put(blobs, b"#!/bin/sh\n")
     blobs.sync()
-    with blobs.lend(digest, executable=True) as (folder, name):
-        assert folder.read(name, limit=99) == b"#!/bin/sh\n"
+    with blobs.shelf(digest) as shelf:
+        name = blobs.lend(digest, shelf, executable=True)
+        assert shelf.read(name, limit=99) == b"#!/bin/sh\n"
     assert blobs.sweep({digest}) == 0
     assert blobs.path(digest).with_name(digest + TWIN).exists()
     assert blobs.sweep(set()) == 2
