@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from embrasure import fsops
+from embrasure import fsops, limits
 from embrasure.bundle.manifest import Entry, FileAgeProbe, Hook, Manifest, parse_manifest
+from embrasure.bundle.packing import PackedSource
 from embrasure.errors import EmbrasureError
 from embrasure.fsops import Op
 from embrasure.trust.canonical import sha256_hex
@@ -49,13 +50,14 @@ def sign_of_life() -> FileAgeProbe:
 
 
 def small(
-    bench: SimInstaller, version: str, mode: str = "good", hooks: Sequence[Hook] = ()
+    bench: SimInstaller, version: str, mode: str = "good", hooks: Sequence[Hook] = (), more: int = 0
 ) -> SimRelease:
     """Return a release with a few files, a folder in a folder, a link, and its own bytes."""
     files = {
         "code/main.py": b"# an app that is a file of the node\n",
         "code/lib/deep/a.py": f"version = {version!r}\n".encode(),
         "code/lib/b.py": b"same in all\n",
+        **{f"code/lib/more/{n}.py": f"number = {n}\n".encode() for n in range(more)},
     }
 
     def changed(manifest: Manifest) -> Manifest:
@@ -101,7 +103,8 @@ class Switches:
 class InstallScene:
     """A node that is about to install, and what it must look like after any one fault.
 
-    held: versions that were committed before; mode: `crash` for a release that must go back.
+    held: versions that were committed before; mode: `crash` for a release that must go back; more:
+    so many files more, which come as a pack.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class InstallScene:
         held: Sequence[str] = (),
         mode: str = "good",
         hooks: Sequence[Hook] = (),
+        more: int = 0,
     ) -> None:
         self.name, self.why, self.gives_back = name, "", True
         self._bench = SimInstaller(root / name, inner=True)
@@ -124,8 +128,8 @@ class InstallScene:
         self._new = "5.0"
         self.end = "rolled_back" if mode == "crash" else "committed"
         self._allowed = {last} if mode == "crash" else {last, self._new}
-        self._publish(small(self._bench, self._new, mode, hooks))
-        self._source = self._bench.repo.frozen_source()
+        self._publish(small(self._bench, self._new, mode, hooks, more))
+        self._source = PackedSource(self._bench.repo.frozen_source())
         self._plan = self._bench.plan
         self._bench.close()
         self._publish(small(self._bench, _NEXT))
@@ -367,6 +371,7 @@ def install_scenes(root: Path) -> list[InstallScene]:
         InstallScene(root, "upgrade", held=four[:1]),
         InstallScene(root, "rollback", held=four[:1], mode="crash"),
         InstallScene(root, "collect", held=four),
+        InstallScene(root, "packed", more=limits.PACK_LEAST_BLOBS),
     ]
 
 
