@@ -36,7 +36,7 @@ from node.orders import ORDERS, Last
 from node.owned import Owned
 from node.paths import Paths
 from node.receipts import Receipts
-from node.recovery import settle
+from node.recovery import settle, typed
 from node.repair import repair
 from node.secrets import Secrets
 from node.serving import served
@@ -112,8 +112,8 @@ class Acceptor:
             for app in self._apps():
                 try:
                     settle(self._ground, app, Silent())
-                except EmbrasureError as problem:
-                    first = first or problem
+                except Exception as problem:  # a defect, too: it is that app's alone
+                    first = first or typed(app, problem)
         if first is not None:
             raise first
 

@@ -6,7 +6,7 @@ import contextlib
 from functools import partial
 from logging import getLogger
 
-from embrasure.errors import EmbrasureError
+from embrasure.errors import EmbrasureError, Failed
 from embrasure.fs import Folder
 from node import switch, units
 from node.config import load_app
@@ -39,6 +39,15 @@ def settle(ground: Ground, app: str, report: Report, *, forward: bool = True) ->
         if problem.reason != "stopping":
             _keep_serving(ground, app, entry.record)
         raise
+
+
+def typed(app: str, problem: Exception) -> EmbrasureError:
+    """Return what keeps the app from its rest as an error of ours; a defect is logged whole."""
+    if isinstance(problem, EmbrasureError):
+        return problem
+    LOG.error("%s: recovery failed", app, exc_info=problem)
+    return Failed(f"recovery of {app}", expected="an app at rest", got=type(problem).__name__,
+                  untouched="the other apps", reason="internal")  # fmt: skip
 
 
 def _settle(

@@ -21,7 +21,7 @@ from node.ground import Apps
 from node.installer import Answer
 from node.isolation import Isolation
 from node.paths import Paths
-from node.recovery import serve_committed
+from node.recovery import serve_committed, typed
 from node.serving import Standing
 from node.states import State
 
@@ -59,9 +59,10 @@ class ServeOnly(Acceptor):
             for app in self._apps():
                 try:
                     serve_committed(self._ground, app)
-                except EmbrasureError as problem:
-                    LOG.error("%s: %s [%s]", app, problem, problem.word)
-                    first = first or problem
+                except Exception as problem:  # a defect, too: it is that app's alone
+                    told = typed(app, problem)
+                    LOG.error("%s: %s [%s]", app, told, told.word)
+                    first = first or told
         if first is not None:
             raise first
 

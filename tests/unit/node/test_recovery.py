@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from embrasure.errors import EmbrasureError, Failed
+from node import recovery
 from node.accept import Acceptor
 from node.config import load_config
+from node.ground import Ground
 from node.journal import Journal
-from node.states import Record, State
+from node.states import Record, Release, State
 from tests.simulate.faults import Faults
 from tests.simulate.inner import InnerApps
 from tests.simulate.installer import SimInstaller
@@ -132,6 +134,24 @@ def test_a_node_whose_only_release_could_not_be_read_once_runs_it_at_the_next_st
         assert (record_of(running).state, running.ask()) == (State.IDLE, "1.0")
         running.close()
     running.open()
+
+
+def test_a_defect_that_one_app_meets_does_not_stop_the_next(
+    running: SimInstaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.close()
+    (running.paths.opt / "a-first").mkdir()
+    real = recovery._known
+
+    def known(ground: Ground, app: str, record: Record | None) -> dict[str, Release]:
+        if app == "a-first":
+            raise RecursionError
+        return real(ground, app, record)
+
+    monkeypatch.setattr(recovery, "_known", known)
+    with pytest.raises(Failed, match="a-first") as found:
+        running.open()
+    assert (found.value.reason, running.ask()) == ("internal", "1.0")
 
 
 @pytest.mark.parametrize(
