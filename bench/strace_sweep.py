@@ -34,8 +34,10 @@ def main() -> int:
         if wrong:
             print(wrong, flush=True)
         if done.total() % _TELL == 0:
+            # Several workers are at several places: only one knows how far all is done.
             at = wanted.start + done.total() * wanted.every
-            print(f"{dict(done)} in {time.monotonic() - began:.0f} s, next --from {at}", flush=True)
+            next_one = f", next --from {at}" if wanted.workers == 1 else ""
+            print(f"{dict(done)} in {time.monotonic() - began:.0f} s{next_one}", flush=True)
 
     with room() as folder:
         strace = Strace(folder)

@@ -15,6 +15,7 @@ import random
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 from embrasure.fsops import Op
@@ -23,6 +24,7 @@ from tests.simulate.faults import is_on_disk
 Node = int
 Key = tuple[Node, str]  # a name in a folder
 ROOT: Node = 0
+WHOLE = 8  # changes of names: 256 parts
 _LINKED = ("blobs", "releases", "trusted")  # never written in place: a second name will do
 
 
@@ -230,15 +232,23 @@ class Disk:
         is_half = len(before.sets) == 1 and before.sets[0][1] == moved
         return not is_half or before in kept
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether so few names are not on disk that every part of them is tried."""
+        return len(self.pending) <= WHOLE
+
     def choices(self, chosen: random.Random, *, more: int) -> Iterator[tuple[list[Names], str]]:
-        """Yield what a crash may keep: all, none, all but one, one alone, and any; with a word for
-        the bytes of files.
+        """Yield what a crash may keep of the names, with a word for the bytes of files: every part
+        of up to `WHOLE` changes; of more all, none, all but one, one alone, and any.
         """
         every = set(range(len(self.pending)))
         subsets: list[set[int]] = [every, set()]
-        subsets += [every - {number} for number in every]
-        subsets += [{number} for number in every]
-        subsets += [{n for n in every if chosen.random() < 0.5} for _ in range(more)]
+        if self.is_whole:
+            subsets += [set(some) for n in range(1, len(every)) for some in combinations(every, n)]
+        else:
+            subsets += [every - {number} for number in every]
+            subsets += [{number} for number in every]
+            subsets += [{n for n in every if chosen.random() < 0.5} for _ in range(more)]
         for subset in subsets[:1]:
             for how in ("new", "old", "empty", "half", "zeros", "any"):
                 yield self.closed(subset), how
@@ -335,12 +345,15 @@ class State:
 
 @dataclass(frozen=True)
 class Crash:
-    """One state, behind `at` events, and the receipts that were handed out by then."""
+    """One state, behind `at` events, and the receipts that were handed out by then; is_whole: every
+    part of the names that are not on disk there is tried.
+    """
 
     at: int
     what: str
     state: State
     told: tuple[bytes, ...]
+    is_whole: bool
 
 
 def crashes(
@@ -364,6 +377,6 @@ def crashes(
                 seen.add((state.mark, len(told)))
                 call = recorder.events[at - 1].call if at else "the beginning"
                 what = f"behind {at} ({call}), {len(kept)}/{len(disk.pending)} names, {how} bytes"
-                yield Crash(at, what, state, told)
+                yield Crash(at, what, state, told, disk.is_whole)
         if at < len(recorder.events) and keep(recorder.events[at], recorder):
             disk.apply(recorder.events[at])

@@ -103,11 +103,14 @@ def chosen(every: Sequence[Crash], points: int, seed: int) -> list[Crash]:
 
 @dataclass(slots=True)
 class Lost:
-    """How it went. states: built and recovered; every: that the model has; prefixes: of the act."""
+    """How it went. states: built and recovered; every: that the model has; prefixes: of the act;
+    sampled: of them, those with too many names at stake for every part of them.
+    """
 
     states: int = 0
     every: int = 0
     prefixes: int = 0
+    sampled: int = 0
     broken: list[str] = field(default_factory=list)
 
 
@@ -133,6 +136,7 @@ def lose(
                 lost.states += told["states"]
                 lost.every += told["every"] if told["worker"] == 0 else 0
                 lost.prefixes += told["prefixes"] if told["worker"] == 0 else 0
+                lost.sampled += told["sampled"] if told["worker"] == 0 else 0
                 lost.broken += told["broken"]
         _, status = os.waitpid(child, 0)
         if status:
@@ -158,6 +162,7 @@ def _work(
                 told = {
                     "worker": worker, "states": len(mine), "every": len(every),
                     "prefixes": len(place.recorder.events) + 1,
+                    "sampled": len({crash.at for crash in every if not crash.is_whole}),
                     "broken": list(_broken(place, mine)),
                 }  # fmt: skip
                 out.write(json.dumps(told) + "\n")

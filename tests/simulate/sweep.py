@@ -20,7 +20,8 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,6 +140,14 @@ class Outcome:
     broken: list[str] = field(default_factory=list)
     by_scene: dict[str, int] = field(default_factory=dict)
 
+    def joined(self, other: Outcome) -> Outcome:
+        """Return how both went."""
+        counts = Counter(self.by_scene) + Counter(other.by_scene)
+        return Outcome(
+            self.cases + other.cases, self.unmet + other.unmet, self.broken + other.broken,
+            dict(counts),
+        )  # fmt: skip
+
     def figures(self, name: str) -> list[str]:
         """Return the two lines that CI reads."""
         return [
@@ -184,11 +193,10 @@ def recovery_lengths(scene: Scene, places: Sequence[int]) -> dict[int, int]:
 
 def sweep(
     scenes: Sequence[Scene], cases: Sequence[Case], *, workers: int = 2, disk: str = "",
-    tell: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:  # fmt: skip
     """Return how all cases went, shared out among that many processes.
 
-    disk: one of `fulldisk.DISKS`, on which it is done; tell: called after each case
+    disk: one of `fulldisk.DISKS`, on which it is done
     """
     named = {scene.name: scene for scene in scenes}
     shuffled = list(cases)
@@ -211,7 +219,6 @@ def sweep(
             *lines, rest = held.split(b"\n")
             for line in lines:
                 _take(outcome, json.loads(line))
-                tell(outcome)
             held[:] = rest
             if not new:
                 os.close(ready)
