@@ -50,7 +50,8 @@ def _role(
     signed: Signed = metadata.signed
     if signed != verified.signed[name]:
         raise Refused(name, expected="the bytes that verified", got="others", reason="bad-metadata")
-    result = delegator.get_verification_result(name, metadata.signed_bytes, metadata.signatures)
+    canonical = metadata.signed_bytes  # made anew at each look
+    result = delegator.get_verification_result(name, canonical, metadata.signatures)
     return Role(
         name=name,
         version=signed.version,
@@ -58,7 +59,7 @@ def _role(
         threshold=result.threshold,
         keys=frozenset(result.signed) | frozenset(result.unsigned),
         signers=frozenset(result.signed),
-        sha256=hashlib.sha256(metadata.signed_bytes).hexdigest(),
+        sha256=hashlib.sha256(canonical).hexdigest(),
         targets=MappingProxyType(listed_targets(signed, delegated)),
     )
 
