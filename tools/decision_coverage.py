@@ -19,6 +19,7 @@ DECISIONS = (
     "embrasure/net/authorize.py",
     "embrasure/net/certificates.py",
     "embrasure/net/credentials.py",
+    "embrasure/net/cutoff.py",
     "embrasure/net/deliver.py",
     "embrasure/net/denials.py",
     "embrasure/net/dial.py",
@@ -63,6 +64,7 @@ DECISIONS = (
     "embrasure/trust/login.py",
     "embrasure/trust/offline.py",
     "embrasure/trust/order.py",
+    "embrasure/trust/pace.py",
     "embrasure/trust/plan.py",
     "embrasure/trust/policy.py",
     "embrasure/trust/proven.py",
@@ -91,6 +93,7 @@ TESTS = (
     "tests/unit/node/test_joining.py",
     "tests/unit/test_anchor.py",
     "tests/unit/test_canonical.py",
+    "tests/unit/test_cutoff.py",
     "tests/unit/test_decide.py",
     "tests/unit/test_denied.py",
     "tests/unit/test_fetcher.py",
@@ -105,6 +108,7 @@ TESTS = (
     "tests/unit/test_net_identities.py",
     "tests/unit/test_net_keys.py",
     "tests/unit/test_net_shown.py",
+    "tests/unit/test_pack.py",
     "tests/unit/test_quota.py",
     "tests/unit/test_renewal.py",
     "tests/unit/test_statements.py",
@@ -112,6 +116,7 @@ TESTS = (
     "tests/unit/test_trust_door.py",
     "tests/unit/test_trust_door_forms.py",
     "tests/unit/test_trust_edges.py",
+    "tests/unit/test_trust_quick_look.py",
 )
 
 

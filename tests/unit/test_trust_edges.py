@@ -22,11 +22,11 @@ from embrasure.errors import EmbrasureError, Failed, Misuse, NotFound, NotSuppor
 from embrasure.errors import Unavailable as Away
 from embrasure.trust import canonical, client, directory, layout, login
 from embrasure.trust.client import TrustClient
-from embrasure.trust.documents import digest, write
+from embrasure.trust.documents import check_times, digest, write
 from embrasure.trust.evidence import check_gate_evidence
 from embrasure.trust.fetcher import SourceFetcher
 from embrasure.trust.gate import parse_gate
-from embrasure.trust.load import load, roles_for
+from embrasure.trust.load import load, make_ready, roles_for
 from embrasure.trust.plan import Plan, check_waves, parse_plan
 from embrasure.trust.policy import Person, parse_policy
 from embrasure.trust.receipt import chain_hash
@@ -405,3 +405,16 @@ def test_what_python_tuf_raises_becomes_ours(
     found = explained(problem, "file")
     assert isinstance(found, kind)
     assert found.reason == reason
+
+
+def test_times_are_looked_for_in_whatever_json_there_is() -> None:
+    for value in ("2026-02-30T00:00:00Z", 7, None, ["2026-02-30T00:00:00Z"]):
+        check_times(value, "document")  # no member that is a time
+    with pytest.raises(Refused) as found:
+        check_times([[{"issued": "2026-02-30T00:00:00Z"}]], "document")
+    assert found.value.reason == "bad-schema"
+
+
+def test_the_first_decision_may_be_made_ready_more_than_once() -> None:
+    make_ready()
+    make_ready()

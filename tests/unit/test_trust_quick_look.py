@@ -10,6 +10,7 @@ from securesystemslib.signer import CryptoSigner
 
 from embrasure.errors import Refused
 from embrasure.trust.cache import DocumentCache
+from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.client import TrustClient
 from embrasure.trust.view import View
 from tests.ablation import Ablation
@@ -118,3 +119,12 @@ def test_a_document_in_use_is_said_to_be_young_once_a_minute(
         while moments:
             assert cache.get(name, length=6) == b"policy"
     assert [call for call, _ in seen.trace] == ["touch", "touch"]
+
+
+def test_what_is_known_to_be_young_is_bounded(tmp_path: Path) -> None:
+    cache = DocumentCache(tmp_path / "documents", count=2)
+    for number in range(10):
+        raw = f"document {number}".encode()
+        cache.put(raw)
+        assert cache.get(sha256_hex(raw), length=len(raw)) == raw
+        assert len(cache._marked) <= 4
