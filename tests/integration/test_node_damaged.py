@@ -37,7 +37,7 @@ def test_a_node_without_its_node_toml_serves_and_is_mended(site: Site) -> None:
         until(lambda: status(site)[0] == 61, what="a word about it")
         assert "node.toml" in status(site)[1] and "embrasure node mend" in status(site)[1]
         assert "embrasure node mend" in node.log.read_text()
-        assert "serve_only 1" in _figures(site)
+        until(lambda: "serve_only 1" in _figures(site), what="a figure of it")
         assert site.call("apply", site.stick).returncode == 61
         done = site.call("mend", "--json")
         assert json.loads(done.stdout)["mended"] == [str(site.node.paths.node_toml)]

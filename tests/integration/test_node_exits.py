@@ -103,6 +103,10 @@ def test_a_shut_window_is_waiting_and_what_was_staged_needs_no_stick_again(site:
     assert "waits for a window" in status.stdout
     lacking(site)
     own.write_text(open_for_all)
+    # A file that was cut off would look the same: its owner has to say that he meant it.
+    assert "node mend --forget shop" in (said := site.call("apply", site.stick)).stderr
+    assert said.returncode == 2
+    assert site.call("mend", "--forget", APP).returncode == 0
     assert site.call("apply", site.stick).returncode == 0
     assert site.call("verify").returncode == 0
 
