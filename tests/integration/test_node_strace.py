@@ -13,7 +13,7 @@ import pytest
 from tests.simulate.strace import WAYS, Strace
 from tests.simulate.trees import room
 
-POINTS = {"first": 40, "upgrade": 45, "rollback": 15}
+POINTS = {"first": 25, "upgrade": 28, "rollback": 10}
 
 pytestmark = [
     pytest.mark.long,
