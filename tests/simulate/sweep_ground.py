@@ -59,7 +59,7 @@ class Ground:
         # One small file of a pack is much like the next.
         kept = [case for case in kept if case.scene != "packed" or case.at % 6 == 0]
         # On a disk that stays read-only every place is much like its neighbours.
-        return kept + self.cases(self.swept, ("erofs",))[::10]
+        return kept + self.cases(self.swept, ("erofs",))[::5]
 
     def full(self) -> list[Case]:
         """Return each operation that a really full disk refuses, with each way to be full."""
