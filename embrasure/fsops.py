@@ -131,6 +131,9 @@ def symlink(target: str, fd: int, name: str) -> None:
 
 def link(fd: int, name: str, to_fd: int, new: str) -> None:
     """The file `name` has a second name; raises FileExistsError."""
+    if not _observers:  # of a release with thousands of files each goes through here
+        os.link(name, new, src_dir_fd=fd, dst_dir_fd=to_fd, follow_symlinks=False)
+        return
     _do(
         lambda: Op(call="link", fd=fd, name=name, to_fd=to_fd, new=new),
         _did(
@@ -144,6 +147,9 @@ def rename(fd: int, name: str, to_fd: int, new: str, *, replaces: bool) -> None:
 
     replaces: what was called `new` goes; else FileExistsError when there was something
     """
+    if replaces and not _observers:
+        os.rename(name, new, src_dir_fd=fd, dst_dir_fd=to_fd)
+        return
 
     def about() -> Op:
         return Op(call="rename", fd=fd, name=name, to_fd=to_fd, new=new, replaces=replaces)
@@ -224,14 +230,6 @@ def chmod(fd: int, mode: int) -> None:
         os.fchmod(fd, mode)
         return
     _do(lambda: Op(call="chmod", fd=fd, mode=mode), _did(lambda: os.fchmod(fd, mode)))
-
-
-def chmod_name(fd: int, name: str, mode: int) -> None:
-    """The file `name`, which is no link, has the mode."""
-    _do(
-        lambda: Op(call="chmod", fd=fd, name=name, mode=mode),
-        _did(lambda: os.chmod(name, mode, dir_fd=fd)),
-    )
 
 
 def chown(fd: int, uid: int, gid: int) -> None:

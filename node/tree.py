@@ -23,6 +23,7 @@ from node.placing import Placer, Way
 STAGING = ".tmp-"
 _FOLDER_MODE = 0o555
 _DOCUMENT_MODE = 0o444
+_FILE_MODES = {"0444": stat.S_IFREG | 0o444, "0555": stat.S_IFREG | 0o555}
 
 What = Entry | bytes | None  # an entry, a document's bytes, or a folder
 Listing = dict[str, dict[str, What]]  # folder -> name -> what must be there
@@ -91,7 +92,7 @@ def build(
     Raises Damaged (a blob is not what its name says, or the disk lost bytes), Failed (`no-space`).
     Nothing of it runs: the folder has no name that `current` could ever point to.
     """
-    name, placer = staging_name(tx), Placer(blobs, user=user, each=tick)
+    name, placer = staging_name(tx), Placer(blobs, user=user, each=tick, came=came)
     if releases.has(name):
         releases.remove_tree(name)
     folders, hashed = folders_of(manifest), set[str]()
@@ -216,19 +217,34 @@ class _Comparison:
         yield from (Drift(f"{prefix}{one}", "missing") for one in sorted(set(wanted) - set(names)))
         yield from (Drift(f"{prefix}{one}", "extra") for one in sorted(set(names) - set(wanted)))
         for name in (name for name in names if name in wanted):
-            full, what = f"{prefix}{name}", wanted[name]
+            full, what, found = f"{prefix}{name}", wanted[name], folder.stat(name)
             if what is not None:
-                for word in self._one(folder, name, full, what):
+                if self._is_settled(found, full, what):
+                    continue
+                for word in self._one(folder, name, full, what, found):
                     yield Drift(full, word)
-            elif not stat.S_ISDIR(folder.stat(name).st_mode):
+            elif not stat.S_ISDIR(found.st_mode):
                 yield Drift(full, "type")
             else:
                 with folder.child(name) as child:
                     yield from self.folder(child, full)
 
-    def _one(self, folder: Folder, name: str, full: str, what: Entry | bytes) -> list[str]:
+    def _is_settled(self, found: os.stat_result, full: str, what: Entry | bytes) -> bool:
+        """Return whether one look shows all there is to see: most files, and a release has many."""
+        return (
+            not isinstance(what, bytes)
+            and what.kind == "file"
+            and found.st_mode == _FILE_MODES.get(what.mode)
+            and found.st_size == what.length
+            and found.st_uid == self.owner
+            and (not self.deep or full in self.hashed)
+        )
+
+    def _one(
+        self, folder: Folder, name: str, full: str, what: Entry | bytes, found: os.stat_result
+    ) -> list[str]:
         """Return a word for each thing that is wrong with a file, a link or a document."""
-        found, words = folder.stat(name), list[str]()
+        words = list[str]()
         if found.st_uid != self.owner:
             words.append("owner")
         if isinstance(what, bytes):

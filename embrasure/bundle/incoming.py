@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Self
 from embrasure import fsops, limits
 from embrasure.descriptor import explained, explaining, write_all
 from embrasure.errors import Damaged, Failed, Refused, Unavailable
-from embrasure.fs import free
+from embrasure.fs import Folder, free
 
 if TYPE_CHECKING:
     from embrasure.bundle.store import BlobStore
+
+BLOB_MODE = 0o444
 
 
 class BlobWriter:
@@ -87,6 +89,8 @@ class BlobWriter:
                 got=f"bytes of {self._hashed.hexdigest()}",
                 reason="bad-hash",
             )
+        with explaining(f"blob {self.digest}"):
+            seal(self._fd)
         self._store._add_pending(self.digest, self.length)
 
     def _open(self) -> None:
@@ -116,6 +120,8 @@ class BlobWriter:
                 self.offset += len(piece)
 
     def _reserve(self) -> None:
+        if self.offset == self.length:
+            return
         try:
             fsops.allocate(self._fd, self.length)
         except OSError as problem:
@@ -134,6 +140,32 @@ class BlobWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def seal(fd: int) -> None:
+    """The file of a whole blob is as it stays: nobody writes to it any more."""
+    fsops.chmod(fd, BLOB_MODE)
+
+
+def open_partial(partials: Folder, digest: str, *, is_whole: bool) -> int:
+    """Return a descriptor of what is here of the blob, to be read and written, made if need be.
+
+    is_whole: it is sealed for good; without root's rights it is then only read
+    What a crash left sealed and without a name, perhaps of zeros, may be written to again.
+    """
+    with explaining(f"blob {digest}"):
+        try:
+            return fsops.create(partials.fd, digest, os.O_RDWR, 0o600)
+        except PermissionError:
+            fd = partials.open_file(digest)
+        if is_whole:
+            return fd
+        try:
+            if os.fstat(fd).st_nlink == 1:  # a file of our own
+                fsops.chmod(fd, 0o600)
+        finally:
+            os.close(fd)
+        return fsops.create(partials.fd, digest, os.O_RDWR, 0o600)
 
 
 def lock(fd: int) -> bool:

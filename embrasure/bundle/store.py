@@ -17,7 +17,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from embrasure import fsops, limits
-from embrasure.bundle.incoming import BlobWriter, lock
+from embrasure.bundle.incoming import BLOB_MODE, BlobWriter, lock, open_partial, seal
 from embrasure.descriptor import explained, explaining, write_all
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused
 from embrasure.fs import Folder
@@ -25,7 +25,7 @@ from embrasure.trust.layout import DIGEST
 
 PARTIAL = ".partial"
 TWIN = ".x"  # `<sha256>.x`: the same bytes once more, as a file that may be run
-_BLOB_MODE, _TWIN_MODE = 0o444, 0o555
+_TWIN_MODE = 0o555
 _FEW_FOLDERS = 8  # synced one by one
 
 
@@ -85,19 +85,20 @@ class BlobStore:
         found: dict[str, int] = {}
         folders = frozenset(self._root.list())
         for aa, digests in itertools.groupby(sorted(wanted), key=lambda digest: digest[:2]):
-            lengths = self._lengths(aa) if aa in folders else {}
+            lengths = self._lengths(aa, wanted) if aa in folders else {}
             for digest in digests:
                 if self._pending.get(check_digest(digest), lengths.get(digest)) != wanted[digest]:
                     found[digest] = wanted[digest]
         return {digest: found[digest] for digest in wanted if digest in found}
 
-    def _lengths(self, aa: str) -> dict[str, int]:
+    def _lengths(self, aa: str, wanted: Container[str]) -> dict[str, int]:
+        """Return digest -> length of the `wanted` blobs of a folder: no other one is looked at."""
         try:
             with self._root.child(aa) as folder, os.scandir(folder.fd) as entries:
                 return {
                     entry.name: entry.stat(follow_symlinks=False).st_size
                     for entry in entries
-                    if entry.is_file(follow_symlinks=False)
+                    if entry.name in wanted and entry.is_file(follow_symlinks=False)
                 }
         except NotFound:
             return {}
@@ -167,6 +168,7 @@ class BlobStore:
             try:
                 with explaining(f"blob {digest}"):
                     write_all(fd, data)
+                    seal(fd)
             except BaseException:
                 os.close(fd)
                 self._partials.unlink(digest, missing_ok=True)
@@ -260,7 +262,7 @@ class BlobStore:
     def probe(self, data: bytes) -> Iterator[tuple[Folder, str]]:
         """Yield folder and name of a file that lies where blobs lie, and is none; then it goes."""
         name = f".probe-{secrets.token_hex(8)}"
-        self._partials.write(name, [data], mode=_BLOB_MODE)
+        self._partials.write(name, [data], mode=BLOB_MODE)
         try:
             yield self._partials, name
         finally:
@@ -302,7 +304,6 @@ class BlobStore:
         return self._root.child(aa) if is_made else self._root.ensure(aa, mode=self._mode)
 
     def _name(self, digest: str, fd: int) -> None:
-        fsops.chmod_name(self._partials.fd, digest, _BLOB_MODE)
         fsops.rename(self._partials.fd, digest, fd, digest, replaces=True)
         del self._pending[digest]
 
@@ -319,8 +320,8 @@ class BlobStore:
     # For the writer
 
     def _open_partial(self, digest: str) -> int:
-        with explaining(f"blob {digest}"):
-            return fsops.create(self._partials.fd, digest, os.O_RDWR, 0o600)
+        # A pending one is whole and hashed: there is nothing to write to it.
+        return open_partial(self._partials, digest, is_whole=digest in self._pending)
 
     def _is_partial(self, fd: int, digest: str) -> bool:
         """Return whether the name still stands for what the descriptor holds."""

@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,46 @@ def test_two_writers_of_one_blob_do_not_mix(store: BlobStore) -> None:
         writer.commit()
     store.sync()
     assert store.has(name(b"right"), length=5)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["whole", "zeros"])
+def test_a_blob_that_a_crash_left_sealed_goes_on_without_any_right_of_root(
+    tmp_path: Path, *, kept: bool
+) -> None:
+    folder, digest = tmp_path / "blobs", name(b"right")
+    with closing(BlobStore(folder)) as store:
+        store.put(digest, b"right")  # the process ends before `sync`
+    left = folder / PARTIAL / digest
+    assert stat.S_IMODE(left.stat().st_mode) == 0o444
+    left.write_bytes(b"right" if kept else bytes(5))
+    with closing(BlobStore(folder)) as store, as_somebody(folder):
+        with wrong(store) as writer:
+            assert writer.offset == 5
+            if not kept:
+                with pytest.raises(Refused):
+                    writer.commit()
+            else:
+                writer.commit()
+        assert (digest in store.begun()) is kept
+        put(store, b"right")  # of one that is whole once more: nothing is written
+        store.sync()
+        found = os.stat(f"{digest[:2]}/{digest}", dir_fd=store._root.fd)
+        assert (found.st_size, stat.S_IMODE(found.st_mode)) == (5, 0o444)
+
+
+@contextmanager
+def as_somebody(folder: Path) -> Iterator[None]:
+    """The store is his who has no right but that of an owner, whoever runs the test."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 31007, 31007)
+    os.seteuid(31007)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_a_committed_blob_cannot_be_opened_with_another_length(store: BlobStore) -> None:
