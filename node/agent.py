@@ -22,7 +22,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embrasure import limits
+from embrasure import limits, memory
 from embrasure.errors import Denied, EmbrasureError, Misuse, Unavailable
 from embrasure.fs import lock, replace_file
 from embrasure.notify import ALIVE, READY, STOPPING, notify
@@ -85,10 +85,10 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event, teller
     from embrasure.net.pairfile import write_pair
     from embrasure.net.server import Service, bind, build_server
     from embrasure.net.trustbundle import TrustHolder
-    from embrasure.wire import node_pb2, node_pb2_grpc
+    from embrasure.wire import node_pb2
     from node import doorway as door_side
     from node import join_service
-    from node.push import TABLE, NodeService
+    from node.push import TABLE, NodeService, add_to_server
     from node.push_listener import PushListener
 
     leftovers.clear_own(paths)
@@ -124,7 +124,7 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event, teller
     listener = PushListener(make, lambda server, at: bind(server, at, keys), config.listen)
     served = Service(
         node_pb2.DESCRIPTOR.services_by_name["Node"],
-        node_pb2_grpc.add_NodeServicer_to_server,
+        add_to_server,
         NodeService(
             partial(to_apply, paths),
             lambda: renewal.serial_of(keys.pair),
@@ -249,6 +249,7 @@ def alone(paths: Paths, parent: int | None) -> int:
     In production it is fetch's user from the start, or becomes it before it reads anything else
     than its configuration; then all that it needs is imported already.
     """
+    memory.keep(limits.KEPT_BYTES)
     try:
         config = first_config(paths, parent)
         if is_production(paths, config):
@@ -305,8 +306,7 @@ def import_all(config: NodeConfig) -> None:
     if config.mode == "push":  # what `listen` imports
         import embrasure.net.pairfile
         import embrasure.net.renewal
-        import embrasure.net.server
-        import embrasure.wire.node_pb2_grpc  # noqa: F401  # loaded here, used by `listen`
+        import embrasure.net.server  # noqa: F401  # loaded here, used by `listen`
         import node.doorway
         import node.join_service
         import node.push

@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from embrasure import limits, memory
 from embrasure.descriptor import write_all
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.pipes import widen
-from embrasure.trust.source import Source
 from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
 from node.messages import (
@@ -36,6 +35,8 @@ from node.messages import (
     sentence,
 )
 
+T = TypeVar("T")
+
 
 class Hearer(Protocol):
     """Who wants to know what happens while it happens."""
@@ -50,6 +51,14 @@ class Hearer(Protocol):
 
     def awaits(self, note: AwaitsNote) -> None:
         """The release stays only if a word comes over a connection that is made from now on."""
+        ...
+
+
+class Giver(Protocol):
+    """A source whose pieces are only handed on: they may be a part of what came off the wire."""
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes | memoryview]:
+        """See `embrasure.trust.source.Source`."""
         ...
 
 
@@ -87,7 +96,7 @@ class NoSource:
         raise NotFound(path, expected="a source", got="none")
 
 
-def converse(channel: Channel[FromApply], ask: Message, source: Source, hearer: Hearer) -> Heard:
+def converse(channel: Channel[FromApply], ask: Message, source: Giver, hearer: Hearer) -> Heard:
     """Return what apply said to `ask`, after every file it wanted was got from `source`.
 
     Raises the error that apply ended with; Unavailable when apply is gone; Refused for nonsense.
@@ -132,7 +141,7 @@ def hear(hearer: Hearer, note: ReceiptNote | ProgressNote) -> None:
         hearer.progress(note)
 
 
-def serve(channel: Channel[FromApply], want: Want, source: Source, hearer: Hearer) -> int:
+def serve(channel: Channel[FromApply], want: Want, source: Giver, hearer: Hearer) -> int:
     """Return how many bytes of `want` apply got through a pipe; it was told how that ended."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     widen(writing, limits.MESSAGE_BYTES)  # a message is written in one go
@@ -158,7 +167,7 @@ def _listen(channel: Channel[FromApply], hearer: Hearer) -> None:
 
 
 def _pour(
-    writing: int, want: Want, source: Source, listen: Callable[[], None]
+    writing: int, want: Want, source: Giver, listen: Callable[[], None]
 ) -> tuple[EndStatus, int, str]:
     length = 0
     try:
@@ -181,7 +190,7 @@ def _pour(
 
 
 @contextmanager
-def _closing(pieces: Iterator[bytes]) -> Iterator[Iterator[bytes]]:
+def _closing(pieces: Iterator[T]) -> Iterator[Iterator[T]]:
     # A source that is not read to its end must give back its connection now, not some day.
     try:
         yield pieces

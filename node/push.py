@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from logging import getLogger
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+import grpc
+
 from embrasure import __version__, limits
 from embrasure.errors import Denied, EmbrasureError, Failed, Refused, Unavailable, shown
 from embrasure.net.identity import Role
@@ -18,6 +20,7 @@ from embrasure.trust import layout
 from embrasure.wire import node_pb2 as wire
 from node.answering import Deaf, Heard, Hearer, NoSource, converse
 from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk
+from node.frames import Data, parse
 from node.ipc import Channel
 from node.messages import (
     FromApply,
@@ -32,7 +35,7 @@ from node.messages import (
     pack,
     unpack,
 )
-from node.stream import Stream, StreamSource, check_known, silent
+from node.stream import Stream, StreamSource, silent
 
 if TYPE_CHECKING:
     from embrasure.net.authorize import Context
@@ -78,7 +81,7 @@ class Teller:
     def receipt(self, note: ReceiptNote) -> None:
         """The gateway gets the receipt."""
         found = wire.Receipt(signed=unpack(note.signed), body=unpack(note.body))
-        self._stream.write(wire.FromNode(receipt=found))
+        self._stream.deliver(wire.FromNode(receipt=found))
         self.receipts.append(note.rseq)
 
     def progress(self, note: ProgressNote) -> None:
@@ -88,13 +91,13 @@ class Teller:
 
     def awaits(self, note: AwaitsNote) -> None:
         """The gateway is told to dial anew. Raises HandedOver: this call is at its end."""
-        self._stream.write(wire.FromNode(awaits=wire.Awaits(app=note.app, tx=note.tx)))
+        self._stream.deliver(wire.FromNode(awaits=wire.Awaits(app=note.app, tx=note.tx)))
         raise HandedOver
 
     def refusal(self, kind: str, reason: str, floor: int = 0) -> None:
         """The gateway knows that the order was not obeyed, and why."""
         found = wire.Refusal(kind=kind, reason=reason, floor=floor)
-        self._stream.write(wire.FromNode(refusal=found))
+        self._stream.deliver(wire.FromNode(refusal=found))
 
 
 class NodeService:
@@ -113,7 +116,7 @@ class NodeService:
         self._pool = ThreadPoolExecutor(ORDERS + limits.OPEN_CALLS_PER_PEER, "conversation")
         self._orders = 0
 
-    async def Order(self, requests: AsyncIterator[wire.FromGateway], context: Context) -> None:
+    async def Order(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """One order: wants, receipts, and at most one refusal; then the node ends the call."""
         opened_ms = self._line.opened_ms
         asked = await first_ask(requests, opened_ms)
@@ -123,7 +126,7 @@ class NodeService:
         loop = asyncio.get_running_loop()
         try:
             channel = await loop.run_in_executor(self._pool, self._connect)
-            stream = Stream(loop, requests, context)
+            stream = Stream(requests, context)
             try:
                 await loop.run_in_executor(self._pool, self._obey, channel, asked, stream)
             finally:
@@ -182,17 +185,17 @@ class NodeService:
             ask(self._connect, PostedAsk(rseq=rseq))
 
 
-async def first_ask(
-    requests: AsyncIterator[wire.FromGateway], opened_ms: int
-) -> OrderAsk | ConfirmAsk:
+async def first_ask(requests: AsyncIterator[bytes], opened_ms: int) -> OrderAsk | ConfirmAsk:
     """Return what the first message asks of apply; raises Refused, Unavailable."""
     try:
-        first = await asyncio.wait_for(anext(requests, None), _FIRST_WORD_SECONDS)
+        raw = await asyncio.wait_for(anext(requests, None), _FIRST_WORD_SECONDS)
     except TimeoutError:
         raise silent() from None
-    if first is None:
+    if raw is None:
         raise Refused("stream", expected="an offer", got="its end", reason="bad-schema")
-    check_known(first)
+    first = parse(raw)
+    if isinstance(first, Data):
+        raise Refused("stream", expected="an offer first", got="data", reason="bad-schema")
     kind = first.WhichOneof("kind")
     order = first.confirm.order if kind == "confirm" else first.offer.order
     if kind not in ("offer", "confirm") or not 0 < len(order) <= limits.ORDER_BYTES:
@@ -200,6 +203,24 @@ async def first_ask(
     if kind == "confirm":
         return ConfirmAsk(envelope=pack(order), opened_ms=opened_ms)
     return OrderAsk(envelope=pack(order))
+
+
+def add_to_server(service: NodeService, server: grpc.aio.Server) -> None:
+    """`server` serves `service`, and hands it what comes on a stream as it came: `frames.parse`
+    reads it.
+    """
+    methods = {
+        "Order": grpc.stream_stream_rpc_method_handler(
+            service.Order, response_serializer=wire.FromNode.SerializeToString
+        ),
+        "Status": grpc.unary_unary_rpc_method_handler(
+            service.Status,
+            request_deserializer=wire.StatusRequest.FromString,
+            response_serializer=wire.StatusReply.SerializeToString,
+        ),
+    }
+    handler = grpc.method_handlers_generic_handler("embrasure.v1.Node", methods)
+    server.add_generic_rpc_handlers((handler,))
 
 
 def kind_of(problem: EmbrasureError) -> str:

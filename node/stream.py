@@ -1,96 +1,141 @@
 """The gateway's stream as a Source: wants go out, data comes back in order, one want at a time.
 
-One message is held at a time: the pipe to apply, and so its disk, sets the gateway's pace.
+Few messages are held at a time: the pipe to apply, and so its disk, sets the gateway's pace. They
+come in by themselves, so that a thread that takes one seldom has to wake the event loop for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Protocol, TypeVar
-
-from google.protobuf.message import Message as Proto
-from google.protobuf.unknown_fields import UnknownFieldSet
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Protocol
 
 from embrasure import limits
-from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.errors import NotFound, Refused, Unavailable
 from embrasure.trust.layout import parse_wanted
 from embrasure.wire import node_pb2 as wire
+from node.frames import Data, FromGateway, parse
 
 if TYPE_CHECKING:
     from embrasure.net.authorize import Context
 
 SILENCE_SECONDS = limits.BLOB_GRACE_SECONDS + limits.BLOB_WINDOW_SECONDS
-T = TypeVar("T")
 
 
 class Stream:
-    """One call, as a thread outside of the event loop may use it."""
+    """One call, as a thread outside of the event loop may use it. Made in that loop."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        requests: AsyncIterator[wire.FromGateway],
-        context: Context,
-    ) -> None:
-        self._loop, self._requests, self._context = loop, requests, context
-        self._hint: Future[None] | None = None
+    def __init__(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._requests, self._context = requests, context
+        self._inbox: SimpleQueue[bytes | None] = SimpleQueue()  # None: the end
+        self._end = "the end"
+        self._came = self._taken = 0  # messages
+        self._is_full, self._room = False, asyncio.Event()
+        self._last: Future[None] | None = None  # what was written last, until gRPC has taken it
         self._is_over = False
+        self._reading = asyncio.ensure_future(self._take_in())
+        self._writing = set[asyncio.Task[None]]()
 
     def end(self) -> None:
-        """The call is over: nothing is read or written any more."""
+        """The call is over: nothing is read or written any more. In the event loop."""
         self._is_over = True
+        self._reading.cancel()
+        self._inbox.put(None)
 
-    def read(self, *, seconds: float) -> wire.FromGateway:
+    def read(self, *, seconds: float) -> FromGateway:
         """Return the next message of the gateway; raises Unavailable, Refused."""
-        message = self._result(self._start(self._next), seconds)
-        if message is None:
-            raise closed("the end")
-        check_known(message)
-        return message
+        try:
+            raw = self._inbox.get(timeout=seconds)
+        except Empty:
+            raise silent() from None
+        if raw is None or self._is_over:
+            self._inbox.put(None)  # for whoever reads again
+            raise closed(self._end)
+        self._taken += 1
+        if self._is_full:
+            self._is_full = False
+            with suppress(RuntimeError):  # the whole process ends
+                self._loop.call_soon_threadsafe(self._room.set)
+        return parse(raw)
 
-    async def _next(self) -> wire.FromGateway | None:
-        return await anext(self._requests, None)
+    async def _take_in(self) -> None:
+        """Messages come in, while there is room for them; the last one is the end."""
+        try:
+            async for raw in self._requests:
+                self._came += 1
+                self._inbox.put(raw)
+                while self._has_no_room():
+                    # Said before the second look: who takes one in between sees it.
+                    self._is_full = True
+                    if self._has_no_room():
+                        await self._room.wait()
+                    self._room.clear()
+        except Exception as problem:  # whatever gRPC says when a call is gone
+            self._end = type(problem).__name__
+        finally:
+            self._inbox.put(None)
+
+    def _has_no_room(self) -> bool:
+        return self._came - self._taken >= limits.HELD_MESSAGES
 
     def write(self, message: wire.FromNode) -> None:
-        """The gateway will get `message`; raises Unavailable."""
-        if self._hint is not None:  # gRPC takes one message at a time
-            self._result(self._hint, SILENCE_SECONDS)
-        self._result(self._start(lambda: self._put(message)), SILENCE_SECONDS)
+        """The gateway will get `message`, or no answer to it; raises Unavailable.
+
+        gRPC takes one message at a time: so the one before is taken by now.
+        """
+        self._settle()
+        self._last = self._start(message)
+
+    def deliver(self, message: wire.FromNode) -> None:
+        """The gateway will get `message`: gRPC has taken it. Raises Unavailable."""
+        self.write(message)
+        self._settle()
 
     def offer(self, message: wire.FromNode) -> None:
         """The gateway may get `message`: a hint, dropped while it has not taken the last one.
 
         A gateway that is writing may not be reading; who waits for it then waits for ever.
         """
-        if self._hint is None or self._hint.done():
-            self._hint = self._start(lambda: self._put(message))
+        if self._last is None or self._last.done():
+            self._last = self._start(message)
 
-    async def _put(self, message: wire.FromNode) -> None:
-        await self._context.write(message)
-
-    def _start(self, make: Callable[[], Coroutine[None, None, T]]) -> Future[T]:
+    def _start(self, message: wire.FromNode) -> Future[None]:
         if self._is_over:
             raise closed("a call that is over")
-        job = make()
+        taken: Future[None] = Future()
         try:
-            return asyncio.run_coroutine_threadsafe(job, self._loop)
+            self._loop.call_soon_threadsafe(self._begin, message, taken)
         except RuntimeError:  # the whole process ends
-            job.close()
             raise closed("the end of this process") from None
+        return taken
 
-    def _result(self, waiting: Future[T], seconds: float) -> T:
+    def _begin(self, message: wire.FromNode, taken: Future[None]) -> None:
+        task = self._loop.create_task(self._put(message, taken))
+        self._writing.add(task)  # else nobody holds it
+        task.add_done_callback(self._writing.discard)
+
+    async def _put(self, message: wire.FromNode, taken: Future[None]) -> None:
         try:
-            return waiting.result(seconds)
+            await self._context.write(message)
+        except BaseException as problem:
+            taken.set_exception(closed(type(problem).__name__))
+            if not isinstance(problem, Exception):  # cancelled
+                raise
+        else:
+            taken.set_result(None)
+
+    def _settle(self) -> None:
+        if self._last is None:
+            return
+        try:
+            self._last.result(SILENCE_SECONDS)
         except TimeoutError:
-            waiting.cancel()
             raise silent() from None
-        except EmbrasureError:
-            raise
-        except (CancelledError, Exception) as problem:  # whatever gRPC says when a call is gone
-            raise closed(type(problem).__name__) from None
 
 
 def closed(got: str) -> Unavailable:
@@ -103,25 +148,15 @@ def silent() -> Unavailable:
     return Unavailable("gateway", expected="an answer", got="silence", reason="slow")
 
 
-def check_known(message: wire.FromGateway) -> None:
-    """Return only when `message` is of one kind and has no field that this node does not know."""
-    kind = message.WhichOneof("kind")
-    if kind is None:
-        raise Refused("stream", expected="a known message", got="none", reason="bad-schema")
-    parts: tuple[Proto, ...] = (message, getattr(message, kind))
-    if any(len(UnknownFieldSet(part)) for part in parts):
-        raise Refused("stream", expected="known fields", got="another", reason="bad-schema")
-
-
 class Line(Protocol):
     """Where wants go and data comes from: one call of a gateway."""
 
-    def read(self, *, seconds: float) -> wire.FromGateway:
+    def read(self, *, seconds: float) -> FromGateway:
         """Return the gateway's next message."""
         ...
 
     def write(self, message: wire.FromNode) -> None:
-        """The gateway will get `message`."""
+        """The gateway will get `message`, or no answer to it."""
         ...
 
 
@@ -134,7 +169,7 @@ class StreamSource:
         self._rest = 0  # bytes that the want of that id may still bring
         self._is_open = False
 
-    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[memoryview]:
         """Yield the bytes of `path` from `offset` on.
 
         Raises NotFound, Unavailable; Refused for data that was not wanted, or not in this place.
@@ -156,29 +191,32 @@ class StreamSource:
             for _ in self._bodies(None):
                 pass
 
-    def _bodies(self, offset: int | None) -> Iterator[bytes]:
+    def _bodies(self, offset: int | None) -> Iterator[memoryview]:
         """Yield the data of the open want up to its end. offset: None to take any."""
         until = time.monotonic() + SILENCE_SECONDS
         while True:
             message = self._stream.read(seconds=max(0.0, until - time.monotonic()))
+            if isinstance(message, Data):
+                body = message.body
+                self._check_data(message, offset)
+                offset = None if offset is None else offset + len(body)
+                del message
+                yield body
+                del body  # not held while the next one comes
+                until = time.monotonic() + SILENCE_SECONDS
+                continue
             match message.WhichOneof("kind"):
                 case "ping":
                     continue  # does not move `until`: pings are no data
-                case "data":
-                    body = message.data.body  # once: each look at it is a copy
-                    self._check_data(message.data, offset, len(body))
-                    offset = None if offset is None else offset + len(body)
-                    del message
-                    yield body
-                    until = time.monotonic() + SILENCE_SECONDS
                 case "end" if message.end.want == self._id:
                     self._is_open, self._end = False, message.end
                     return
                 case kind:
                     raise Refused("stream", expected="data", got=kind, reason="bad-schema")
 
-    def _check_data(self, data: wire.Data, offset: int | None, count: int) -> None:
+    def _check_data(self, data: Data, offset: int | None) -> None:
         """Return only when `data` continues the open want and is not more than was wanted."""
+        count = len(data.body)
         if data.want != self._id:
             raise Refused("stream", expected=f"want {self._id}", got=data.want, reason="bad-want")
         if offset is not None and data.offset != offset:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.trust.layout import blob_file
 from embrasure.wire import node_pb2 as wire
-from node.stream import StreamSource, check_known
+from node.frames import FromGateway, parse
+from node.stream import StreamSource
 
 BLOB = blob_file("ab" * 32)
 FILE = bytes(range(64))
@@ -23,12 +24,10 @@ class Script:
         self.messages = list(messages)
         self.wants: list[wire.Want] = []
 
-    def read(self, *, seconds: float) -> wire.FromGateway:
+    def read(self, *, seconds: float) -> FromGateway:
         if not self.messages:
             raise Unavailable("gateway", expected="more", got="the end")
-        message = self.messages.pop(0)
-        check_known(message)
-        return message
+        return parse(self.messages.pop(0).SerializeToString())
 
     def write(self, message: wire.FromNode) -> None:
         self.wants.append(message.want)

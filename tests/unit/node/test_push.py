@@ -29,7 +29,7 @@ from node.desk import Desk
 from node.ground import Report
 from node.installer import Answer
 from node.messages import AppState, PostNote, SeenNote, StateNote
-from node.push import TABLE, NodeService
+from node.push import TABLE, NodeService, add_to_server
 from tests.simulate.authority import Authority
 from tests.simulate.hooks import NOWHERE
 from tests.simulate.listener import trust_from
@@ -157,7 +157,7 @@ class Bench:
         connect = partial(ipc.connect, self.folder, ipc.SOCKET, self.me)
         service = NodeService(connect, lambda: "abc", lambda: "d" * 64, Always())
         descriptor = node_pb2.DESCRIPTOR.services_by_name["Node"]
-        served = Service(descriptor, node_pb2_grpc.add_NodeServicer_to_server, service)
+        served = Service(descriptor, add_to_server, service)
         server = build_server([served], TABLE, holder)
         self.port = bind(server, "127.0.0.1:0", keys)
         await server.start()
