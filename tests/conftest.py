@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 
 import hypothesis
@@ -17,6 +18,27 @@ from tests.simulate.softhsm import softhsm_session as softhsm_session
 from tests.simulate.softtpm import softtpm as softtpm
 
 assert embrasure.__version__
+
+# Hundreds of processes load the same modules: each is compiled once, also where the shell says no.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+MEMORY, ROOM_BYTES = "/dev/shm", 4 << 30  # noqa: S108 - pytest makes a folder of ours in it
+
+
+def _in_memory() -> bool:
+    """Return whether the file system in memory has room for tests, and runs programs."""
+    try:
+        found = os.statvfs(MEMORY)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize >= ROOM_BYTES and not found.f_flag & os.ST_NOEXEC
+
+
+# Every write of the product waits for its disk, and in a test that has lost no power for nothing.
+# What cuts power, or asks a disk anything, makes file systems of its own. `--basetemp` is stronger.
+if _in_memory():
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
 
 hypothesis.settings.register_profile(
     "shared",

@@ -1,7 +1,7 @@
 """A security team's office with real key files, and its gateway: every verb as a person types it.
 
-office = Office.make(folder)                 # once a session: roles, environment, app, people
-mine = office.copy(other_folder)             # cheap
+office = Office.make(folder)                 # roles, environment, app, people; nodes of its own
+mine = office.copy(other_folder)             # with the same nodes
 with mine.gateway() as running:
     mine.as_person("anna", running.port)
     code, answer = mine.verb("whoami", person="anna")
@@ -10,10 +10,14 @@ with mine.gateway() as running:
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import io
 import json
+import os
 import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +47,18 @@ class Answer:
     body: dict[str, Any]
     told: str
     error: dict[str, Any] = field(default_factory=dict)
+
+
+@functools.cache
+def _founded() -> Office:
+    folder = Path(tempfile.mkdtemp(prefix="embrasure-office-"))
+    atexit.register(_remove, folder, os.getpid())
+    return Office.found(folder)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child leaves it
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def verb(*arguments: object) -> Answer:
@@ -83,8 +99,18 @@ class Office:
 
     @classmethod
     def make(cls, folder: Path, *, nodes: int = 3) -> Office:
-        """Return an office whose fleet has one environment, one app, three operators, nodes."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Return an office whose fleet has one environment, one app, three operators, nodes.
+
+        A process founds one fleet, for keys take seconds; every office is a copy of that one.
+        """
+        office = _founded().copy(folder)
+        if nodes:
+            office.enrol(range(nodes))
+        return office
+
+    @classmethod
+    def found(cls, folder: Path) -> Office:
+        """Return the office of a new fleet, without a node."""
         office = cls(folder)
         office.passphrase.write_text(PASSPHRASE + "\n")
         office.passphrase.chmod(0o600)
@@ -96,8 +122,6 @@ class Office:
         office.pki("trust", "app", "add", APP, office.trust, "--env", ENV, *people,
                    "--threshold", 2, "--generate", "--kdf", "moderate",
                    *office.signs())  # fmt: skip
-        if nodes:
-            office.enrol(range(nodes))
         return office
 
     def copy(self, folder: Path) -> Office:
