@@ -258,7 +258,7 @@ def alone(paths: Paths, parent: int | None) -> int:
         logs.start("fetch")
         LOG.error("%s [%s]; hint: %s", problem, problem.word, problem.hint or "none")
         return problem.exit_code
-    return service.run("fetch", parent, lambda stop: run(paths, stop))
+    return service.run("fetch", parent, lambda signals: run(paths, signals.stop()))
 
 
 def first_config(paths: Paths, parent: int | None) -> NodeConfig:

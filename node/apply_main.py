@@ -111,13 +111,14 @@ def whom(paths: Paths) -> tuple[frozenset[int], int | None]:
     return frozenset({os.geteuid(), fetch.uid}), fetch.gid
 
 
-def run(paths: Paths, stop: threading.Event) -> None:
-    """Installs are taken until `stop` is set; what was committed runs from the start on."""
+def run(paths: Paths, signals: service.Signals) -> None:
+    """Installs are taken until a signal comes; what was committed runs from the start on."""
     allowed, group = whom(paths)
     with (
         opened(paths) as acceptor,
         closing(Listener(paths.run, SOCKET, group=group)) as listener,
     ):
+        stop = signals.stop()
         records = NodeRecords(paths)
         joiner = Joiner(paths, clock.now, acceptor.enrol)
         desk = Desk(acceptor, records, allowed=allowed, joiner=joiner, keeper=acceptor)
@@ -156,7 +157,7 @@ def alone(paths: Paths, parent: int | None) -> int:
     """Return the exit code of the apply process, which ends at SIGTERM, and with `parent`."""
     # Secrets pass through this process: no core of it is ever written.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    return service.run("apply", parent, lambda stop: run(paths, stop))
+    return service.run("apply", parent, lambda signals: run(paths, signals))
 
 
 def main() -> int:

@@ -20,8 +20,9 @@ def boot(paths: Paths, *, foreground: bool, say: Callable[[str], None]) -> State
 
     foreground: what is committed runs until SIGTERM; else it is stopped again at the end
     """
-    stop = service.stopping()
+    signals = service.Signals()
     with opened(paths) as acceptor:
+        stop = signals.stop()
         # What recovery does can take a while; a signal ends that, too.
         threading.Thread(target=stop_with, args=(acceptor, stop), daemon=True).start()
         recover(acceptor)

@@ -199,7 +199,7 @@ def node_run(common: Common, prefix: Path, only: str | None) -> int:
         if only is not None:
             return run.run_only(paths, only)
         logs.start("node")
-        run.run(paths, service.stopping())
+        run.run(paths, service.Signals().stop())
     return 0
 
 

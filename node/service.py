@@ -36,37 +36,46 @@ def end_with(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def stopping() -> threading.Event:
-    """Return an event that SIGTERM and SIGINT set, from a thread of its own.
+class Signals:
+    """SIGTERM and SIGINT of this process, kept from its making on.
 
     A handler runs in the main thread, which may be inside `stop.wait` and hold the event's lock: a
     handler that sets the event itself would then wait for itself for ever. A SimpleQueue may be
     written in a handler.
     """
-    stop = threading.Event()
-    told: SimpleQueue[int] = SimpleQueue()
 
-    def pass_on() -> None:
-        told.get()
-        stop.set()
+    def __init__(self) -> None:
+        self._told: SimpleQueue[int] = SimpleQueue()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: self._told.put(number))
 
-    threading.Thread(target=pass_on, name="signals", daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: told.put(number))
-    return stop
+    def stop(self) -> threading.Event:
+        """Return an event that is set once a signal has come, or came before.
+
+        A thread of its own sets it. It starts here, so that it has what its caller has left:
+        capabilities and filters belong to threads, and all threads share one memory.
+        """
+        stop = threading.Event()
+
+        def pass_on() -> None:
+            self._told.get()
+            stop.set()
+
+        threading.Thread(target=pass_on, name="signals", daemon=True).start()
+        return stop
 
 
-def run(name: str, parent: int | None, work: Callable[[threading.Event], None]) -> int:
-    """Return the exit code of `work`, which ends soon after its event is set.
+def run(name: str, parent: int | None, work: Callable[[Signals], None]) -> int:
+    """Return the exit code of `work`, which ends soon after a signal.
 
     parent: the process whose end is its end, None for a unit of its own
     """
     logs.start(name)
-    stop = stopping()
+    signals = Signals()
     if parent is not None and not end_with(parent):
         return 1
     try:
-        work(stop)
+        work(signals)
     except EmbrasureError as problem:
         LOG.error("%s [%s]; hint: %s", problem, problem.word, problem.hint or "none")
         return problem.exit_code

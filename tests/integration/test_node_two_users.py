@@ -62,10 +62,18 @@ def as_user(uid: int, code: str, *words: object) -> str:
     return done.stdout + done.stderr
 
 
-def facts(pid: int) -> dict[str, str]:
+def facts(pid: int | str) -> dict[str, str]:
     """Return the lines of /proc/PID/status."""
     text = Path(f"/proc/{pid}/status").read_text()
     return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def rights(pid: int) -> list[tuple[tuple[str, str, str], str]]:
+    """Return what each thread of a process has: three sets of capabilities, and a filter or not."""
+    found = [facts(f"{pid}/task/{thread.name}") for thread in Path(f"/proc/{pid}/task").iterdir()]
+    return [
+        ((one["CapEff"], one["CapPrm"], one["CapBnd"]), one["Seccomp"].strip()) for one in found
+    ]
 
 
 def pids_of(uid: int) -> list[int]:
@@ -122,6 +130,9 @@ def test_a_production_node_is_three_users_and_an_install_goes_through(
         root = facts(apply.pid)
         assert root["Uid"].split()[1] == "0" and int(root["CapBnd"], 16) == CAPABILITIES
         assert int(root["CapEff"], 16) == CAPABILITIES and root["Seccomp"].strip() == "2"
+        threads = rights(apply.pid)
+        assert {held for held, _ in threads} == {(f"{CAPABILITIES:016x}",) * 3}
+        assert [kind for _, kind in threads].count("0") == 1, "the thread that starts apps"
         assert "cygrpc" not in libraries(apply.pid) and "cygrpc" in libraries(fetch.pid)
         net = facts(fetch.pid)
         assert set(net["Uid"].split()) == {str(FETCH.uid)} and not net["Groups"].strip()
@@ -288,6 +299,33 @@ def test_apply_makes_no_network_socket(fleet: SimFleet, ablation: Ablation) -> N
     assert said("apply") == ["13", "13", "13", "unix"]
     with ablation("the filter") as attack:
         attack.succeeded(said("nobody")[:2] == ["made", "made"])
+
+
+@pytest.mark.misuse
+def test_no_thread_of_apply_keeps_what_the_others_gave_up(ablation: Ablation) -> None:
+    """All threads share one memory: code in one of them has the rights of any."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from embrasure.sandbox import CAPABILITIES, keep_capabilities\n"
+        "from node.service import Signals\n"
+        "signals = Signals()\n"
+        "stop = signals.stop() if sys.argv[1] == 'before' else None\n"
+        "keep_capabilities(CAPABILITIES)\n"
+        "stop = stop or signals.stop()\n"
+        "for thread in Path('/proc/self/task').iterdir():\n"
+        "    lines = (thread / 'status').read_text().splitlines()\n"
+        "    print(*(line.split()[1] for line in lines if line.startswith('CapEff')))"
+    )
+
+    def held(when: str) -> set[int]:
+        done = subprocess.run([PROGRAM[0], "-c", code, when], capture_output=True, text=True)
+        first, second = done.stdout.split()
+        return {int(first, 16), int(second, 16)}
+
+    assert held("after") == {CAPABILITIES}
+    with ablation("the moment at which the thread for signals starts") as attack:
+        attack.succeeded(any(rights & 1 << 5 for rights in held("before")))  # CAP_KILL, and all
 
 
 @pytest.mark.long
@@ -459,10 +497,12 @@ def test_what_a_killed_apply_left_of_an_app_is_gone_and_nothing_else(
                 asyncio.run(fleet.gateway(node).order(fleet.order(node, plan, gate)))
                 assert until(lambda: answers(port), what="the app")
             (left,) = sleepers()
+            (first,) = [pid for pid in pids_of(SHOP.uid) if b"main.py" in words_of(pid)]
             os.kill(apply.pid, signal.SIGKILL)
         time.sleep(0.5)
         old = processes.of(SHOP)
-        assert left in old, "it outlived apply"
+        # The kernel ends nothing of it: no thread of apply could signal another user.
+        assert {left, first} <= old, "it outlived apply"
         with ablation("the end of its user at the next start") as attack:
             # Nobody looks after it, it holds the port, and would answer in a new release's place.
             attack.succeeded(until(lambda: answers(port), what="an answer of the old app"))
@@ -470,7 +510,8 @@ def test_what_a_killed_apply_left_of_an_app_is_gone_and_nothing_else(
             assert until(lambda: answers(port), what="the app")
             assert not old & processes.of(SHOP) and len(sleepers()) == 1
             assert other.poll() is None
-        assert not sleepers()
+            os.kill(sleepers()[0], signal.SIGKILL)  # else apply waits for it as long as for any app
+        assert not processes.of(SHOP)
     finally:
         other.kill()
         other.wait()

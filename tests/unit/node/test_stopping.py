@@ -14,7 +14,15 @@ with stop._cond:
     for _ in range(1000): pass
 print(stop.wait(10))
 """
-OURS = "from node.service import stopping\nstop = stopping()"
+OURS = "from node.service import Signals\nstop = Signals().stop()"
+EARLY = """
+import signal
+from node.service import Signals
+signals = Signals()
+signal.raise_signal(signal.SIGTERM)
+stop = signals.stop()
+print(stop.wait(10))
+"""
 PLAIN = "stop = threading.Event()\nsignal.signal(signal.SIGTERM, lambda *_: stop.set())"
 
 
@@ -34,3 +42,7 @@ def test_a_signal_that_comes_while_the_event_is_looked_at_is_no_deadlock() -> No
 
 def test_a_handler_that_sets_the_event_itself_would_wait_for_itself() -> None:
     assert said(PLAIN, seconds=3) == ""
+
+
+def test_a_signal_that_comes_before_anybody_waits_for_it_is_kept() -> None:
+    assert said(EARLY, seconds=20).split() == ["True", "True"]
