@@ -32,7 +32,9 @@ def fetching(tx: Transaction) -> To:
         if not coming.take_run(run):
             break
     for digest, length in missing.items():
-        if not blobs.has(digest, length=length) and not coming.take(digest, length):
+        if digest in tx.came or blobs.has(digest, length=length):
+            continue
+        if not coming.take(digest, length):
             coming.take(digest, length)
     blobs.sync()
     return To(State.VERIFIED)

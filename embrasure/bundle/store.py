@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from embrasure import fsops, limits
@@ -82,26 +82,27 @@ class BlobStore:
 
     def missing(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """Return those of `wanted` (digest -> length) that are not here whole."""
-        found: dict[str, int] = {}
+        here: dict[str, int] = {}
         folders = frozenset(self._root.list())
         for aa, digests in itertools.groupby(sorted(wanted), key=lambda digest: digest[:2]):
-            lengths = self._lengths(aa, wanted) if aa in folders else {}
-            for digest in digests:
-                if self._pending.get(check_digest(digest), lengths.get(digest)) != wanted[digest]:
-                    found[digest] = wanted[digest]
-        return {digest: found[digest] for digest in wanted if digest in found}
+            if aa in folders:
+                here.update(self._lengths(aa, digests))
+        here.update(self._pending)
+        return {
+            digest: length
+            for digest, length in wanted.items()
+            if here.get(check_digest(digest)) != length
+        }
 
-    def _lengths(self, aa: str, wanted: Container[str]) -> dict[str, int]:
-        """Return digest -> length of the `wanted` blobs of a folder: no other one is looked at."""
-        try:
-            with self._root.child(aa) as folder, os.scandir(folder.fd) as entries:
-                return {
-                    entry.name: entry.stat(follow_symlinks=False).st_size
-                    for entry in entries
-                    if entry.name in wanted and entry.is_file(follow_symlinks=False)
-                }
-        except NotFound:
-            return {}
+    def _lengths(self, aa: str, digests: Iterable[str]) -> dict[str, int]:
+        """Return digest -> length of those blobs that the folder has: no other one is looked at."""
+        found: dict[str, int] = {}
+        with contextlib.suppress(NotFound), self._root.child(aa) as folder:
+            for digest in frozenset(folder.list()).intersection(digests):
+                seen = folder.stat(digest)
+                if stat.S_ISREG(seen.st_mode):
+                    found[digest] = seen.st_size
+        return found
 
     def still_to_come(self, missing: Mapping[str, int]) -> int:
         """Return how many bytes of the `missing` blobs no partial file has yet."""
