@@ -108,22 +108,29 @@ def ended(process: subprocess.Popen[bytes]) -> int:
     return status
 
 
-def table() -> dict[int, Process]:
-    """Return every process now, by pid."""
+def table(user: User | None = None) -> dict[int, Process]:
+    """Return every process now, by pid; with a user those that run as that user."""
     found = {}
     for name in os.listdir(_PROC):  # noqa: PTH208  # read several times at each stop
-        if name.isdigit() and (process := _read(int(name))) is not None:
+        if not name.isdigit() or (user is not None and uid_of(int(name)) != user.uid):
+            continue
+        if (process := _read(int(name))) is not None:
             found[process.pid] = process
     return found
 
 
 def _read(pid: int) -> Process | None:
     try:
-        # No path object, no buffer: a stop and each probe look at every process of the host.
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123  # a path costs as much as the read
-            text = file.read(_STAT_BYTES)
+        # No path object, no file object: a stop and each probe look at many processes.
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        text = os.read(fd, _STAT_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     # The name in parentheses may hold spaces and parentheses itself. A process whose first thread
     # has ended before the others is called a zombie as well, and runs on.
     fields = text[text.rindex(b")") + 2 :].split()
@@ -141,12 +148,15 @@ def has_token(pid: int, token: str) -> bool:
 
 
 def uid_of(pid: int) -> int | None:
-    """Return whom a process runs as, None when it is gone."""
+    """Return whom a process runs as, None when it is gone.
+
+    The kernel gives the folder in /proc to the effective user, also of a process that lets nobody
+    look into it (proc(5)). An app cannot have another one than its real one: no_new_privs.
+    """
     try:
-        lines = (_PROC / str(pid) / "status").read_bytes().splitlines()
+        return os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116  # of each process of the host
     except OSError:
         return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(b"Uid:")), None)
 
 
 def members(child: int, token: str, user: User | None = None) -> frozenset[int]:
@@ -154,18 +164,18 @@ def members(child: int, token: str, user: User | None = None) -> frozenset[int]:
 
     Orphans are children of this process, their subreaper: in the session that `child` made, or with
     the token if they left it (a daemon); some programs overwrite their environment. Of an app with
-    a user of its own: every child of that user.
+    a user of its own: every child of that user, and `child` until it is the user's.
     """
-    processes, me = table(), os.getpid()
+    processes, me = table(user), os.getpid()
+    if user is not None:
+        start = _read(child)
+        if start is not None and (start.parent, start.session) == (me, child):
+            processes[child] = start
+        return _below(processes, {p.pid for p in processes.values() if p.parent == me})
     roots = {
         p.pid
         for p in processes.values()
-        if p.parent == me
-        and (
-            p.session == child
-            or has_token(p.pid, token)
-            or (user is not None and uid_of(p.pid) == user.uid)
-        )
+        if p.parent == me and (p.session == child or has_token(p.pid, token))
     }
     return _below(processes, roots)
 
@@ -194,9 +204,7 @@ def _below(processes: dict[int, Process], roots: set[int]) -> frozenset[int]:
 
 def of(user: User) -> frozenset[int]:
     """Return the living processes of the user, whoever started them."""
-    return frozenset(
-        p.pid for p in table().values() if not p.is_zombie and uid_of(p.pid) == user.uid
-    )
+    return frozenset(p.pid for p in table(user).values() if not p.is_zombie)
 
 
 def end(find: Callable[[], frozenset[int]], user: User | None, *, seconds: float) -> None:
@@ -256,6 +264,11 @@ def reap_orphans() -> None:
     own.
     """
     me, session = os.getpid(), os.getsid(0)
+    try:
+        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return  # no child of ours has ended: /proc need not be read each second
+    except ChildProcessError:
+        return
     with _births:
         for process in table().values():
             is_ours = process.parent == me and process.session != session
