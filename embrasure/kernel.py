@@ -194,3 +194,15 @@ def last_at_the_disk() -> bool:
         return False
     # Who 0 of IOPRIO_WHO_PROCESS is the calling thread alone.
     return bool(_libc.syscall(number, 1, 0, _IOPRIO_IDLE) == 0)
+
+
+def shown(path: str, *, most: int) -> bytes:
+    """Return what the kernel shows in a file of /proc, at most so many bytes; raises OSError.
+
+    No path object and no file object: these would be most of its cost.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, most)
+    finally:
+        os.close(fd)

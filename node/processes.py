@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from embrasure import kernel
 from embrasure.errors import Failed
 from node import as_user
 from node.launch import hidden
@@ -121,16 +122,9 @@ def table(user: User | None = None) -> dict[int, Process]:
 
 def _read(pid: int) -> Process | None:
     try:
-        # No path object, no file object: a stop and each probe look at many processes.
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        text = kernel.shown(f"/proc/{pid}/stat", most=_STAT_BYTES)
     except OSError:
         return None
-    try:
-        text = os.read(fd, _STAT_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
     # The name in parentheses may hold spaces and parentheses itself. A process whose first thread
     # has ended before the others is called a zombie as well, and runs on.
     fields = text[text.rindex(b")") + 2 :].split()
