@@ -11,15 +11,18 @@ from embrasure.fs import Folder
 BROKEN = ".broken"
 
 
-def set_aside(folder: Folder, name: str, *, kind: Callable[[int], bool] = stat.S_ISREG) -> None:
-    """What is called `name` is of this kind, or nothing is; anything else is called `.broken`."""
+def set_aside(folder: Folder, name: str, *, kind: Callable[[int], bool] = stat.S_ISREG) -> bool:
+    """Return whether something is called `name`, which is of this kind; anything else is called
+    `.broken` from now on.
+    """
     try:
         if kind(folder.stat(name).st_mode):
-            return
+            return True
     except NotFound:
-        return
+        return False
     broken = f"{name}{BROKEN}"
     if folder.has(broken):
         folder.remove_tree(broken)
     folder.rename(name, folder, broken)
     folder.fsync()
+    return False

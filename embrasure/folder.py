@@ -176,18 +176,20 @@ class Folder:
     # Write
 
     def write(
-        self, name: str, chunks: Iterable[bytes], *, mode: int = 0o400, limit: int | None = None
-    ) -> str:
+        self, name: str, chunks: Iterable[bytes], *, mode: int = 0o400, limit: int | None = None,
+        synced: bool = False) -> str:  # fmt: skip
         """Return the SHA-256 of the new file `name`, in hex, after all chunks are in it.
 
-        limit: bytes; one more is refused. Nothing is synced: call `syncfs` once for many files.
-        A file that could not be finished is removed.
+        limit: bytes; one more is refused. synced: they are on disk; else call `syncfs` once for
+        many files. A file that could not be finished is removed.
         """
         with explaining(self._text, name):
             fd = fsops.create(self.fd, check_name(name), _NEW, 0o600)
             try:
                 digest = fill(fd, chunks, limit=limit, thing=self._where(name))
                 fsops.chmod(fd, mode)
+                if synced:
+                    fsops.fsync(fd)
             except BaseException:
                 os.close(fd)
                 self.unlink(name, missing_ok=True)
@@ -218,9 +220,8 @@ class Folder:
     def _put(self, name: str, data: bytes, *, mode: int, replace: bool) -> None:
         check_name(name)
         temporary = f".{secrets.token_hex(16)}.new"
-        self.write(temporary, [data], mode=mode)
+        self.write(temporary, [data], mode=mode, synced=True)
         try:
-            self.fsync_file(temporary)
             self.rename(temporary, self, name, replace=replace)
         except BaseException:
             self.unlink(temporary, missing_ok=True)

@@ -122,13 +122,17 @@ class Journal:
 
     def _put(self, folder: Folder, app: str, raw: bytes) -> None:
         current, before, fresh = f"{app}.json", f"{app}.prev", f"{app}.next"
-        for name in (current, before, fresh):
-            set_aside(folder, name)
-        folder.unlink(fresh, missing_ok=True)
-        folder.write(fresh, [raw], mode=0o600)
-        folder.fsync_file(fresh)
+        try:
+            folder.write(fresh, [raw], mode=0o600, synced=True)
+        except Refused as problem:
+            if problem.reason != "exists":
+                raise
+            set_aside(folder, fresh)  # what a crash left, or no file at all
+            folder.unlink(fresh, missing_ok=True)
+            folder.write(fresh, [raw], mode=0o600, synced=True)
+        set_aside(folder, before)
         # Between the two renames only `.prev` is there: the state whose work is all done.
-        if folder.has(current):
+        if set_aside(folder, current):
             folder.rename(current, folder, before, replace=True)
         folder.rename(fresh, folder, current)
         folder.fsync()

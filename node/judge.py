@@ -271,16 +271,10 @@ class Judge:
             if name in wanted and len(raws) == 1
         }
 
-    def see_time(self, issued: str) -> None:
-        """The time floor is not before this signed time, which counts at most `skew` ahead of the
-        clock: a signer that once jumped to 2099 must not brick the node.
+    def counted(self, issued: str) -> int:
+        """Return the signed time for the time floor, at most `skew` ahead of the clock: a signer
+        that once jumped to 2099 must not brick the node.
         """
-        seen = self._counted(issued)
-        self._floors.change(
-            lambda floors: msgspec.structs.replace(floors, time=max(floors.time, seen))
-        )
-
-    def _counted(self, issued: str) -> int:
         cap = self._clock() + timedelta(seconds=limits.SKEW_SECONDS)
         return _seconds(min(read_time(issued), cap))
 
@@ -305,7 +299,7 @@ class Judge:
                 floor = raised(floors.app(docs.app), docs, has_gate=gate is not None)
                 floors = floors.with_app(docs.app, floor)
             if gate is not None:
-                time = max(floors.time, self._counted(gate.issued))
+                time = max(floors.time, self.counted(gate.issued))
                 floors = msgspec.structs.replace(floors, time=time)
             return floors
 

@@ -12,7 +12,6 @@ import base64
 import binascii
 from typing import Annotated, Literal, TypeAlias
 
-import msgspec
 from msgspec import Meta
 
 from embrasure import errors, limits
@@ -236,7 +235,7 @@ _ERRORS: dict[str, type[EmbrasureError]] = {
 
 def write_message(message: Message) -> bytes:
     """Return the one byte string of `message`; raises Refused (`limit`) for a too large one."""
-    raw = form.canonical(msgspec.to_builtins(message))
+    raw = form.written(message)
     if len(raw) > limits.IPC_BYTES:
         raise Refused(
             DOCUMENT, expected=f"at most {limits.IPC_BYTES} bytes", got=len(raw), reason="limit"

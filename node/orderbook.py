@@ -8,6 +8,7 @@ from embrasure import limits
 from embrasure.clock import Clock
 from embrasure.errors import Refused
 from embrasure.trust import dsse
+from embrasure.trust.floors import Floors
 from embrasure.trust.order import Order, check_order, parse_order
 from embrasure.trust.source import Source
 from node.ground import Ground
@@ -58,10 +59,13 @@ class OrderBook:
         self._orders.keep(order.app, payload)
 
     def use_up(self, order: Order, keyid: str) -> None:
-        """The order's number is below the floor of its key from now on, on disk."""
-        self._ground.floors.change(
-            lambda floors: msgspec.structs.replace(
-                floors, oseq={**floors.oseq, keyid: max(floors.oseq.get(keyid, 0), order.oseq)}
-            )
-        )
-        self._judge.see_time(order.issued)
+        """The order's number is below the floor of its key from now on, and the time floor is not
+        before the time that it was signed at; on disk.
+        """
+        seen = self._judge.counted(order.issued)
+
+        def used(floors: Floors) -> Floors:
+            oseq = {**floors.oseq, keyid: max(floors.oseq.get(keyid, 0), order.oseq)}
+            return msgspec.structs.replace(floors, oseq=oseq, time=max(floors.time, seen))
+
+        self._ground.floors.change(used)

@@ -12,6 +12,8 @@ import re
 import unicodedata
 from typing import NoReturn
 
+import msgspec
+
 from embrasure import limits
 from embrasure.errors import Refused
 
@@ -34,9 +36,56 @@ def canonical(value: object) -> bytes:
 
     Source: RFC 8785, restricted to integers.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode("utf-8")
+    return _STRICT.encode(value).encode("utf-8")
+
+
+def written(value: object) -> bytes:
+    """Return what `canonical` returns, thirty times as fast, of a value that can hold nothing but
+    its types: what `parse` returned, and documents.
+    """
+    return msgspec.json.encode(value, order="sorted")
+
+
+class _Unplain(Exception):  # never leaves this module
+    """A part of the text that is JSON, and not ours."""
+
+    def __init__(self, expected: str, got: object) -> None:
+        self.expected, self.got = expected, got
+
+
+def _no_float(found: str) -> NoReturn:
+    raise _Unplain("integers only", f"the number {found}")
+
+
+def _whole(found: str) -> int:
+    if len(found) > 17 or abs(int(found)) > limits.MAX_INTEGER:
+        raise _Unplain("integers up to 2^53-1", f"a number of {len(found)} digits")
+    return int(found)
+
+
+_names: set[str] = set()  # that were looked at: a manifest has the same six in each entry
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Unplain("each member once", "a duplicate member")
+    for name in found.keys() - _names:
+        if not _MEMBER.fullmatch(name):
+            raise _Unplain("ASCII member names", name)
+        if len(_names) >= limits.MEMBER_NAMES_KEPT:
+            _names.clear()
+        _names.add(name)
+    return found
+
+
+# Made once: a message between two processes is shorter than the making of these.
+_STRICT = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_members, parse_float=_no_float, parse_int=_whole, parse_constant=_no_float
+)
 
 
 def parse(raw: bytes, *, limit: int, document: str) -> dict[str, object]:
@@ -60,43 +109,18 @@ def parse(raw: bytes, *, limit: int, document: str) -> dict[str, object]:
         raise refuse("UTF-8 text", "other bytes") from None
     # 3. Before the parser, which recurses.
     check_depth(raw, document)
-
-    def no_float(found: str) -> NoReturn:
-        raise refuse("integers only", f"the number {found}")
-
-    def whole(found: str) -> int:
-        if len(found) > 17 or abs(int(found)) > limits.MAX_INTEGER:
-            raise refuse("integers up to 2^53-1", f"a number of {len(found)} digits")
-        return int(found)
-
-    names: set[str] = set()  # that were looked at: a manifest has the same six in each entry
-
-    def members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise refuse("each member once", "a duplicate member")
-        for name in found.keys() - names:
-            if not _MEMBER.fullmatch(name):
-                raise refuse("ASCII member names", name)
-            names.add(name)
-        return found
-
     # 4.
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=members,
-            parse_float=no_float,
-            parse_int=whole,
-            parse_constant=no_float,
-        )
+        value = _DECODER.decode(text)
+    except _Unplain as found:
+        raise refuse(found.expected, found.got) from None
     except (ValueError, RecursionError):
         raise refuse("one JSON value", "something else") from None
     # 5. and 6.
     if "\\" in text or not (text.isascii() and text.isprintable()):
         # Else no string in it can hold anything but printable ASCII.
         check_text(value, document)
-    if canonical(value) != raw:
+    if written(value) != raw:
         raise refuse("the canonical form (RFC 8785)", "another spelling of it")
     # 7.
     if not isinstance(value, dict):

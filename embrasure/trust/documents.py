@@ -71,7 +71,7 @@ def read(raw: bytes, shape: type[T], *, limit: int, document: str) -> T:
 
 def write(document: Document) -> bytes:
     """Return the one byte string of `document`."""
-    return form.canonical(msgspec.to_builtins(document))
+    return form.written(document)
 
 
 def digest(document: Document) -> str:

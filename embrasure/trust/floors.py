@@ -5,6 +5,8 @@ Outside the metadata folder: a power cut that empties metadata files must not re
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
@@ -185,11 +187,16 @@ class PairStore(Generic[T]):
             self.load()
         older = next(iter(bad), min(found, key=lambda name: found[name][0]))
         counter = max(number for number, _ in found.values())
+        other = next(name for name in _NAMES if name != older)
+        made = {older: _encode(floors, counter + 1), other: _encode(floors, counter + 2)}
         with Folder.open(self.folder) as held:
             set_aside(held, older)
-            held.replace(older, _encode(floors, counter + 1))
-            other = next(name for name in _NAMES if name != older)
-            held.replace(other, _encode(floors, counter + 2))
+            _replace_both(held, made)
+        # What was just written is what is read next: parsed as every other floor is, without JSON.
+        again = convert(msgspec.to_builtins(floors), self.shape, "floors")
+        self._read = {
+            older: (made[older], (counter + 1, again)), other: (made[other], (counter + 2, again))
+        }  # fmt: skip
 
     def _both(self) -> tuple[dict[str, tuple[int, T]], dict[str, EmbrasureError]]:
         found: dict[str, tuple[int, T]] = {}
@@ -225,13 +232,30 @@ class FloorStore(PairStore[Floors]):
         super().__init__(folder, Floors)
 
 
+def _replace_both(held: Folder, made: Mapping[str, bytes]) -> None:
+    """Each file holds what was made for it, on disk; after a crash each is whole, new or old.
+
+    Both are on disk under other names before the first one takes the place of an old one.
+    """
+    fresh = {name: f".{secrets.token_hex(16)}.new" for name in made}
+    try:
+        for name, raw in made.items():
+            held.write(fresh[name], [raw], mode=0o600, synced=True)
+        for name in made:
+            held.rename(fresh[name], held, name, replace=True)
+    except BaseException:
+        for temporary in fresh.values():
+            held.unlink(temporary, missing_ok=True)
+        raise
+    held.fsync()
+
+
 def _hash(counter: int, floors: object) -> str:
-    return form.sha256_hex(form.canonical({"counter": counter, "floors": floors}))
+    return form.sha256_hex(form.written({"counter": counter, "floors": floors}))
 
 
 def _encode(floors: Document, counter: int) -> bytes:
-    value = msgspec.to_builtins(floors)
-    raw = form.canonical({"counter": counter, "floors": value, "sha256": _hash(counter, value)})
+    raw = form.written({"counter": counter, "floors": floors, "sha256": _hash(counter, floors)})
     if len(raw) > limits.FLOORS_BYTES:
         # Written but unreadable floors would be no floors at all.
         raise Damaged(

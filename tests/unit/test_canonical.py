@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from embrasure import limits
 from embrasure.errors import Refused
 from embrasure.trust import canonical as canonical_form
-from embrasure.trust.canonical import canonical, check_depth, parse
+from embrasure.trust.canonical import canonical, check_depth, parse, written
+from embrasure.trust.documents import Document
 from tests.ablation import Ablation
 
 LETTERS = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
@@ -38,6 +41,41 @@ def test_what_is_written_is_read_back(value: dict[str, object]) -> None:
         assert parse(raw, limit=1 << 20, document="test") == value
     else:
         assert refused(raw, 1 << 20) == "limit"
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=12),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=16,
+)
+
+
+@given(ANYTHING)
+def test_the_fast_writer_writes_the_same_bytes(value: object) -> None:
+    assert written(value) == canonical(value)
+
+
+def test_the_fast_writer_escapes_every_character_the_same_way() -> None:
+    for start in range(0, 0x110000, 0x800):
+        if start != 0xD800:  # halves of pairs: neither writes them
+            text = "".join(map(chr, range(start, start + 0x800)))
+            assert written(text) == canonical(text)
+
+
+def test_no_document_can_hold_what_the_fast_writer_spells_another_way() -> None:
+    for shape in shapes(Document):
+        for field in msgspec.structs.fields(shape):
+            assert not re.search(r"\b(float|bytes|set|Decimal|datetime)\b", str(field.type)), field
+
+
+def shapes(top: type[Document]) -> Iterator[type[Document]]:
+    for shape in top.__subclasses__():
+        yield shape
+        yield from shapes(shape)
 
 
 @given(st.text('[]{}"\\a', max_size=80))
