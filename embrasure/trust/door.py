@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tuf.api.metadata import Root, Targets
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
@@ -43,6 +41,7 @@ from embrasure.trust.workflow.session import stored_name
 from embrasure.trust.workflow.updater import BEGINNING
 from embrasure.trust.workflow.verified import delegations
 from embrasure.trust.workflow.versions import after_reset
+from embrasure.trust.workflow.vouching import TrustedSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +277,7 @@ class _Work:
         last = min(self.listing.get(layout.ROOT, 0), first + limits.ROOT_STEPS)
         if last <= first:
             return
-        steps = TrustedMetadataSet(self.held.files[layout.ROOT], EnvelopeType.METADATA)
+        steps = TrustedSet(self.held.files[layout.ROOT])
         steps.reference_time = BEGINNING
         for version in range(first + 1, last + 1):
             path = layout.metadata_file(layout.ROOT, version)

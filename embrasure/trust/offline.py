@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tuf.api.metadata import Metadata, Root, Signed, Targets
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
 from embrasure import limits
 from embrasure.errors import Refused
@@ -21,6 +19,7 @@ from embrasure.trust.view import Target
 from embrasure.trust.workflow.updater import BEGINNING, OUTSIDE, check_keys, explained
 from embrasure.trust.workflow.verified import delegations, listed_targets
 from embrasure.trust.workflow.versions import Keys, plain
+from embrasure.trust.workflow.vouching import TrustedSet, vouched
 
 Stored = Callable[[str, int], Iterable[bytes]]  # role, version (of root) -> files that may be it
 
@@ -90,7 +89,7 @@ def newest(anchor: bytes, stored: Stored, *, env: str) -> Offline:
     What its delegator no longer vouches for counts as none. Expiry is not looked at: whoever
     decides something does that.
     """
-    roots = TrustedMetadataSet(anchor, EnvelopeType.METADATA)
+    roots = TrustedSet(anchor)
     roots.reference_time = BEGINNING
     files: dict[str, bytes] = {layout.ROOT: anchor}
     while (raw := _step(roots, stored(layout.ROOT, roots.root.version + 1))) is not None:
@@ -105,7 +104,7 @@ def newest(anchor: bytes, stored: Stored, *, env: str) -> Offline:
     return Offline(signed, files)
 
 
-def _step(roots: TrustedMetadataSet, found: Iterable[bytes]) -> bytes | None:
+def _step(roots: TrustedSet, found: Iterable[bytes]) -> bytes | None:
     for raw in found:
         try:
             roots.update_root(raw)
@@ -150,7 +149,7 @@ def verify_role(raw: bytes, role: str, delegator: Root | Targets) -> Targets:
         # 3.
         check_delegation(role, delegator)
         # 4.
-        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+        vouched(raw, metadata, role, delegator)
     except OUTSIDE as problem:
         raise explained(problem, role) from problem
     # 5.
@@ -170,7 +169,7 @@ def check_delegation(role: str, delegator: Root | Targets) -> None:
     check_keys(role, named, delegator.delegations.keys)
 
 
-def next_root(steps: TrustedMetadataSet, raw: bytes) -> None:
+def next_root(steps: TrustedSet, raw: bytes) -> None:
     """`steps` trusts the root in `raw`, the very next version; raises Refused."""
     if len(raw) > limits.ROOT_BYTES:
         raise Refused(

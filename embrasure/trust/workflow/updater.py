@@ -25,6 +25,7 @@ from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused, Unavail
 from embrasure.fs import Folder
 from embrasure.trust.keymaterial import material
 from embrasure.trust.workflow.versions import Keys, plain
+from embrasure.trust.workflow.vouching import TrustedSet
 
 # Nothing has expired then: for those who leave expiry to `decide`, step 2 (`Role.expires`).
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -93,6 +94,7 @@ class ClockedUpdater(Updater):
         )
         # Always the anchor: with `bootstrap=None` the cached root would be the trust anchor.
         super().__init__(str(folder), url, fetcher=fetcher, config=config, bootstrap=anchor)
+        self._trusted_set = TrustedSet(anchor)
         self._trusted_set.reference_time = at
 
     # What it stores goes through the one port to the disk; the generation is synced as a whole.

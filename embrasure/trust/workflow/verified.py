@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from tuf.api.metadata import DelegatedRole, Metadata, Root, Signed, Snapshot, Targets, Timestamp
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
 from embrasure import limits
 from embrasure.errors import Refused
@@ -18,6 +15,7 @@ from embrasure.trust.generation import read_generation
 from embrasure.trust.view import Role, Target, View
 from embrasure.trust.workflow.session import Verified, stored_name
 from embrasure.trust.workflow.updater import BEGINNING, OUTSIDE
+from embrasure.trust.workflow.vouching import TrustedSet, vouched
 
 
 def delegations(targets: Signed | None) -> Mapping[str, DelegatedRole]:
@@ -50,16 +48,15 @@ def _role(
     signed: Signed = metadata.signed
     if signed != verified.signed[name]:
         raise Refused(name, expected="the bytes that verified", got="others", reason="bad-metadata")
-    canonical = metadata.signed_bytes  # made anew at each look
-    result = delegator.get_verification_result(name, canonical, metadata.signatures)
+    found = vouched(verified.files[name], metadata, name, delegator)
     return Role(
         name=name,
         version=signed.version,
         expires=signed.expires,
-        threshold=result.threshold,
-        keys=frozenset(result.signed) | frozenset(result.unsigned),
-        signers=frozenset(result.signed),
-        sha256=hashlib.sha256(canonical).hexdigest(),
+        threshold=found.threshold,
+        keys=found.keys,
+        signers=found.signers,
+        sha256=found.sha256,
         targets=MappingProxyType(listed_targets(signed, delegated)),
     )
 
@@ -97,7 +94,7 @@ def held_metadata(generation: Path, anchor: bytes) -> Verified:
 
     try:
         # 1.
-        held = TrustedMetadataSet(anchor, EnvelopeType.METADATA)
+        held = TrustedSet(anchor)
         held.reference_time = BEGINNING
         files[Root.type] = anchor
         while (raw := stored(Root.type, held.root.version + 1)) is not None:
@@ -117,7 +114,7 @@ def held_metadata(generation: Path, anchor: bytes) -> Verified:
     return Verified({role: held[role] for role in files}, files)
 
 
-def _is_listed(held: TrustedMetadataSet, role: str, raw: bytes) -> bool:
+def _is_listed(held: TrustedSet, role: str, raw: bytes) -> bool:
     """A file of an app that was not refreshed lately may be older: it is left out, no error."""
     try:
         held.update_delegated_targets(raw, role, Targets.type)
