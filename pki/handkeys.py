@@ -77,14 +77,15 @@ def generate(
     use, kind = purpose_of(purpose), _scheme(scheme)
     root = "" if anchor is None else read_anchor(anchor)
     store.make_folder(out)
+    passphrase = source.new(f"the key of {name}")
     sealed = keyfile.seal(
         keyfile.generate(kind),
-        source.new(f"the key of {name}"),
+        passphrase,
         purpose=use,
         label=name,
         root=root,
         cost=cost_of(kdf, purpose=use),
-        salt=keyfile.new_salt(),
+        salt=keyfile.salt_for(passphrase),
     )
     fs.create_file(out, f"{name}.key", sealed)
     write_public(out, people.public_file(keyfile.header_of(sealed)), name)

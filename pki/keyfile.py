@@ -84,8 +84,9 @@ class OpenedFile(Opened):
     box_key: bytes = field(repr=False)
 
 
-def new_salt() -> bytes:
-    """Return a random salt.
+@functools.lru_cache(maxsize=16)
+def salt_for(passphrase: bytes) -> bytes:
+    """Return the salt, once drawn, of each key file that this process makes under `passphrase`.
 
     Key files made by one act under one passphrase share a salt: whoever guesses that passphrase
     has all of them either way, and opening them costs one run of Argon2 instead of one a file.
@@ -118,7 +119,7 @@ def seal(
         label=label,
         root=root,
     )
-    return _seal(header, private, _derive(passphrase, salt, cost))
+    return _seal(header, private, derive(passphrase, salt, cost))
 
 
 def rebind(opened: OpenedFile, root: str) -> bytes:
@@ -137,7 +138,7 @@ def change_passphrase(opened: OpenedFile, passphrase: bytes) -> bytes:
         label=header.label,
         root=header.root,
         cost=cost,
-        salt=new_salt(),
+        salt=salt_for(passphrase),
     )
 
 
@@ -174,7 +175,7 @@ def open_bytes(raw: bytes, passphrase: bytes) -> OpenedFile:
     cost = Cost(ops=found.ops, mem=found.mem)
     # 2.
     try:
-        key = _derive(passphrase, _base64(found.salt), cost)
+        key = derive(passphrase, _base64(found.salt), cost)
         inside = SecretBox(key).decrypt(_base64(found.box))
     except (CryptoError, ValueError):
         raise Denied(
@@ -228,6 +229,7 @@ def _base64(text: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=16)
-def _derive(passphrase: bytes, salt: bytes, cost: Cost) -> bytes:
+def derive(passphrase: bytes, salt: bytes, cost: Cost) -> bytes:
+    """Return the key of a box that `passphrase` opens."""
     # Remembered: the process holds the keys that this opens anyhow.
     return argon2id.kdf(SecretBox.KEY_SIZE, passphrase, salt, cost.ops, cost.mem)

@@ -50,11 +50,11 @@ def new_key(label: str, *, purpose: Purpose, file: str, scheme: Scheme = "ed2551
 def write_keys(
     folder: Path, keys: list[NewKey], passphrase: bytes, *, root: str, cost: Cost
 ) -> None:
-    """Each key is an encrypted file below `folder`; all share one salt (`keyfile.new_salt`).
+    """Each key is an encrypted file below `folder`; all share one salt (`keyfile.salt_for`).
 
     People's keys also leave their public half in `public/`. Raises Refused when a file exists.
     """
-    salt = keyfile.new_salt()
+    salt = keyfile.salt_for(passphrase)
     for key in keys:
         target = folder / key.file
         store.make_folder(target.parent)

@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 import nacl.utils
 from msgspec import Meta
 from nacl.exceptions import CryptoError
-from nacl.pwhash import argon2id
 from nacl.secret import SecretBox
 
 from embrasure import fs, limits
@@ -25,10 +24,11 @@ from embrasure.secret.keys import DEFAULT, OpeningKey, check_sound
 from embrasure.trust import directory, documents, layout
 from embrasure.trust.directory import Recovery, SealKey, SealSuite
 from embrasure.trust.documents import Digest, Document, read, write
+from pki import keyfile
 from pki.desk import Desk
 from pki.drafts import Draft
 from pki.folder import TrustFolder
-from pki.keyfile import Cost, check_passphrase
+from pki.keyfile import SALT_BYTES, Cost, check_passphrase
 from pki.passphrase import PassphraseSource
 
 _Base64 = Annotated[str, Meta(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=12 * limits.KIB)]
@@ -78,7 +78,7 @@ def generate(file: Path, passphrase: bytes, *, root: str, cost: Cost) -> PublicH
     Raises Refused (`exists`): no key is ever overwritten.
     """
     check_passphrase(passphrase)
-    key, salt = OpeningKey.generate(DEFAULT), nacl.utils.random(argon2id.SALTBYTES)
+    key, salt = OpeningKey.generate(DEFAULT), nacl.utils.random(SALT_BYTES)
     public = key.public(epoch=1)
     header = Header(
         v=1,
@@ -91,7 +91,7 @@ def generate(file: Path, passphrase: bytes, *, root: str, cost: Cost) -> PublicH
         public=public.key,
         root=root,
     )
-    box_key = argon2id.kdf(SecretBox.KEY_SIZE, passphrase, salt, cost.ops, cost.mem)
+    box_key = keyfile.derive(passphrase, salt, cost)
     inside = write(_Inside(header=header, key=key.raw.hex()))
     box = base64.b64encode(SecretBox(box_key).encrypt(inside)).decode("ascii")
     members = {name: getattr(header, name) for name in Header.__struct_fields__}
@@ -143,7 +143,7 @@ def open_file(file: Path, source: PassphraseSource, *, root: str) -> OpeningKey:
 def _opened(found: _KeyFile, passphrase: bytes) -> _Inside:
     try:
         salt = base64.b64decode(found.salt, validate=True)
-        box_key = argon2id.kdf(SecretBox.KEY_SIZE, passphrase, salt, found.ops, found.mem)
+        box_key = keyfile.derive(passphrase, salt, Cost(ops=found.ops, mem=found.mem))
         raw = SecretBox(box_key).decrypt(base64.b64decode(found.box, validate=True))
     except (CryptoError, ValueError, binascii.Error):
         raise Denied(

@@ -12,8 +12,6 @@ from pki.keyfile import Purpose, Scheme
 from pki.people import PublicFile
 from tests.simulate.ceremony import PASSPHRASE, source
 
-SALT = keyfile.new_salt()  # shared, so that all of them open with one run of Argon2
-
 
 def new_keyholder(
     folder: Path, person: str, *, purpose: Purpose = "security", scheme: Scheme = "ed25519"
@@ -21,8 +19,9 @@ def new_keyholder(
     """Return the public half of a new key `folder/PERSON.key`."""
     folder.mkdir(exist_ok=True)
     sealed = keyfile.seal(
-        keyfile.generate(scheme), PASSPHRASE, purpose=purpose, label=person, salt=SALT
-    )
+        keyfile.generate(scheme), PASSPHRASE, purpose=purpose, label=person,
+        salt=keyfile.salt_for(PASSPHRASE),
+    )  # fmt: skip
     fs.create_file(folder, f"{person}.key", sealed)
     return people.parse_public(people.public_file(keyfile.header_of(sealed)))
 

@@ -121,15 +121,15 @@ def test_hostile_costs_are_refused_before_argon2_runs(
     field: dict[str, object], ablation: Ablation
 ) -> None:
     raw = with_field(make(), **field)
-    before = keyfile._derive.cache_info()
+    before = keyfile.derive.cache_info()
     with pytest.raises(Refused):
         keyfile.open_bytes(raw, b"a passphrase never used before")
-    assert keyfile._derive.cache_info() == before
+    assert keyfile.derive.cache_info() == before
     with ablation("the bounds of the parameters") as attack:
         attack.without("pki.keyfile.parse", unbounded)
         with pytest.raises(Denied):
             keyfile.open_bytes(raw, b"a passphrase never used before")
-        attack.succeeded(keyfile._derive.cache_info().misses == before.misses + 1)
+        attack.succeeded(keyfile.derive.cache_info().misses == before.misses + 1)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ def test_hostile_costs_are_refused_before_argon2_runs(
 )
 def test_bad_parameters_are_refused_before_argon2_runs(field: dict[str, object]) -> None:
     raw = with_field(make(), **field)
-    before = keyfile._derive.cache_info()
+    before = keyfile.derive.cache_info()
     with pytest.raises(Refused):
         keyfile.open_bytes(raw, b"a passphrase never used before")
-    assert keyfile._derive.cache_info() == before
+    assert keyfile.derive.cache_info() == before
 
 
 @pytest.mark.misuse
@@ -162,8 +162,8 @@ def test_a_cheaper_cost_does_not_open_the_box(ablation: Ablation) -> None:
     with pytest.raises(Denied):
         keyfile.open_bytes(raw, PASSPHRASE)
     with ablation("the cost inside the box, and in its key") as attack:
-        real = keyfile._derive
-        attack.without("pki.keyfile._derive", lambda given, salt, _: real(given, salt, MODERATE))
+        real = keyfile.derive
+        attack.without("pki.keyfile.derive", lambda given, salt, _: real(given, salt, MODERATE))
         with pytest.raises(Refused):
             keyfile.open_bytes(raw, PASSPHRASE)
         attack.without("pki.keyfile.check_same")

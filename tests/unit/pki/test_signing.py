@@ -118,7 +118,11 @@ def test_a_stranger_cannot_sign(
     draft = deny(shop, ticking)
     private = keyfile.generate("ed25519")
     raw = keyfile.seal(
-        private, ceremony.PASSPHRASE, purpose="security", label="mallory", salt=b"m" * 16
+        private,
+        ceremony.PASSPHRASE,
+        purpose="security",
+        label="mallory",
+        salt=keyfile.salt_for(ceremony.PASSPHRASE),
     )
     stranger = keyfile.open_bytes(raw, ceremony.PASSPHRASE)
     reviewed = signing.review(draft, pinned="", at=at)
@@ -250,7 +254,7 @@ def test_the_first_signature_binds_a_key_to_its_fleet(tmp_path: Path, ticking: C
             ceremony.PASSPHRASE,
             purpose="security",
             label=name,
-            salt=b"k" * 16,
+            salt=keyfile.salt_for(ceremony.PASSPHRASE),
         )
         (tmp_path / f"{name}.key").write_bytes(raw)
         (tmp_path / f"{name}.key").chmod(0o600)
@@ -342,7 +346,7 @@ def test_keyholders_change_when_the_role_was_signed_by_old_and_new_first(
                 ceremony.PASSPHRASE,
                 purpose="security",
                 label=name,
-                salt=b"n" * 16,
+                salt=keyfile.salt_for(ceremony.PASSPHRASE),
             ),
             ceremony.PASSPHRASE,
         )
