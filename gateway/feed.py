@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from embrasure import limits
 from embrasure.errors import NotFound
 from embrasure.trust import layout
 from embrasure.trust.source import Source
@@ -52,3 +53,21 @@ class Feed:
         """
         self.check(path)
         yield from self._source.fetch(path, offset=offset, limit=limit)
+
+
+def framed(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in whole frames, but for the last one: each costs a node the same,
+    whatever is in it. A frame and a piece are in memory at most.
+    """
+    parts, room = list[memoryview](), limits.FRAME_BODY_BYTES
+    for piece in pieces:
+        rest = memoryview(piece)
+        while len(rest) >= room:
+            yield b"".join((*parts, rest[:room]))
+            rest = rest[room:]
+            parts, room = [], limits.FRAME_BODY_BYTES
+        if rest:
+            parts.append(rest)
+            room -= len(rest)
+    if parts:
+        yield b"".join(parts)

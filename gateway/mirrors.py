@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from itertools import islice
 
 import grpc
 
@@ -17,13 +16,13 @@ from embrasure.net.status import error_of
 from embrasure.trust import layout
 from embrasure.trust.source import Source
 from embrasure.wire import mirror_pb2, mirror_pb2_grpc
+from gateway.feed import framed
 from gateway.published import TIMESTAMP_FILE, Contents
 
 ASK_PATHS = 2_000  # paths in one question: about 300 KiB
 CALL_SECONDS = 60
 PUBLISH_SECONDS = 600  # the mirror hashes every new blob
 PUTS_AT_ONCE = 4
-PIECES_PER_FRAME = limits.FRAME_BODY_BYTES // limits.BUFFER_BYTES
 
 
 async def publish(
@@ -121,9 +120,9 @@ async def _put_all(
 
 async def _pieces(source: Source, path: str, held: int) -> AsyncIterator[mirror_pb2.Piece]:
     """Yield the file from the byte on that the other side lacks."""
-    pieces = source.fetch(path, offset=held, limit=limits.FILE_BYTES)
+    frames = framed(source.fetch(path, offset=held, limit=limits.FILE_BYTES))
     offset = held
-    while body := await asyncio.to_thread(lambda: b"".join(islice(pieces, PIECES_PER_FRAME))):
+    while body := await asyncio.to_thread(next, frames, b""):
         yield mirror_pb2.Piece(path=path, offset=offset, body=body)
         offset += len(body)
     yield mirror_pb2.Piece(path=path, offset=offset, last=True)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Literal, Protocol
 
 import grpc
@@ -20,14 +19,13 @@ from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable, shown
 from embrasure.net.status import error_of
 from embrasure.wire import node_pb2, node_pb2_grpc
-from gateway.feed import Feed
+from gateway.feed import Feed, framed
 
 WRITE_SECONDS = 60  # no frame taken for that long: the stream is closed
 STREAM_FACTOR = 4  # a stream lasts at most so many of the node's longest silences: one each step
 STATUS_SECONDS = 20
 RECEIPTS = 64  # of one stream: a few for each try
 MESSAGES_A_SECOND = 1_000  # faster nodes wait
-PIECES_PER_FRAME = limits.FRAME_BODY_BYTES // limits.BUFFER_BYTES
 
 _HEX32, _HEX64 = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{64}")
 OrderCall = grpc.aio.StreamStreamCall[node_pb2.FromGateway, node_pb2.FromNode]
@@ -287,13 +285,9 @@ class _Stream:
         """Yield the wanted bytes in frames; at most one frame of them is in memory."""
         if want.offset > limits.FILE_BYTES or not 0 < want.limit <= limits.FILE_BYTES:
             raise Refused("want", expected="a range of a file", got=want.limit, reason="limit")
-        pieces = self._feed.fetch(want.path, offset=want.offset, limit=want.limit)
-        while body := await asyncio.to_thread(_frame, pieces):
+        frames = framed(self._feed.fetch(want.path, offset=want.offset, limit=want.limit))
+        while body := await asyncio.to_thread(next, frames, b""):
             yield body
 
     async def _write(self, message: node_pb2.FromGateway) -> None:
         await asyncio.wait_for(self._call.write(message), WRITE_SECONDS)
-
-
-def _frame(pieces: Iterator[bytes]) -> bytes:
-    return b"".join(islice(pieces, PIECES_PER_FRAME))

@@ -34,6 +34,7 @@ from node.ipc import to_apply
 from node.isolation import is_production
 from node.join_files import own_receipt_id
 from node.logs import FIELDS
+from node.looks import Looks
 from node.material import Material, ends_of
 from node.messages import StatusAsk
 from node.paths import Paths
@@ -92,7 +93,7 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event, teller
     from node.push_listener import PushListener
 
     leftovers.clear_own(paths)
-    material = Material(paths)
+    material, looks = Material(paths), Looks(paths)
     holder = TrustHolder(material.trust())
     keys = ServerKeys(
         material.pair(at=material.moment(), trust=holder.trust), holder, roles=["gateway"]
@@ -140,9 +141,12 @@ async def listen(paths: Paths, config: NodeConfig, stop: threading.Event, teller
         while not await asyncio.to_thread(stop.wait, _RELOAD_SECONDS):
             notify(ALIVE)  # the loop that serves the gateway turns
             try:
-                holder.swap(material.trust())
-                keys.swap(material.pair(at=material.moment(), trust=holder.trust))
-                doorway.swap(keys.pair, material.ca_roots())
+                now = material.moment()
+                if looks.is_due(now):
+                    holder.swap(material.trust())
+                    keys.swap(material.pair(at=now, trust=holder.trust))
+                    doorway.swap(keys.pair, material.ca_roots())
+                    looks.done(ends=end_of(keys.pair))
             except EmbrasureError as problem:
                 # The last good ones stay: a bad file must not close the door.
                 await asyncio.to_thread(teller.waits, problem, end_of(keys.pair))

@@ -57,7 +57,8 @@ class Stream:
             self._inbox.put(None)  # for whoever reads again
             raise closed(self._end)
         self._taken += 1
-        if self._is_full:
+        # Once for all that there is room for: each time wakes the event loop.
+        if self._is_full and self._came == self._taken:
             self._is_full = False
             with suppress(RuntimeError):  # the whole process ends
                 self._loop.call_soon_threadsafe(self._room.set)
@@ -69,12 +70,13 @@ class Stream:
             async for raw in self._requests:
                 self._came += 1
                 self._inbox.put(raw)
-                while self._has_no_room():
-                    # Said before the second look: who takes one in between sees it.
+                if self._has_no_room():
+                    # Said before the second look: who takes the last one in between sees it.
                     self._is_full = True
-                    if self._has_no_room():
+                    while self._came > self._taken:
                         await self._room.wait()
-                    self._room.clear()
+                        self._room.clear()
+                    self._is_full = False
         except Exception as problem:  # whatever gRPC says when a call is gone
             self._end = type(problem).__name__
         finally:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import grpc
@@ -22,10 +21,10 @@ from embrasure.net.credentials import channel
 from embrasure.trust.layout import parse_pack
 from embrasure.wire import node_pb2 as wire
 from embrasure.wire import node_pb2_grpc
+from gateway.feed import framed
 from tests.simulate.authority import Authority, Leaf
 from tests.simulate.sources import MemorySource
 
-PIECES_PER_FRAME = limits.FRAME_BODY_BYTES // limits.BUFFER_BYTES
 Serve = Callable[[wire.Want], Iterable[wire.FromGateway]]
 
 
@@ -83,8 +82,7 @@ def packed(files: Mapping[str, bytes], want: wire.Want) -> Iterator[wire.FromGat
     """Yield what an honest gateway answers to a want of a pack: the product's own bytes."""
     source, sent = PackedSource(MemorySource(dict(files))), 0
     try:
-        found = source.fetch(want.path, offset=want.offset, limit=want.limit)
-        while body := b"".join(islice(found, PIECES_PER_FRAME)):
+        for body in framed(source.fetch(want.path, offset=want.offset, limit=want.limit)):
             yield wire.FromGateway(
                 data=wire.Data(want=want.id, offset=want.offset + sent, body=body)
             )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embrasure import limits
 from embrasure.bundle.packing import PackedSource
 from embrasure.errors import NotFound, Refused
 from embrasure.trust import layout
@@ -15,7 +16,7 @@ from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.client import TrustClient
 from embrasure.trust.folder import FolderSource
 from embrasure.trust.view import View
-from gateway.feed import GENERATIONS, Feed
+from gateway.feed import GENERATIONS, Feed, framed
 from gateway.published import Contents, Shelf
 from tests.ablation import Ablation
 from tests.simulate.releases import make_release
@@ -166,3 +167,12 @@ def test_what_somebody_else_has_just_published_is_found_too() -> None:
     now[0] = Contents(2, frozenset({newest}), frozenset())
     feed.check(newest)
     feed.check("metadata/timestamp.json")
+
+
+@given(st.lists(st.integers(0, 3 * limits.FRAME_BODY_BYTES // 2), max_size=5))
+def test_frames_are_whole_and_hold_the_same_bytes(sizes: list[int]) -> None:
+    pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
+    found = list(framed(iter(pieces)))
+    assert b"".join(found) == b"".join(pieces)
+    assert all(len(frame) == limits.FRAME_BODY_BYTES for frame in found[:-1])
+    assert all(0 < len(frame) <= limits.FRAME_BODY_BYTES for frame in found)
