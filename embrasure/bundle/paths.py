@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 TOPS = ("code", "config")
 FILE_MODES = ("0444", "0555")
+# What most paths are, and no more than `check_path` takes after a closer look.
+_PLAIN = re.compile(
+    rf"(?:{'|'.join(TOPS)})"
+    rf"(?:/[A-Za-z0-9_][A-Za-z0-9_.+@=-]{{0,{limits.NAME_BYTES - 1}}}){{1,{limits.PATH_DEPTH - 1}}}"
+)
 
 
 def _refuse(path: str, expected: str, got: object, reason: str) -> Refused:
@@ -31,6 +36,8 @@ def check_path(path: str) -> tuple[str, ...]:
     Relative, below `code/` or `config/`, NFC, visible characters, no empty, `.` or `..` part, no
     leading hyphen. Never repaired: what is wrong is refused.
     """
+    if _PLAIN.fullmatch(path) and len(path) <= limits.PATH_BYTES:
+        return tuple(path.split("/"))
     if not path or len(path.encode("utf-8", errors="surrogatepass")) > limits.PATH_BYTES:
         raise _refuse(path, f"1 to {limits.PATH_BYTES} bytes", f"{len(path)} characters", "limit")
     if path.startswith("/") or "\\" in path or not _is_nfc(path):

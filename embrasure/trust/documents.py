@@ -12,6 +12,7 @@ from embrasure.clock import read_time
 from embrasure.errors import NotSupported, Refused
 from embrasure.shapes import prepare
 from embrasure.trust import canonical as form
+from embrasure.trust.plain import read_plain
 
 # `$` also matches before a final newline; `canonical.check_text` has refused control characters.
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -66,6 +67,8 @@ def read(raw: bytes, shape: type[T], *, limit: int, document: str) -> T:
 
     limit: bytes. Raises Refused and NotSupported only.
     """
+    if len(raw) <= limit and (found := read_plain(raw, shape, apart=_DATED)) is not None:
+        return found
     return convert(form.parse(raw, limit=limit, document=document), shape, document)
 
 
@@ -93,6 +96,7 @@ _TIMES = frozenset(
         "until",
     }
 )
+_DATED = frozenset(name.encode() for name in _TIMES)
 
 
 def check_times(value: object, document: str) -> None:
