@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, urlencode
 
-from embrasure import limits
+from embrasure import kits, limits
 from embrasure.errors import Denied, Misuse, NotSupported
 from embrasure.fs import check_unshared
 
@@ -85,7 +85,9 @@ def within(uri: str, folder: Path) -> str:
 
 
 def check_installed(backend: Backend) -> None:
-    """Return only when the libraries of a back end are there; raises Misuse with what to run."""
+    """Return only when the libraries of a back end are there, and loaded; raises Misuse, with
+    what to run.
+    """
     if backend not in _EXTRAS:
         return
     extra, module = _EXTRAS[backend]
@@ -101,6 +103,7 @@ def check_installed(backend: Backend) -> None:
             hint=f"pip install 'embrasure[{extra}]'",
             reason="extra",
         )
+    kits.take_in(backend)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,15 @@ from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass
 from pkcs11.util.ec import encode_named_curve_parameters
 from securesystemslib.signer import HSMSigner, SSlibKey
 
+from embrasure import kits
 from embrasure.errors import Denied, Failed, NotFound, Refused
 from pki import keyuri, schemes, tokens
 from pki.checked import CheckedSigner
 from pki.keyuri import TokenUri
 from pki.passphrase import PassphraseSource, pin_of
 from pki.tokens import TokenFacts
+
+kits.take_in("hsm")  # the signer below is made of it
 
 _CURVES = {"ecdsa-p256": "secp256r1", "ecdsa-p384": "secp384r1"}
 _MADE_WITH: Mapping[Attribute, bool] = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False}
