@@ -93,7 +93,11 @@ def test_whatever_is_taken_quickly_is_taken_closely_and_is_the_same(
 
 NAMES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x17F), max_size=140)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | NAMES,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | NAMES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=6,
 )
