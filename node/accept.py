@@ -276,7 +276,7 @@ class Acceptor:
 
     def check_alive(self) -> None:
         """Return once the thread that keeps the apps alive has answered."""
-        self._ground.supervisor.running("")
+        self._ground.supervisor.tail("", 1)
 
     def halt(self) -> None:
         """Whatever holds the one slot lets go of it soon, a soak too; nothing new begins."""

@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
     bare.leave_out()  # before what follows imports it
 
+import gc
 import os
 import resource
 import sys
@@ -137,6 +138,8 @@ def run(paths: Paths, signals: service.Signals) -> None:
         LOG.info("ready")
         notify(READY)
         make_ready()
+        gc.collect()
+        gc.freeze()  # modules and shapes stay: no collection looks at them again
         watching = threading.Thread(target=acceptor.watch_for_drift, args=(stop,), daemon=True)
         watching.start()
         metrics, due = Metrics(paths, records, clock=clock.now), 0.0

@@ -280,7 +280,8 @@ def send(pids: Iterable[int], number: signal.Signals, user: User | None = None) 
     if user is not None:
         found = frozenset(pids)
         send(found & _awaited, number)
-        as_user.send(found, number, user)
+        if found:
+            as_user.send(found, number, user)
         return
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):

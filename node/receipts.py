@@ -191,6 +191,7 @@ class Receipts:
         self._identity = identity
         self._clock = clock
         self._mutex = threading.Lock()
+        self._head: tuple[int, bytes] | None = None  # of the last one that was made here
 
     @property
     def public(self) -> bytes:
@@ -206,6 +207,7 @@ class Receipts:
             signed = sign_receipt(receipt, self._identity.receipt_key)
             posted = Posted(last + 1, signed, body, event.collect)
             self.outbox.put(posted, app=event.app, plan=event.plan)
+            self._head = posted.rseq, chain_hash(signed)
             return posted
 
     def head(self) -> tuple[int, bytes]:
@@ -214,6 +216,8 @@ class Receipts:
         When the newest files were lost, the journal still knows a number: one that was handed out
         once is never given to another receipt, which the gateway would have to drop.
         """
+        if self._head is not None:
+            return self._head
         last, previous = self.outbox.head()
         known = max((max(one.since, one.final) for one in self._journal.records()), default=0)
         return (last, previous) if last >= known else (known, bytes(32))

@@ -107,8 +107,9 @@ class Supervisor:
         self._ask(lambda: self._keep(app))
 
     def running(self, app: str) -> Instance | None:
-        """Return the instance that lives now."""
-        return self._ask(lambda: self._running(app))
+        """Return the instance that lives now, as far as the thread has heard of an end."""
+        child = self._children.get(app)  # only looked at, so the thread is not asked
+        return child.instance if child is not None and child.ended is None else None
 
     def exit_of(self, instance: Instance) -> int | None:
         """Return how the instance ended, None while it lives (or another one has replaced it)."""
@@ -311,10 +312,6 @@ class Supervisor:
 
     def _forget(self, app: str) -> None:
         self._children.pop(app, None)
-
-    def _running(self, app: str) -> Instance | None:
-        child = self._children.get(app)
-        return child.instance if child is not None and child.ended is None else None
 
     def _exit_of(self, instance: Instance) -> int | None:
         child = self._children.get(instance.unit.app)

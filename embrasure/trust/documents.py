@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, inspect
 
 from embrasure import limits
 from embrasure.clock import read_time
@@ -58,7 +59,8 @@ def convert(value: object, shape: type[T], document: str) -> T:
         raise Refused(
             document, expected="its exact fields", got=str(problem), reason="bad-schema"
         ) from None
-    check_times(value, document)
+    if may_hold_times(shape):
+        check_times(value, document)
     return found
 
 
@@ -115,6 +117,46 @@ def check_times(value: object, document: str) -> None:
         for item in value:
             if isinstance(item, dict | list):
                 check_times(item, document)
+
+
+@lru_cache(maxsize=limits.SHAPES_KEPT)
+def may_hold_times(shape: object) -> bool:
+    """Return whether a document of this shape may have a member that is a time, at any depth.
+
+    A message between two processes or a record has none, and there are many of them.
+    """
+    seen: list[object] = []
+
+    def is_text(kind: inspect.Type) -> bool:
+        if isinstance(kind, inspect.UnionType):
+            return any(map(is_text, kind.types))
+        return isinstance(kind, inspect.StrType | inspect.LiteralType | inspect.EnumType)
+
+    def may(kind: inspect.Type | inspect.Field) -> bool:
+        if isinstance(kind, inspect.StructType):
+            if kind.cls in seen:
+                return False
+            seen.append(kind.cls)
+            return any(
+                (f.encode_name in _TIMES and is_text(f.type)) or may(f.type) for f in kind.fields
+            )
+        if isinstance(kind, inspect.UnionType):
+            return any(map(may, kind.types))
+        if isinstance(kind, inspect.DictType):  # its members may have any name
+            return is_text(kind.value_type) or may(kind.value_type)
+        if isinstance(kind, inspect.TupleType):
+            return any(map(may, kind.item_types))
+        if isinstance(kind, inspect.CollectionType):
+            return may(kind.item_type)
+        return not isinstance(kind, _TIMELESS)
+
+    return may(inspect.type_info(shape))
+
+
+_TIMELESS = (
+    inspect.StrType, inspect.IntType, inspect.BoolType, inspect.NoneType, inspect.LiteralType,
+    inspect.EnumType,
+)  # fmt: skip
 
 
 def check_unused(document: str, **fields: object) -> None:

@@ -21,7 +21,8 @@ from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.client import TrustClient, check_target
 from embrasure.trust.directory import shard_of
 from embrasure.trust.fetcher import fetch_whole
-from embrasure.trust.generation import COMPLETE, CURRENT, read_generation
+from embrasure.trust.generation import COMPLETE, read_generation
+from embrasure.trust.held import HeldFiles
 from embrasure.trust.listing import read_listing
 from embrasure.trust.offline import (
     Offline,
@@ -29,7 +30,6 @@ from embrasure.trust.offline import (
     check_fresh,
     check_newer,
     is_offline,
-    newest,
     next_root,
     verify_role,
 )
@@ -64,6 +64,7 @@ class Door:
     def __init__(self, client: TrustClient, *, env: str = "", node: str = "") -> None:
         self._client, self._env, self._node = client, env, node
         self.folder = client.workflow.folder / "door"
+        self._held = HeldFiles(self.folder, client, env=env)
         Folder.open(self.folder, create=True).close()
 
     # --- what is held -------------------------------------------------------------------------
@@ -73,28 +74,11 @@ class Door:
 
         also: further files that are judged with them, and kept nowhere
         """
-
-        def stored(role: str, version: int) -> Iterator[bytes]:
-            yield from self._stored(role, version)
-            yield from also(role, version) if also is not None else ()
-
-        return newest(self._client.anchor, stored, env=self._env)
+        return self._held.newest(also)
 
     def stamp(self) -> tuple[object, ...]:
         """Return a value that changes when any process has taken or verified something."""
-        files = sorted(self.folder.glob("*.json"))
-        current = self._client.workflow.generations.linked(CURRENT)
-        return (current, *((file.name, file.stat().st_mtime_ns) for file in files))
-
-    def _stored(self, role: str, version: int) -> Iterator[bytes]:
-        generations = self._client.workflow.generations
-        links = [generations.linked(link) for link in (CURRENT, COMPLETE)]
-        name = stored_name(role, version)
-        folders = [self.folder] if role != layout.ROOT else []
-        for folder in dict.fromkeys((*folders, *(link for link in links if link is not None))):
-            raw = read_generation(folder, name, limit=limits.TARGETS_BYTES)
-            if raw is not None:
-                yield raw
+        return self._held.stamp()
 
     def is_ahead(self) -> bool:
         """Return whether roles came by the door that no complete refresh has shown yet.
@@ -123,7 +107,7 @@ class Door:
 
     def root(self, version: int) -> bytes:
         """Return the file of a root step; raises NotFound."""
-        for raw in self._stored(layout.ROOT, version):
+        for raw in self._held.files(layout.ROOT, version):
             return raw
         raise NotFound(f"root v{version}", expected="a step on this disk", got="none")
 

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from embrasure import limits
 from embrasure.errors import Refused
 from embrasure.trust import canonical as canonical_form
 from embrasure.trust.canonical import canonical, check_depth, parse, written
-from embrasure.trust.documents import Document
+from embrasure.trust.documents import Document, convert, may_hold_times
 from tests.ablation import Ablation
 
 LETTERS = st.characters(min_codepoint=0x20, max_codepoint=0x7E)
@@ -70,6 +71,33 @@ def test_no_document_can_hold_what_the_fast_writer_spells_another_way() -> None:
     for shape in shapes(Document):
         for field in msgspec.structs.fields(shape):
             assert not re.search(r"\b(float|bytes|set|Decimal|datetime)\b", str(field.type)), field
+
+
+class Inner(Document, frozen=True, kw_only=True):
+    until: str
+
+
+class Outer(Document, frozen=True, kw_only=True):
+    held: dict[str, tuple[Inner | None, ...]]
+
+
+class Open(Document, frozen=True, kw_only=True):
+    said: dict[str, str | None]
+
+
+class Plain(Document, frozen=True, kw_only=True):
+    at_all: str
+    many: dict[str, list[int]]
+    kind: Literal["from"]
+
+
+def test_only_shapes_that_can_hold_no_time_are_not_searched_for_times() -> None:
+    assert all(map(may_hold_times, (Inner, Outer, Open)))
+    assert not may_hold_times(Plain)
+    with pytest.raises(Refused):
+        convert({"held": {"x": [{"until": "2026-02-30T00:00:00Z"}]}}, Outer, "x")
+    with pytest.raises(Refused):
+        convert({"said": {"at": "2026-02-30T00:00:00Z"}}, Open, "x")
 
 
 def shapes(top: type[Document]) -> Iterator[type[Document]]:

@@ -310,7 +310,7 @@ def test_files_edited_on_disk_count_as_none(bench: Bench) -> None:
 def test_a_fresh_client_takes_all_from_the_anchor_on(bench: Bench, tmp_path: Path) -> None:
     bench.folder = tmp_path / "fresh"
     assert set(take(bench, files_of(bench)).roles) == {"targets", "fleet-dev", "revocations"}
-    found = newest(bench.repo.anchor, door(bench)._stored, env="dev")
+    found = newest(bench.repo.anchor, door(bench)._held.files, env="dev")
     assert found.version("targets") == bench.repo.versions["targets"]
     assert given(bench.repo) is not None
 
