@@ -10,10 +10,11 @@ import contextlib
 import hashlib
 import itertools
 import os
+import re
 import secrets
 import stat
 import threading
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from embrasure import fsops, limits
@@ -24,6 +25,7 @@ from embrasure.fs import Folder
 from embrasure.trust.layout import DIGEST
 
 PARTIAL = ".partial"
+_OTHER = re.compile(r"[^0-9a-f]")
 TWIN = ".x"  # `<sha256>.x`: the same bytes once more, as a file that may be run
 _TWIN_MODE = 0o555
 _FEW_FOLDERS = 8  # synced one by one
@@ -34,6 +36,14 @@ def check_digest(digest: str) -> str:
     if not DIGEST.fullmatch(digest):
         raise Refused("blob", expected="64 hex digits", got=digest, reason="bad-path")
     return digest
+
+
+def check_digests(digests: Collection[str]) -> None:
+    """Return only when each is a digest, with one look at all: a release has thousands."""
+    many = "".join(digests)
+    if set(map(len, digests)) - {64} or _OTHER.search(many):
+        for digest in digests:
+            check_digest(digest)
 
 
 def check_bytes(digest: str, data: bytes | memoryview) -> None:
@@ -82,17 +92,14 @@ class BlobStore:
 
     def missing(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """Return those of `wanted` (digest -> length) that are not here whole."""
+        check_digests(wanted)
         here: dict[str, int] = {}
         folders = frozenset(self._root.list())
         for aa, digests in itertools.groupby(sorted(wanted), key=lambda digest: digest[:2]):
             if aa in folders:
                 here.update(self._lengths(aa, digests))
         here.update(self._pending)
-        return {
-            digest: length
-            for digest, length in wanted.items()
-            if here.get(check_digest(digest)) != length
-        }
+        return {digest: length for digest, length in wanted.items() if here.get(digest) != length}
 
     def _lengths(self, aa: str, digests: Iterable[str]) -> dict[str, int]:
         """Return digest -> length of those blobs that the folder has: no other one is looked at."""

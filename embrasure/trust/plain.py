@@ -36,7 +36,7 @@ def read_plain(raw: bytes, shape: type[T], *, apart: frozenset[bytes]) -> T | No
     strings = frozenset(pieces[1::2])
     if strings & apart or _UNUSUAL.search(b'"'.join(pieces[::2])):
         return None
-    if not raw.decode("ascii").isprintable() or not _are_names_fit(pieces, strings):
+    if not raw.decode("ascii").isprintable() or not _are_names_fit(raw, pieces, strings):
         return None
     prepare(shape)
     try:
@@ -50,11 +50,11 @@ def _comes_out_again(raw: bytes, found: msgspec.Struct) -> bool:
     return msgspec.json.encode(found, order="sorted") == raw
 
 
-def _are_names_fit(pieces: list[bytes], strings: frozenset[bytes]) -> bool:
-    if b"" not in strings and max(map(len, strings), default=0) <= _NAME_BYTES:
+def _are_names_fit(raw: bytes, pieces: list[bytes], strings: frozenset[bytes]) -> bool:
+    # Behind a name, and nowhere else, a colon follows the quote.
+    if b'"":' in raw:
+        return False
+    if max(map(len, strings), default=0) <= _NAME_BYTES:
         return True
-    # Not many: only now it matters which of the strings are names.
-    names = {
-        one for one, after in zip(pieces[1::2], pieces[2::2], strict=False) if after[:1] == b":"
-    }
-    return b"" not in names and max(map(len, names), default=0) <= _NAME_BYTES
+    pairs = zip(pieces[1::2], pieces[2::2], strict=False)
+    return all(len(one) <= _NAME_BYTES for one, after in pairs if after[:1] == b":")

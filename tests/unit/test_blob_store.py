@@ -148,11 +148,12 @@ def test_fewer_bytes_than_the_length_are_refused_and_kept(store: BlobStore) -> N
 
 
 @pytest.mark.parametrize(
-    "digest", ["", "a", "../../etc/passwd", "A" * 64, "a" * 63 + "\n", "g" * 64]
+    "digest", ["", "a", "../../etc/passwd", "A" * 64, "a" * 63 + "\n", "g" * 64, "a" * 128]
 )
 def test_a_name_that_is_no_digest_is_refused(store: BlobStore, digest: str) -> None:
     for act in (
         lambda: store.has(digest, length=1),
+        lambda: store.missing({"a" * 64: 1, digest: 1}),
         lambda: store.path(digest),
         lambda: list(store.read(digest)),
         lambda: store.writer(digest, length=1),
