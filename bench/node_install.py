@@ -46,6 +46,7 @@ from tests.simulate.releases import SimRelease
 from tests.simulate.running import running
 
 FILES, SIZE = 2_000, 20_000
+FEW = 3  # files: what an install costs whatever its size
 DISK_BYTES = 2 * 1024**3
 # MiB, milliseconds and the ratio that the project promises.
 IDLE = {"apply": 60.0, "fetch_push": 75.0, "fetch_pull": 60.0}
@@ -95,10 +96,10 @@ def install(*, files: int, rounds: int, slack: float) -> list[str]:
     """Print what an install costs each process, beside `cp -a` and `sha256sum` of the same tree;
     return what is too much.
 
-    A first one, whose every byte comes over the stream, and one of the same contents under a new
-    version, whose blobs are here. The best of some rounds counts: other work only adds. The node
-    is one of production, so the app is a user of its own; without bubblewrap one of development,
-    where each file is copied once more.
+    A first one, whose every byte comes over the stream, one of the same contents under a new
+    version, whose blobs are here, and one of a few files. The best of some rounds counts: other
+    work only adds. The node is one of production, so the app is a user of its own; without
+    bubblewrap one of development, where each file is copied once more.
     rounds: each with contents that nobody has seen
     """
     broken = list[str]()
@@ -114,9 +115,13 @@ def install(*, files: int, rounds: int, slack: float) -> list[str]:
                 for name, release in (("new", whole), ("present", again(whole, f"{number}.1"))):
                     found[name].append(cost_of(site, node, release))
             plain = copying_and_hashing(site.installed(), folder)
+            few = [release_of(f"few.{n}", files=FEW, size=SIZE) for n in range(rounds)]
+            fixed = [cost_of(site, node, release) for release in few]
         for path in folder.rglob("*"):
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o700)
+    figure("install_fixed_apply_cpu", min(cost.apply for cost in fixed) * 1000, "ms")
+    figure("install_fixed_cpu", min(cost.apply + cost.fetch for cost in fixed) * 1000, "ms")
     for part, seconds in plain.items():
         figure(f"install_{part}_cpu", seconds, "s")
     for name, costs in found.items():

@@ -55,6 +55,7 @@ MARK_SECONDS = 60  # between two notes that a held document is in use: its age d
 KEYS_PER_ROLE = 32  # distinct keys; CVE-2026-23992 is a threshold of 0
 PARSED_BYTES = 512 * KIB  # documents that are kept parsed: a manifest of 2,000 files is 440 KB
 PARSED_KEPT = 16  # so many of them: seven for one app, three more for each other app
+MATERIAL_KEPT = 16  # TLS files, or certificates, 64 KiB at most, that a node has parsed
 SHAPES_KEPT = 512  # kinds of documents and messages of which it is known whether they hold times
 VOUCHED_KEPT = 128  # metadata files whose signatures were checked, 1 KiB each; eight for one app
 MEMBER_NAMES_KEPT = 1_024  # names of members that were looked at, 128 bytes each; some 300 are ours

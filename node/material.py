@@ -12,6 +12,7 @@ import binascii
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from logging import getLogger
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from embrasure.net.credentials import Pair
+    from embrasure.net.denials import TlsDenials
 
 LOG = getLogger(__name__)
 
@@ -46,6 +48,8 @@ class Material:
         self._paths = paths
         self.believed = ""
         self._floor: tuple[int, datetime] | None = None  # change of the floors' folder, their time
+        self._last: tuple[TlsBundle, TlsDenials, Trust] | None = None  # what trust was made of
+        self._pair: Pair | None = None  # the one that was last made of these files
 
     def moment(self) -> datetime:
         """Return the time now: the clock's, or the newest that verified files told, if it is later.
@@ -76,9 +80,12 @@ class Material:
             if not self._paths.gateway_issuer.exists():
                 raise
             return self._first_trust()
-        found = trust_of(bundle, held_denials(self._paths))
-        self.believed = digest(bundle)
-        return found
+        denied = held_denials(self._paths)
+        if self._last is None or self._last[:2] != (bundle, denied):
+            # Looked at every two seconds: its signatures are checked again when it says else.
+            self._last = (bundle, denied, trust_of(bundle, denied))
+            self.believed = digest(bundle)
+        return self._last[2]
 
     def _first_trust(self) -> Trust:
         return first_trust(load_config(self._paths).domain, "gateway", self._first_issuer())
@@ -93,7 +100,7 @@ class Material:
             raw = read_file(self._paths.tls_bundle, limit=limits.TLS_BUNDLE_BYTES, unshared=True)
         except NotFound:
             return self.enrolled().tls
-        return parse_tls_bundle(raw)
+        return _bundle(raw)
 
     def ca_roots(self) -> list[x509.Certificate]:
         """Return the CA roots that the metadata door lets in by: of the newest bundle, and of the
@@ -108,7 +115,7 @@ class Material:
             return list(self._first_issuer())
         with suppress(Denied):
             texts = (*texts, *self.enrolled().tls.ca_root)
-        return [load_der(text, what="CA root") for text in dict.fromkeys(texts)]
+        return [_root(text) for text in dict.fromkeys(texts)]
 
     def pair(self, *, at: datetime, trust: Trust) -> Pair:
         """Return key and chain of the push listener: those a gateway takes now, else the boot ones.
@@ -152,7 +159,10 @@ class Material:
     def _made(self, chain: bytes) -> Pair:
         from embrasure.net.credentials import Pair
 
-        return Pair(load_tls_key(self._paths), chain)
+        key = load_tls_key(self._paths)
+        if self._pair is None or (self._pair.key_pem, self._pair.chain_pem) != (key, chain):
+            self._pair = Pair(key, chain)
+        return self._pair
 
     def _chains(self) -> Iterator[bytes]:
         """Yield the chains of the answer that was taken, and of one that lies there newly."""
@@ -175,19 +185,47 @@ class Material:
                 hint="carry statement.json to `embrasure pki enrol`, then `embrasure node enrol`",
                 reason="not-enrolled",
             ) from None
-        return read_enrolled(raw)
+        return _enrolled(raw)
+
+
+# Read at every look, parsed and checked once: nothing of it depends on the time.
+_once = lru_cache(maxsize=limits.MATERIAL_KEPT)
+
+
+@_once
+def _bundle(raw: bytes) -> TlsBundle:
+    return parse_tls_bundle(raw)
+
+
+@_once
+def _enrolled(raw: bytes) -> Enrolled:
+    return read_enrolled(raw)
+
+
+@_once
+def _root(text: str) -> x509.Certificate:
+    return load_der(text, what="CA root")
+
+
+@_once
+def _leaf(chain: bytes) -> x509.Certificate:
+    return load_certificates(chain, what="node certificate")[0]
+
+
+@_once
+def _is_signed(leaf: x509.Certificate, issuer: x509.Certificate) -> bool:
+    with suppress(ValueError, TypeError, InvalidSignature):
+        leaf.verify_directly_issued_by(issuer)
+        return True
+    return False
 
 
 def lives(chain: bytes, *, at: datetime, trust: Trust) -> bool:
     """Return whether the leaf of `chain` has not ended, and one of the node issuers signed it."""
-    leaf = load_certificates(chain, what="node certificate")[0]
+    leaf = _leaf(chain)
     if leaf.not_valid_after_utc <= at:
         return False
-    for issuer in trust.issuers_of("node"):
-        with suppress(ValueError, TypeError, InvalidSignature):
-            leaf.verify_directly_issued_by(issuer)
-            return True
-    return False
+    return any(_is_signed(leaf, issuer) for issuer in trust.issuers_of("node"))
 
 
 def ends(pair: Pair) -> datetime:
@@ -197,7 +235,7 @@ def ends(pair: Pair) -> datetime:
 
 def ends_of(chain: bytes) -> datetime:
     """Return when the leaf of `chain` expires."""
-    return load_certificates(chain, what="node certificate")[0].not_valid_after_utc
+    return _leaf(chain).not_valid_after_utc
 
 
 def read_enrolled(raw: bytes) -> Enrolled:
