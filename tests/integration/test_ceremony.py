@@ -38,7 +38,7 @@ class Room:
     def __init__(self, path: Path, output: pytest.CaptureFixture[str]) -> None:
         self.path = path
         self.output = output
-        self.office = self.machine("office")
+        self.office = path / "office"
         self.trust = self.office / "trust"
 
     def machine(self, name: str) -> Path:
@@ -78,10 +78,25 @@ class Room:
             shutil.rmtree(stick)
 
 
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the six have made their keys, once the first test has asked for a room."""
+    return tmp_path_factory.mktemp("people") / "made"
+
+
 @pytest.fixture
-def room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Room:
+def room(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Room:
     """Six people with keys of their own; the office has the public halves only."""
-    found = Room(tmp_path, capsys)
+    if not people.exists():
+        people.mkdir()
+        furnish(Room(people, capsys))
+    shutil.copytree(people, tmp_path / "room")
+    return Room(tmp_path / "room", capsys)
+
+
+def furnish(found: Room) -> None:
+    """Each of the six has a key; the office has its public half."""
+    found.machine("office")
     for purpose, names in (("security", SECURITY), ("operator", OPERATORS)):
         for name in names:
             folder = found.machine(name)
@@ -89,7 +104,6 @@ def room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Room:
             words = ["--out", folder, "--purpose", purpose, "--scheme", scheme, "--kdf", "moderate"]
             found.run("keys", "generate", name, *words, at=name)
             shutil.copy(folder / f"{name}.pub", found.office)
-    return found
 
 
 def holders(room: Room) -> list[object]:
