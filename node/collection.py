@@ -7,6 +7,7 @@ transaction goes, what its record installs, and what the owner pinned.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 
@@ -118,14 +119,26 @@ class _Parts(msgspec.Struct):
     files: list[_Part]
 
 
-def blobs_of(releases: Folder, name: str) -> set[str]:
+def blobs_of(releases: Folder, name: str) -> frozenset[str]:
     """Return the digests of the blobs that the release is made of; none for what is no release.
 
     Its manifest was verified when it came; here it only keeps blobs, so two fields are enough.
     """
     try:
         raw = releases.read(f"{name}/{MANIFEST}", limit=limits.MANIFEST_BYTES)
-        found = msgspec.json.decode(raw, type=_Parts)
-    except (EmbrasureError, msgspec.DecodeError, RecursionError):
-        return set()
-    return {part.sha256 for part in found.files if part.kind == "file"}
+    except EmbrasureError:
+        return frozenset()
+    return named_in(raw) if len(raw) > limits.PARSED_BYTES else _named_in(raw)
+
+
+def named_in(manifest: bytes) -> frozenset[str]:
+    """Return the digests of the files that a manifest lists; none for what is no manifest."""
+    try:
+        found = msgspec.json.decode(manifest, type=_Parts)
+    except (msgspec.DecodeError, RecursionError):
+        return frozenset()
+    return frozenset(part.sha256 for part in found.files if part.kind == "file")
+
+
+# Each install looks at every release that is kept; their manifests stay the same.
+_named_in = lru_cache(maxsize=limits.KEEP_RELEASES)(named_in)

@@ -24,7 +24,8 @@ def fetching(tx: Transaction) -> To:
     """Every blob is here, hashed on the way, and durable."""
     blobs, manifest = tx.ground.blobs, offer_of(tx).manifest
     wanted = manifest.blobs()
-    missing = blobs.missing(wanted)
+    missing = blobs.missing(wanted) if tx.missing is None else tx.missing
+    tx.missing = None  # for one look: they are about to come
     coming = _Coming(tx, sum(missing.values()))
     # What an earlier transfer has begun goes on at its byte.
     fresh = missing.keys() - blobs.begun()

@@ -58,14 +58,16 @@ def reserved(tx: Transaction) -> To:
     ground = tx.ground
     with Folder.open(ground.paths.releases(tx.app), create=True) as releases:
 
-        def check_room() -> None:
-            space.check_all(offer.manifest, blobs=ground.blobs, releases=releases, user=_user(tx))
+        def check_room() -> dict[str, int]:
+            return space.check_all(
+                offer.manifest, blobs=ground.blobs, releases=releases, user=_user(tx)
+            )
 
         try:
-            check_room()
+            tx.missing = check_room()
         except Failed:
             collection.make_room(tx, offer.manifest)
-            check_room()
+            tx.missing = check_room()
     return To(State.FETCHING)
 
 

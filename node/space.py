@@ -102,8 +102,12 @@ def check(need: Need, folder: Folder, *, app: str) -> None:
             )  # fmt: skip
 
 
-def check_all(manifest: Manifest, *, blobs: BlobStore, releases: Folder, user: int) -> None:
-    """Return only when there is room for all of an install; raises Failed (`no-space`)."""
+def check_all(
+    manifest: Manifest, *, blobs: BlobStore, releases: Folder, user: int
+) -> dict[str, int]:
+    """Return the blobs (digest -> length) that are not here, when there is room for all of an
+    install; raises Failed (`no-space`).
+    """
     missing = blobs.missing(manifest.blobs())
     ways = ways_between(blobs, releases, user=user)
     fetch, build = needs(
@@ -116,3 +120,4 @@ def check_all(manifest: Manifest, *, blobs: BlobStore, releases: Folder, user: i
         else:
             check(fetch, store, app=manifest.app)
             check(build, releases, app=manifest.app)
+    return missing

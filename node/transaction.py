@@ -80,6 +80,7 @@ class Transaction:
         self.offer = offer
         self.log = b""  # what the last command or app printed, for the receipt
         self.waits = Pause()  # why it stays in WAITING
+        self.missing: dict[str, int] | None = None  # blobs, as a look a moment ago found
         self.came: set[str] = set()  # blobs that were hashed in memory, written and synced just now
         self.is_resumed = record.state is State.WAITING
         self._steps = steps
