@@ -144,7 +144,8 @@ def hear(hearer: Hearer, note: ReceiptNote | ProgressNote) -> None:
 def serve(channel: Channel[FromApply], want: Want, source: Giver, hearer: Hearer) -> int:
     """Return how many bytes of `want` apply got through a pipe; it was told how that ended."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
-    widen(writing, limits.MESSAGE_BYTES)  # a message is written in one go
+    if want.limit > limits.BUFFER_BYTES:
+        widen(writing, limits.MESSAGE_BYTES)  # a message is written in one go
     try:
         channel.send(Pipe(id=want.id), reading)
     except BaseException:

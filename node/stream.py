@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -23,6 +24,7 @@ from node.frames import Data, FromGateway, parse
 if TYPE_CHECKING:
     from embrasure.net.authorize import Context
 
+HINT_SECONDS = 0.1  # between two hints: people see no shorter state
 SILENCE_SECONDS = limits.BLOB_GRACE_SECONDS + limits.BLOB_WINDOW_SECONDS
 
 
@@ -37,9 +39,11 @@ class Stream:
         self._came = self._taken = 0  # messages
         self._is_full, self._room = False, asyncio.Event()
         self._last: Future[None] | None = None  # what was written last, until gRPC has taken it
+        self._hints = deque[wire.FromNode](maxlen=1)
+        self._is_hinting = False
         self._is_over = False
         self._reading = asyncio.ensure_future(self._take_in())
-        self._writing = set[asyncio.Task[None]]()
+        self._writing, self._turn = set[asyncio.Task[None]](), asyncio.Lock()
 
     def end(self) -> None:
         """The call is over: nothing is read or written any more. In the event loop."""
@@ -94,17 +98,37 @@ class Stream:
         self._last = self._start(message)
 
     def deliver(self, message: wire.FromNode) -> None:
-        """The gateway will get `message`: gRPC has taken it. Raises Unavailable."""
+        """The gateway will get the last hint, and `message`: gRPC has taken both.
+
+        Raises Unavailable.
+        """
+        if (hint := self._newest_hint()) is not None:
+            self.write(hint)
         self.write(message)
         self._settle()
 
     def offer(self, message: wire.FromNode) -> None:
-        """The gateway may get `message`: a hint, dropped while it has not taken the last one.
+        """The gateway may get `message`: a hint, dropped for a newer one that comes soon, or while
+        the gateway has not taken what was written last.
 
         A gateway that is writing may not be reading; who waits for it then waits for ever.
         """
-        if self._last is None or self._last.done():
-            self._last = self._start(message)
+        self._hints.append(message)
+        if not self._is_hinting:
+            self._is_hinting = True
+            with suppress(RuntimeError):  # the whole process ends
+                self._loop.call_soon_threadsafe(self._loop.call_later, HINT_SECONDS, self._hint)
+
+    def _hint(self) -> None:
+        self._is_hinting = False
+        if not self._writing and not self._is_over and (hint := self._newest_hint()) is not None:
+            self._begin(hint, Future())
+
+    def _newest_hint(self) -> wire.FromNode | None:
+        try:
+            return self._hints.pop()
+        except IndexError:  # given already, by the thread or by the loop
+            return None
 
     def _start(self, message: wire.FromNode) -> Future[None]:
         if self._is_over:
@@ -123,7 +147,8 @@ class Stream:
 
     async def _put(self, message: wire.FromNode, taken: Future[None]) -> None:
         try:
-            await self._context.write(message)
+            async with self._turn:  # a hint, and what was written meanwhile
+                await self._context.write(message)
         except BaseException as problem:
             taken.set_exception(closed(type(problem).__name__))
             if not isinstance(problem, Exception):  # cancelled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from embrasure.errors import Refused, Unavailable
 from embrasure.trust.layout import blob_file
 from embrasure.wire import node_pb2 as wire
 from node.frames import Data
-from node.stream import Stream, StreamSource
+from node.stream import HINT_SECONDS, Stream, StreamSource
 from tests.ablation import Ablation
 
 BLOB = blob_file("ab" * 32)
@@ -119,5 +120,59 @@ def test_a_silent_gateway_is_slow_and_an_ended_call_is_closed() -> None:
             await asyncio.wait_for(waiting, 5)
         with pytest.raises(Unavailable, match="over"):
             await asyncio.to_thread(stream.write, wire.FromNode())
+
+    asyncio.run(main())
+
+
+def hint(state: str) -> wire.FromNode:
+    return wire.FromNode(progress=wire.Progress(state=state))
+
+
+def test_of_hints_in_a_row_the_newest_is_said_and_always_before_a_receipt() -> None:
+    async def main() -> None:
+        gateway = Gateway(count=0)
+        stream = gateway.stream()
+
+        def tell() -> None:
+            for number in range(50):
+                stream.offer(hint(f"state{number}"))
+            time.sleep(2 * HINT_SECONDS)
+            stream.offer(hint("switching"))
+            stream.offer(hint("committed"))
+            stream.deliver(wire.FromNode(receipt=wire.Receipt(signed=b"x")))
+            time.sleep(2 * HINT_SECONDS)
+
+        await asyncio.to_thread(tell)
+        said = [message.progress.state or "receipt" for message in gateway.said]
+        assert said[-2:] == ["committed", "receipt"]
+        assert said[0].startswith("state") and said[-3] == "state49" and len(said) < 8
+
+    asyncio.run(main())
+
+
+def test_hints_and_wants_are_written_one_at_a_time() -> None:
+    class Slow(Gateway):
+        at_once = most = 0
+
+        async def write(self, message: wire.FromNode) -> None:
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+            await asyncio.sleep(0.02)
+            self.at_once -= 1
+            await super().write(message)
+
+    async def main() -> None:
+        gateway = Slow(count=0)
+        stream = gateway.stream()
+
+        def tell() -> None:
+            for number in range(20):
+                stream.offer(hint(f"state{number}"))
+                stream.write(wire.FromNode(want=wire.Want(id=number + 1)))
+            stream.deliver(wire.FromNode())
+
+        await asyncio.to_thread(tell)
+        assert gateway.most == 1
+        assert [m.want.id for m in gateway.said if m.HasField("want")] == list(range(1, 21))
 
     asyncio.run(main())
