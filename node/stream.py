@@ -43,7 +43,8 @@ class Stream:
         self._is_hinting = False
         self._is_over = False
         self._reading = asyncio.ensure_future(self._take_in())
-        self._writing, self._turn = set[asyncio.Task[None]](), asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._writing = deque[asyncio.Task[None]](maxlen=4)  # held: else nobody does
 
     def end(self) -> None:
         """The call is over: nothing is read or written any more. In the event loop."""
@@ -121,7 +122,9 @@ class Stream:
 
     def _hint(self) -> None:
         self._is_hinting = False
-        if not self._writing and not self._is_over and (hint := self._newest_hint()) is not None:
+        if self._turn.locked() or self._is_over:
+            return
+        if (hint := self._newest_hint()) is not None:
             self._begin(hint, Future())
 
     def _newest_hint(self) -> wire.FromNode | None:
@@ -141,9 +144,7 @@ class Stream:
         return taken
 
     def _begin(self, message: wire.FromNode, taken: Future[None]) -> None:
-        task = self._loop.create_task(self._put(message, taken))
-        self._writing.add(task)  # else nobody holds it
-        task.add_done_callback(self._writing.discard)
+        self._writing.append(self._loop.create_task(self._put(message, taken)))
 
     async def _put(self, message: wire.FromNode, taken: Future[None]) -> None:
         try:
