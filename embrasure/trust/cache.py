@@ -11,6 +11,8 @@ from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound
 from embrasure.fs import Folder, read_file
 
+_LOOK_AGAIN = 16  # documents of ours after which it is looked at in any case
+
 
 class DocumentCache:
     """A folder of documents. When it is full, what was not used for longest goes first."""
@@ -27,6 +29,7 @@ class DocumentCache:
         self.count = count
         self.total_bytes = total_bytes
         self._marked: dict[str, float] = {}  # when each was said to be in use, by `monotonic`
+        self._least = (0, 0)  # so many documents and bytes may still come before it can be full
         Folder.open(folder, create=True).close()
 
     def get(self, sha256: str, *, length: int) -> bytes | None:
@@ -61,7 +64,9 @@ class DocumentCache:
         name = hashlib.sha256(raw).hexdigest()
         with Folder.open(self.folder) as held:
             held.replace(name, raw)
-        self._trim(keep=name)
+        self._least = (self._least[0] - 1, self._least[1] - len(raw))
+        if min(self._least) < 0:
+            self._trim(keep=name)
 
     def _drop(self, name: str) -> None:
         # Another process may have been faster.
@@ -80,7 +85,9 @@ class DocumentCache:
             left, total = len(found), sum(size for _, _, size in found)
             for _, name, size in sorted(found):
                 if left <= self.count and total <= self.total_bytes:
-                    return
+                    break
                 if name != keep:
                     held.unlink(name, missing_ok=True)
                     left, total = left - 1, total - size
+        # Another process that fills it at the same time looks as well.
+        self._least = (min(self.count - left, _LOOK_AGAIN), self.total_bytes - total)

@@ -6,8 +6,10 @@ in the middle must leave the former generation as it was.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from embrasure import limits
@@ -64,20 +66,7 @@ class Generations:
     def changed(self, generation: Path) -> frozenset[str]:
         """Return the files, relative to the generation, that the current one has otherwise."""
         current = self.linked(CURRENT)
-        if current is None:
-            return frozenset(_files(generation))
-        # python-tuf writes the anchor anew each time: another file with the same bytes.
-        return frozenset(
-            name
-            for name in self._written(generation)
-            if read_generation(generation, name, limit=_LIMIT)
-            != read_generation(current, name, limit=_LIMIT)
-        )
-
-    def _written(self, generation: Path) -> frozenset[str]:
-        current = self.linked(CURRENT)
-        before = {} if current is None else _files(current)
-        return frozenset(n for n, inode in _files(generation).items() if before.get(n) != inode)
+        return _changed(generation, current, _written(generation, current))
 
     def commit(self, generation: Path, *, complete: bool) -> None:
         """The generation is current, and on disk; `complete` names it too if the refresh was whole.
@@ -85,18 +74,19 @@ class Generations:
         One without a change is dropped instead.
         """
         current = self.linked(CURRENT)
-        if current is not None and not self.changed(generation):
+        written = _written(generation, current)
+        if current is not None and not _changed(generation, current, written):
             self.discard(generation)
             generation = current
         else:
-            self._sync(generation)
+            self._sync(generation, written)
             self._point(CURRENT, generation)
         if complete and self.linked(COMPLETE) != generation:
             self._point(COMPLETE, generation)
 
-    def _sync(self, generation: Path) -> None:
+    def _sync(self, generation: Path, written: Iterable[str]) -> None:
         with Folder.open(generation) as held:
-            for name in self._written(generation):
+            for name in sorted(written):
                 held.fsync_file(name)
             with held.child(HISTORY) as history:
                 history.fsync()
@@ -150,23 +140,45 @@ def newest_file(folder: Path, role: str, *, limit: int) -> bytes:
 
 
 def _link_files(source: Path, to: Folder) -> None:
-    for name in _names(source):
-        with Folder.open(source) as held:
-            held.link(name, to, name)
-
-
-def _names(folder: Path) -> list[str]:
     try:
-        with Folder.open(folder) as held:
-            return [n for n in held.list() if stat.S_ISREG(held.stat(n).st_mode)]
+        with Folder.open(source) as held:
+            for name in _inodes(held):
+                held.link(name, to, name)
     except NotFound:
-        return []
+        return
+
+
+def _inodes(folder: Folder) -> dict[str, int]:
+    """Return the regular files: python-tuf replaces a file, it never writes into one."""
+    found = {}
+    for name in folder.list():
+        about = folder.stat(name)
+        if stat.S_ISREG(about.st_mode):
+            found[name] = about.st_ino
+    return found
 
 
 def _files(generation: Path) -> dict[str, int]:
-    """Inodes: python-tuf replaces a file, it never writes into one."""
     found = {}
     for prefix in ("", f"{HISTORY}/"):
-        for name in _names(generation / prefix):
-            found[f"{prefix}{name}"] = (generation / prefix / name).stat().st_ino
+        with contextlib.suppress(NotFound), Folder.open(generation / prefix) as held:
+            found.update({f"{prefix}{name}": inode for name, inode in _inodes(held).items()})
     return found
+
+
+def _written(generation: Path, current: Path | None) -> frozenset[str]:
+    """Return the files that are no hard links to those of the current generation."""
+    before = {} if current is None else _files(current)
+    return frozenset(n for n, inode in _files(generation).items() if before.get(n) != inode)
+
+
+def _changed(generation: Path, current: Path | None, written: frozenset[str]) -> frozenset[str]:
+    if current is None:
+        return written
+    # python-tuf may write the same bytes anew: another file, and no change.
+    return frozenset(
+        name
+        for name in written
+        if read_generation(generation, name, limit=_LIMIT)
+        != read_generation(current, name, limit=_LIMIT)
+    )

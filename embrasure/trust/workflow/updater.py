@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from embrasure import descriptor, limits
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.fs import Folder
+from embrasure.trust.generation import HISTORY, read_generation
 from embrasure.trust.keymaterial import material
 from embrasure.trust.workflow.versions import Keys, plain
 from embrasure.trust.workflow.vouching import TrustedSet
@@ -112,14 +114,20 @@ class ClockedUpdater(Updater):
                 raise
 
     def _persist_root(self, version: int, data: bytes) -> None:
-        # Its folder is there: a generation begins with it.
-        self._persist_file(str(Path(self._dir, "root_history", f"{version}.root.json")), data)
+        # Its folder is there: a generation begins with it, and with the steps that are known.
+        name = f"{HISTORY}/{version}.root.json"
+        if read_generation(Path(self._dir), name, limit=len(data)) != data:
+            self._persist_file(str(Path(self._dir, name)), data)
 
     def _update_root_symlink(self) -> None:
         name = f"{Root.type}.json"
+        target = f"{HISTORY}/{self._trusted_set.root.version}.{name}"
         with Folder.open(Path(self._dir)) as folder:
+            with suppress(EmbrasureError):
+                if folder.readlink(name) == target:
+                    return
             folder.unlink(name, missing_ok=True)
-            folder.symlink(f"root_history/{self._trusted_set.root.version}.{name}", name)
+            folder.symlink(target, name)
 
     def _load_timestamp(self) -> None:
         # The root is final here, and nothing that it delegates has been looked at.
