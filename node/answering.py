@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ from node.messages import (
 )
 
 T = TypeVar("T")
+
+_HINT_SECONDS = 0.2  # a state that lasts shorter is no news
 
 
 class Hearer(Protocol):
@@ -102,14 +105,16 @@ def converse(channel: Channel[FromApply], ask: Message, source: Giver, hearer: H
     Raises the error that apply ended with; Unavailable when apply is gone; Refused for nonsense.
     """
     channel.send(ask)
-    heard, moved = Heard(), 0
+    heard, moved, hints = Heard(), 0, Hints(hearer)
     while True:
+        if hints.is_held and not channel.is_waiting(seconds=_HINT_SECONDS):
+            hints.tell()  # it stands there
         message = channel.receive()
         match message:
             case Want():
-                moved += serve(channel, message, source, hearer)
+                moved += serve(channel, message, source, hints)
             case ReceiptNote() | ProgressNote():
-                hear(hearer, message)
+                hints.hear(message)
             case AwaitsNote():
                 heard.awaits = message
                 hearer.awaits(message)
@@ -133,15 +138,39 @@ def converse(channel: Channel[FromApply], ask: Message, source: Giver, hearer: H
                 raise error_of(message)
 
 
-def hear(hearer: Hearer, note: ReceiptNote | ProgressNote) -> None:
-    """`hearer` knows what happened."""
-    if isinstance(note, ReceiptNote):
-        hearer.receipt(note)
-    else:
-        hearer.progress(note)
+class Hints:
+    """Passes on what happens; of where an install stands the newest word, five times a second.
+
+    A small install goes through all of its states in less. Each word would cost this process, and
+    the gateway, as much as a file that is wanted.
+    """
+
+    def __init__(self, hearer: Hearer) -> None:
+        self._hearer, self._told_at = hearer, time.monotonic()
+        self._held: ProgressNote | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether there is a word that nobody was told."""
+        return self._held is not None
+
+    def hear(self, note: ReceiptNote | ProgressNote) -> None:
+        """The hearer knows what happened, or will."""
+        if isinstance(note, ReceiptNote):
+            self._hearer.receipt(note)
+            return
+        self._held = note
+        if time.monotonic() - self._told_at >= _HINT_SECONDS:
+            self.tell()
+
+    def tell(self) -> None:
+        """The hearer knows the newest word."""
+        if self._held is not None:
+            self._hearer.progress(self._held)
+        self._held, self._told_at = None, time.monotonic()
 
 
-def serve(channel: Channel[FromApply], want: Want, source: Giver, hearer: Hearer) -> int:
+def serve(channel: Channel[FromApply], want: Want, source: Giver, hints: Hints) -> int:
     """Return how many bytes of `want` apply got through a pipe; it was told how that ended."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     if want.limit > limits.BUFFER_BYTES:
@@ -153,18 +182,18 @@ def serve(channel: Channel[FromApply], want: Want, source: Giver, hearer: Hearer
         raise
     finally:
         os.close(reading)
-    status, length, got = _pour(writing, want, source, lambda: _listen(channel, hearer))
+    status, length, got = _pour(writing, want, source, lambda: _listen(channel, hints))
     channel.send(End(id=want.id, status=status, length=length, got=sentence(got)))
     return length
 
 
-def _listen(channel: Channel[FromApply], hearer: Hearer) -> None:
+def _listen(channel: Channel[FromApply], hints: Hints) -> None:
     """What apply noted meanwhile is heard, so that its messages do not pile up."""
     while channel.is_waiting():
         message = channel.receive()
         if not isinstance(message, ReceiptNote | ProgressNote):
             raise Refused("ipc", expected="a note during a want", got=message, reason="bad-schema")
-        hear(hearer, message)
+        hints.hear(message)
 
 
 def _pour(

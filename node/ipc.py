@@ -105,11 +105,11 @@ class Channel(Generic[M]):
             raise gone(problem) from None
         return True
 
-    def is_waiting(self) -> bool:
-        """Return whether `receive` would return, or raise, at once."""
+    def is_waiting(self, *, seconds: float = 0.0) -> bool:
+        """Return whether `receive` would return, or raise, at once; asked for so long."""
         waiting = select.poll()
         waiting.register(self._socket, select.POLLIN)
-        return bool(waiting.poll(0))
+        return bool(waiting.poll(seconds * 1000))
 
     def receive(self, *, seconds: float | None = None) -> M:
         """Return the next message, which carries no descriptor; raises Refused, Unavailable."""

@@ -67,7 +67,11 @@ class Loud:
 
     def __init__(self) -> None:
         self.receipts: list[int] = []
-        self.hints = 0
+        self.states: list[str] = []
+
+    @property
+    def hints(self) -> int:
+        return len(self.states)
 
     def receipt(self, note: ReceiptNote) -> None:
         self.receipts.append(note.rseq)
@@ -76,7 +80,7 @@ class Loud:
         pass
 
     def progress(self, note: ProgressNote) -> None:
-        self.hints += 1
+        self.states.append(note.state)
 
 
 def run(
@@ -184,6 +188,24 @@ def test_hints_in_the_middle_of_a_want_never_stop_it_and_the_receipt_arrives() -
     run(Held({BLOB: [bytes(1 << 20)] * 8}), work, heard)
     assert heard.receipts == [1]
     assert heard.hints > 0
+
+
+def test_a_state_that_lasts_is_told_and_one_that_does_not_is_no_news() -> None:
+    heard = Loud()
+
+    def work(source: IpcSource, channel: Channel[FromFetch]) -> None:
+        report = IpcReport(channel)
+        for state in ("offered", "reserved", "fetching"):
+            report.progress(state, 0, 0)
+        whole(source, TIMESTAMP)
+        report.progress("probing", 0, 0)
+        until = time.monotonic() + 5
+        while not heard.states and time.monotonic() < until:
+            time.sleep(0.01)  # nothing else is said meanwhile
+        report.progress("committed", 0, 0)
+
+    run(Held({TIMESTAMP: [b"{}"]}), work, heard)
+    assert heard.states == ["probing"]
 
 
 @pytest.mark.misuse
