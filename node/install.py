@@ -104,15 +104,11 @@ def _is_there(tx: Transaction, releases: Folder) -> bool:
 
 
 def _forget_damaged(tx: Transaction, manifest: Manifest) -> None:
-    """Blobs whose bytes have changed on disk are gone, so that the next attempt fetches them."""
+    """Blobs and twins whose bytes have changed on disk are gone, so that the next attempt fetches
+    the ones and makes the others.
+    """
     for digest in manifest.blobs():
-        try:
-            for _ in tx.ground.blobs.read(digest):
-                tx.beat()
-        except EmbrasureError as problem:
-            if problem.reason in ("late", "stopping"):
-                raise
-            tx.ground.blobs.forget(digest)
+        tx.ground.blobs.keep_good(digest, each=tx.beat)
 
 
 def staged(tx: Transaction) -> To:

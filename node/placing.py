@@ -21,6 +21,7 @@ from embrasure import fsops, limits
 from embrasure.bundle.incoming import BLOB_MODE
 from embrasure.bundle.manifest import Entry
 from embrasure.bundle.store import BlobStore
+from embrasure.bundle.twins import TWIN_MODE
 from embrasure.descriptor import check_name, explained, write_all
 from embrasure.errors import Damaged, EmbrasureError
 from embrasure.fs import Folder
@@ -60,6 +61,7 @@ class Placer:
         """
         self._came = came
         self.ways: Counter[Way] = Counter()
+        self.twins = blobs.twins()
         self._blobs, self._user, self._each = blobs, user, each
         self._may_clone, self._may_link = True, user != ROOT and os.geteuid() == ROOT
         self._buffer = memoryview(bytearray(limits.BUFFER_BYTES))  # one for all the files
@@ -91,6 +93,14 @@ class Placer:
             os.close(fd)
         self.ways[way] += 1
         return way
+
+    def is_hashed(self, entry: Entry, way: Way) -> bool:
+        """Return whether what was placed just now is bytes that were hashed on their way to disk,
+        in this very transaction: to read them once more would tell nothing new.
+        """
+        if way == "hardlink" and int(entry.mode, 8) == TWIN_MODE:
+            return entry.sha256 in self.twins
+        return way == "copy" or entry.sha256 in self._came
 
     def ways_into(self, folder: Folder, data: bytes) -> frozenset[Way]:
         """Return which ways work into this folder, tried with a blob of `data` and taken back.
@@ -135,17 +145,23 @@ class Placer:
                 # Owner, mode and length of what is linked are looked at when the tree is whole.
                 held.link(entry.sha256, folder, name)
                 return True
-            lent = self._blobs.lend(entry.sha256, held, executable=mode == 0o555)
-            found = held.stat(lent)
+            blob = held, entry.sha256
+            lent = self.twins.lend(entry.sha256, held) if mode == TWIN_MODE else blob
+            if lent is None:
+                return False
+            source, called = lent
+            found = source.stat(called)
             if not is_safe_to_share(found, mode=mode, user=self._user):
                 return False
             check_length(entry, found)
-            held.link(lent, folder, name)
+            source.link(called, folder, name)
         except EmbrasureError as problem:
             number = problem.__cause__.errno if isinstance(problem.__cause__, OSError) else None
             if number not in _COPY_INSTEAD:
                 raise
-            self._may_link = number not in _NO_LINKS
+            if number in _NO_LINKS:
+                self._may_link = False
+                self.twins.drop()  # on another disk than the release: its sync is none of theirs
             return False
         return True
 

@@ -83,8 +83,8 @@ def build(
     came: Container[str] = (),
 ) -> Counter[Way]:
     """Return how the files came into the staging folder of `tx`, which holds the whole release, on
-    disk, and read back. Each byte is hashed here: a copied one between blob and file, by the
-    descriptor that nobody else has written to; a shared one when it is read back.
+    disk, and read back. Each byte is hashed here: a copied one, or that of a new twin, between blob
+    and file, by the descriptor that nobody else has written to; a shared one when it is read back.
 
     documents: files beside `code/` and `config/`, byte for byte; user: whom the app runs as;
     came: blobs that this very transaction hashed in memory, wrote, and synced without an error: to
@@ -96,7 +96,7 @@ def build(
     if releases.has(name):
         releases.remove_tree(name)
     folders, hashed = folders_of(manifest), set[str]()
-    with releases.mkdir(name, mode=0o700) as staging:
+    with placer.twins, releases.mkdir(name, mode=0o700) as staging:
         for path in folders:
             parent, _, last = path.rpartition("/")
             with _inside(staging, parent) as folder:
@@ -106,8 +106,7 @@ def build(
                 for entry in entries:
                     tick()
                     way = placer.place(folder, entry.path.rpartition("/")[2], entry)
-                    # A twin that may be run is a copy that nobody has hashed.
-                    if way == "copy" or (entry.sha256 in came and entry.mode != "0555"):
+                    if placer.is_hashed(entry, way):
                         hashed.add(entry.path)
         for path, entries in _by_folder(manifest, "link"):
             with staging.child(path) as folder:
@@ -119,7 +118,7 @@ def build(
             with staging.child(path) as folder:
                 folder.chmod(_FOLDER_MODE)
         staging.chmod(_FOLDER_MODE)
-        # One sync for all; an error fails the install, since a second sync would lie.
+        # One sync for all, twins too; an error fails the install, since a second sync would lie.
         staging.syncfs()
         check_built(staging, manifest, documents, hashed=hashed)
     return placer.ways

@@ -14,11 +14,12 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from embrasure import fsops, limits
 from embrasure.bundle.incoming import BLOB_MODE, BlobWriter, lock, open_partial, seal
+from embrasure.bundle.twins import TWIN, Twins, hash_of
 from embrasure.descriptor import explained, explaining, write_all
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused
 from embrasure.fs import Folder
@@ -26,8 +27,6 @@ from embrasure.trust.layout import DIGEST
 
 PARTIAL = ".partial"
 _OTHER = re.compile(r"[^0-9a-f]")
-TWIN = ".x"  # `<sha256>.x`: the same bytes once more, as a file that may be run
-_TWIN_MODE = 0o555
 _FEW_FOLDERS = 8  # synced one by one
 
 
@@ -78,6 +77,7 @@ class BlobStore:
         self._partials = self._root.ensure(PARTIAL)
         self._mutex = threading.Lock()
         self._pending: dict[str, int] = {}  # digest -> length: whole, not yet durable
+        self._twinned = set[str]()  # names of twins that have none on the shelf yet
 
     def close(self) -> None:
         """The descriptors are closed; blobs that were not synced stay as partial files."""
@@ -223,7 +223,7 @@ class BlobStore:
         """Return how many blobs and partial files are gone; those in `live` stay.
 
         unused_s: what came or was lent within that time of `now` (Unix seconds) stays too: another
-        app's install may have been cut off in the middle, and goes on with it
+        app's install, cut off in the middle, goes on with it
         The lock is held for one of the 256 folders at a time, never for the whole sweep.
         """
         gone = 0
@@ -235,10 +235,10 @@ class BlobStore:
                     folder.unlink(name, missing_ok=True)
                     gone += 1
         with self._mutex:
-            for name in self._partials.list():
-                if name.removesuffix(TWIN) in live or is_young(self._partials, name, unused_s, now):
+            for name in {*self._partials.list()}.difference(self._pending, self._twinned):
+                if name in live or is_young(self._partials, name, unused_s, now):
                     continue
-                if name not in self._pending and not self._is_written(name):
+                if not self._is_written(name):
                     self._partials.unlink(name, missing_ok=True)
                     gone += 1
         return gone
@@ -253,18 +253,28 @@ class BlobStore:
                 folder.unlink(digest, missing_ok=True)
                 folder.unlink(digest + TWIN, missing_ok=True)
 
+    def keep_good(self, digest: str, *, each: Callable[[], object] = bool) -> bool:
+        """Return whether the blob is here with the bytes of its name; else it is gone, as is a twin
+        with other bytes. each: called for each piece that is hashed, and may end it all.
+        """
+        if check_digest(digest) in self._pending:
+            return True  # hashed on its way in
+        if self._root.has(digest[:2]):
+            with self._root.child(digest[:2]) as folder:
+                if hash_of(folder, twin := digest + TWIN, each) != digest:
+                    folder.unlink(twin, missing_ok=True)
+                if hash_of(folder, digest, each) == digest:
+                    return True
+        self.forget(digest)
+        return False
+
     def shelf(self, digest: str) -> Folder:
         """Return the folder in which the blob lies, open, for the caller to close."""
         return self._root.child(check_digest(digest)[:2])
 
-    def lend(self, digest: str, shelf: Folder, *, executable: bool) -> str:
-        """Return the name in its `shelf` of a whole blob, for a second name of the same file.
-
-        executable: of a copy of it that may be run: one file has one mode
-        """
-        if executable and not shelf.has(digest + TWIN):
-            self._make_twin(digest, shelf)
-        return digest + TWIN if executable else digest
+    def twins(self) -> Twins:
+        """Return the twins that one release needs, none so far."""
+        return Twins(self._partials, self._twinned, self._mutex)
 
     @contextlib.contextmanager
     def probe(self, data: bytes) -> Iterator[tuple[Folder, str]]:
@@ -275,13 +285,6 @@ class BlobStore:
             yield self._partials, name
         finally:
             self._partials.unlink(name)
-
-    def _make_twin(self, digest: str, folder: Folder) -> None:
-        name = digest + TWIN
-        self._partials.unlink(name, missing_ok=True)
-        pieces = folder.pieces(digest)
-        self._partials.write(name, pieces, mode=_TWIN_MODE)
-        self._partials.rename(name, folder, name, replace=True)
 
     def held_bytes(self, digest: str) -> int:
         """Return how many bytes of the blob are here, whole or not."""

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from bench.mirror import served
-from embrasure.bundle.store import TWIN, BlobStore
+from embrasure.bundle.store import BlobStore
+from embrasure.bundle.twins import TWIN
 from embrasure.errors import Damaged
 from embrasure.fs import Folder
 from embrasure.net.https import MirrorSource

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embrasure import limits
-from embrasure.bundle.store import TWIN, BlobStore
+from embrasure.bundle.store import BlobStore
+from embrasure.bundle.twins import TWIN
 from embrasure.errors import Misuse
 from embrasure.trust.floors import AppFloor, Committed
 from node import collection, pins
@@ -201,8 +202,14 @@ def test_an_executable_twin_lives_and_goes_with_its_blob(tmp_path: Path) -> None
     digest = put(blobs, b"#!/bin/sh\n")
     blobs.sync()
     with blobs.shelf(digest) as shelf:
-        name = blobs.lend(digest, shelf, executable=True)
-        assert shelf.read(name, limit=99) == b"#!/bin/sh\n"
+        with blobs.twins() as twins:
+            lent = twins.lend(digest, shelf)
+            assert lent is not None
+            assert lent[0].read(lent[1], limit=99) == b"#!/bin/sh\n"
+            assert blobs.sweep({digest}) == 0, "somebody makes it"
+            assert blobs.twins().lend(digest, shelf) is None, "he alone"
+            assert not shelf.has(digest + TWIN)
+        assert shelf.read(digest + TWIN, limit=99) == b"#!/bin/sh\n"
     assert blobs.sweep({digest}) == 0
     assert blobs.path(digest).with_name(digest + TWIN).exists()
     assert blobs.sweep(set()) == 2

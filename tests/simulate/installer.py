@@ -38,15 +38,17 @@ from embrasure.trust.plan import Plan
 from embrasure.trust.receipt import Receipt, parse_receipt
 from embrasure.trust.source import Source
 from node.accept import Acceptor
+from node.backends import Bare
 from node.companions import Keeper
-from node.config import load_config
+from node.config import AppConfig, load_config
 from node.confirm_messages import AwaitsNote
 from node.deadline import uptime_ms
 from node.identity import create_identity, load_identity, load_seal_key, new_node_id
-from node.isolation import DEVELOPMENT
+from node.isolation import DEVELOPMENT, Isolation
 from node.paths import Paths
 from node.serve_only import acceptor_of
 from node.serving import Standing
+from node.users import User
 from tests.simulate.inner import InnerApps
 from tests.simulate.nodes import SimNode
 from tests.simulate.releases import SimRelease, make_release
@@ -213,6 +215,17 @@ def enrol(
     paths.enrolled.write_bytes(dsse.seal("enrolled", write(answer), signer))
 
 
+APP_USER = User(54321, 54321)  # a number: nobody has to exist
+
+
+@dataclass(frozen=True, slots=True)
+class Owned(Isolation):
+    """Development, but what apps own is a user's: files of a release are names of the blobs."""
+
+    def user(self, app: str, config: AppConfig) -> User:
+        return APP_USER
+
+
 class SimInstaller:
     """One node, one app, one repository."""
 
@@ -225,9 +238,13 @@ class SimInstaller:
         stop_seconds: float = 2,
         confirm_s: int = limits.CONFIRM_SECONDS,
         inner: bool = False,
+        owned: bool = False,
     ) -> None:
-        """inner: apps are files of this process (`tests/simulate/inner.py`), no programs."""
+        """inner: apps are files of this process (`tests/simulate/inner.py`), no programs; owned: by
+        a user who is not root, which only root can do.
+        """
         self.inner = inner
+        self._isolation = Owned(False, Bare(), 0) if owned else DEVELOPMENT
         self.clock = TestClock()
         self.app = app
         self.repo = SimRepository(clock=self.clock)
@@ -263,7 +280,7 @@ class SimInstaller:
             self.supervisor = Keeper(self.paths, stop_seconds=self.stop_seconds)
         self.acceptor: Acceptor = acceptor_of(
             self.paths, standing or Standing(load_config(self.paths), self.identity),
-            self.supervisor, clock=self.clock, isolation=DEVELOPMENT,
+            self.supervisor, clock=self.clock, isolation=self._isolation,
         )  # fmt: skip
         self.acceptor.recover()
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from embrasure.bundle.twins import TWIN
 from embrasure.fsops import Op
 from tests.simulate.faults import is_on_disk, place
 
@@ -63,11 +64,16 @@ class Order:
 
     def _changed(self, op: Op) -> None:
         path = Path(place(op))
-        self._names.setdefault(str(path.parent), set()).add(path.name)
+        self._named(str(path.parent), path.name)
         if op.call == "rename":
             old = str(Path(f"/proc/self/fd/{op.fd}").readlink())
-            self._names.setdefault(old, set()).add(op.name)
+            self._named(old, op.name)
             self._moved(f"{old}/{op.name}", str(path))
+
+    def _named(self, folder: str, name: str) -> None:
+        # A twin is made again where its name is lost; its bytes are looked at all the same.
+        if not name.endswith(TWIN):
+            self._names.setdefault(folder, set()).add(name)
 
     def _gone(self, path: str) -> None:
         """What a removed folder held, and a removed file, need no place on disk any more."""
