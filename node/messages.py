@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Literal, TypeAlias
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from msgspec import Meta
 
@@ -18,7 +20,8 @@ from embrasure import errors, limits
 from embrasure.errors import EmbrasureError, Refused, shown
 from embrasure.trust import canonical as form
 from embrasure.trust import layout
-from embrasure.trust.documents import Base64, Count, Digest, Name, Positive, convert
+from embrasure.trust.documents import DATED, Base64, Count, Digest, Name, Positive, convert
+from embrasure.trust.plain import read_plain
 from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk, RepairAsk
 from node.message import App, Sentence, Word
 from node.message import EndStatus as EndStatus
@@ -29,6 +32,7 @@ from node.state_messages import Separation as Separation
 from node.state_messages import StateNote as StateNote
 
 DOCUMENT = "ipc message"
+D = TypeVar("D", bound=Message)
 ApprovalRole = Annotated[str, Meta(pattern=rf"^({layout.APPROVAL.pattern})?$")]
 
 
@@ -245,14 +249,29 @@ def write_message(message: Message) -> bytes:
 
 def parse_from_fetch(raw: bytes) -> FromFetch:
     """Return the message of fetch in `raw`; raises Refused only."""
+    if (plain := _plain(raw, _FROM_FETCH)) is not None:
+        return plain
     value = form.parse(raw, limit=limits.IPC_BYTES, document=DOCUMENT)
     return convert(value, _FROM_FETCH[_name(value, frozenset(_FROM_FETCH))], DOCUMENT)
 
 
 def parse_from_apply(raw: bytes) -> FromApply:
     """Return the message of apply in `raw`; raises Refused only."""
+    if (plain := _plain(raw, _FROM_APPLY)) is not None:
+        return plain
     value = form.parse(raw, limit=limits.IPC_BYTES, document=DOCUMENT)
     return convert(value, _FROM_APPLY[_name(value, frozenset(_FROM_APPLY))], DOCUMENT)
+
+
+_NAMED = re.compile(rb'"is":"([a-z-]{1,32})"')
+
+
+def _plain(raw: bytes, shapes: Mapping[str, type[D]]) -> D | None:
+    """Return what the close look takes as well, None for what it has to look at."""
+    if len(raw) > limits.IPC_BYTES or (named := _NAMED.search(raw)) is None:
+        return None
+    shape = shapes.get(named[1].decode("ascii"))  # the shape itself says whether it is that one
+    return None if shape is None else read_plain(raw, shape, apart=DATED)
 
 
 def _name(value: dict[str, object], known: frozenset[str]) -> str:

@@ -69,7 +69,7 @@ def read(raw: bytes, shape: type[T], *, limit: int, document: str) -> T:
 
     limit: bytes. Raises Refused and NotSupported only.
     """
-    if len(raw) <= limit and (found := read_plain(raw, shape, apart=_DATED)) is not None:
+    if len(raw) <= limit and (found := read_plain(raw, shape, apart=DATED)) is not None:
         return found
     return convert(form.parse(raw, limit=limit, document=document), shape, document)
 
@@ -98,7 +98,7 @@ _TIMES = frozenset(
         "until",
     }
 )
-_DATED = frozenset(name.encode() for name in _TIMES)
+DATED = frozenset(name.encode() for name in _TIMES)
 
 
 def check_times(value: object, document: str) -> None:
