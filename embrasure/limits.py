@@ -216,6 +216,7 @@ UNIT_STOP_SECONDS = 120  # until the units of an app have ended: systemd itself 
 UNITS = 8  # units of systemd that an owner gives to one app
 UNIT_STATE_BYTES = 4 * KIB  # five lines of systemctl; the names of an app's units
 IPC_BYTES = 64 * KIB  # one message between fetch and apply
+INLINE_BYTES = 16 * KIB  # of a metadata file that travels in such a message, and not in a pipe
 SEEN_BYTES = 40 * KIB  # a snapshot that a node hands back: it must fit one such message in base64
 INBOX_BYTES = 64 * MIB  # documents waiting for apply
 

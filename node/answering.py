@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Protocol, TypeVar
 
 from embrasure import limits, memory
 from embrasure.descriptor import write_all
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.pipes import widen
+from embrasure.trust.layout import METADATA
 from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
 from node.messages import (
@@ -32,11 +34,13 @@ from node.messages import (
     StateNote,
     TrustNote,
     Want,
+    Whole,
     error_of,
+    pack,
     sentence,
 )
 
-T = TypeVar("T")
+P = TypeVar("P")
 
 _HINT_SECONDS = 0.2  # a state that lasts shorter is no news
 
@@ -171,7 +175,26 @@ class Hints:
 
 
 def serve(channel: Channel[FromApply], want: Want, source: Giver, hints: Hints) -> int:
-    """Return how many bytes of `want` apply got through a pipe; it was told how that ended."""
+    """Return how many bytes of `want` apply got, in one message or through a pipe; it was told how
+    that ended.
+    """
+    if want.path.startswith(METADATA):  # small, as a rule
+        with _closing(_Told(source, want)) as told:
+            head = bytearray()
+            for piece in told:
+                head += piece
+                if len(head) > limits.INLINE_BYTES:
+                    return _serve_by_pipe(channel, want, told, bytes(head), hints)
+            body = pack(bytes(head)) if told.status == "ok" else ""
+            channel.send(Whole(id=want.id, status=told.status, body=body, got=told.got))
+            return len(head)
+    with _closing(_Told(source, want)) as told:
+        return _serve_by_pipe(channel, want, told, b"", hints)
+
+
+def _serve_by_pipe(
+    channel: Channel[FromApply], want: Want, told: _Told, head: bytes, hints: Hints
+) -> int:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     if want.limit > limits.BUFFER_BYTES:
         widen(writing, limits.MESSAGE_BYTES)  # a message is written in one go
@@ -182,8 +205,8 @@ def serve(channel: Channel[FromApply], want: Want, source: Giver, hints: Hints) 
         raise
     finally:
         os.close(reading)
-    status, length, got = _pour(writing, want, source, lambda: _listen(channel, hints))
-    channel.send(End(id=want.id, status=status, length=length, got=sentence(got)))
+    status, length, got = _pour(writing, head, told, lambda: _listen(channel, hints))
+    channel.send(End(id=want.id, status=status, length=length, got=got))
     return length
 
 
@@ -197,30 +220,51 @@ def _listen(channel: Channel[FromApply], hints: Hints) -> None:
 
 
 def _pour(
-    writing: int, want: Want, source: Giver, listen: Callable[[], None]
+    writing: int, head: bytes, told: _Told, listen: Callable[[], None]
 ) -> tuple[EndStatus, int, str]:
     length = 0
     try:
-        with _closing(source.fetch(want.path, offset=want.offset, limit=want.limit)) as pieces:
-            for piece in pieces:
-                write_all(writing, piece)
-                length += len(piece)
-                listen()
+        for piece in chain([head] if head else [], told):
+            write_all(writing, piece)
+            length += len(piece)
+            listen()
     except BrokenPipeError:
         return "refused", length, "apply wants no more of it"
-    except NotFound as problem:
-        return "not-found", length, str(problem)
-    except Unavailable as problem:
-        return "unavailable", length, str(problem)
-    except EmbrasureError as problem:
-        return "refused", length, str(problem)
     finally:
         os.close(writing)
-    return "ok", length, ""
+    return told.status, length, told.got
+
+
+class _Told:
+    """The pieces of a want, and at their end how it ended: `status`, and `got` in words."""
+
+    def __init__(self, source: Giver, want: Want) -> None:
+        self.status: EndStatus = "ok"
+        self.got = ""
+        self._pieces = self._read(source, want)
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        """Yield what the source gives; what it raises is the end."""
+        return self._pieces
+
+    def close(self) -> None:
+        """The source gives no more."""
+        self._pieces.close()
+
+    def _read(self, source: Giver, want: Want) -> Generator[bytes | memoryview, None, None]:
+        try:
+            with _closing(source.fetch(want.path, offset=want.offset, limit=want.limit)) as pieces:
+                yield from pieces
+        except NotFound as problem:
+            self.status, self.got = "not-found", sentence(str(problem))
+        except Unavailable as problem:
+            self.status, self.got = "unavailable", sentence(str(problem))
+        except EmbrasureError as problem:
+            self.status, self.got = "refused", sentence(str(problem))
 
 
 @contextmanager
-def _closing(pieces: Iterator[T]) -> Iterator[Iterator[T]]:
+def _closing(pieces: P) -> Iterator[P]:
     # A source that is not read to its end must give back its connection now, not some day.
     try:
         yield pieces

@@ -20,14 +20,17 @@ from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
 from node.messages import (
     End,
+    EndStatus,
     FromFetch,
     Message,
     Pipe,
     ProgressNote,
     ReceiptNote,
     Want,
+    Whole,
     pack,
     sentence,
+    unpack,
 )
 
 Tick = Callable[[], float]
@@ -82,7 +85,10 @@ class IpcSource:
         """
         kind = parse_wanted(path)
         pace = Pace(whole_seconds=limits.METADATA_SECONDS if kind.metadata else None)
-        pipe = self._open(path, offset=offset, limit=limit)
+        answer, pipe = self._open(path, offset=offset, limit=limit)
+        if isinstance(answer, Whole):
+            yield from self._body(answer, path, limit)
+            return
         count = 0
         try:
             for piece in self._pieces(pipe, limit, pace):
@@ -94,24 +100,46 @@ class IpcSource:
                 self._end()  # so that the next want starts clean
             raise
         os.close(pipe)
-        self._check_end(self._end(), path, count)
+        end = self._end()
+        check_end(path, end.status, end.length, count, end.got)
 
     def _check_whole(self) -> None:
         if self._is_broken:
             raise Unavailable("source", expected="fetch", got="it is gone", reason="ipc-closed")
 
-    def _open(self, path: str, *, offset: int, limit: int) -> int:
+    def _open(self, path: str, *, offset: int, limit: int) -> tuple[Whole | Pipe, int]:
         self._check_whole()
         self._id += 1
         want = Want(id=self._id, path=path, offset=offset, limit=limit)
         with self._breaking():
             self._channel.send(want)
-            answer, pipe = self._channel.receive_with(seconds=limits.METADATA_SECONDS)
+            answer, pipe = self._answer(limits.METADATA_SECONDS)
             if isinstance(answer, Pipe) and answer.id == self._id and pipe is not None:
-                return pipe
+                return answer, pipe
+            if isinstance(answer, Whole) and answer.id == self._id and pipe is None:
+                return answer, -1
             if pipe is not None:
                 os.close(pipe)
-            raise Refused("ipc", expected="a pipe for the want", got=answer, reason="bad-schema")
+            raise Refused("ipc", expected="an answer to the want", got=answer, reason="bad-schema")
+
+    def _answer(self, seconds: float) -> tuple[FromFetch, int | None]:
+        until = self._tick() + seconds
+        try:
+            return self._channel.receive_with(seconds=seconds)
+        except Unavailable:
+            if self._tick() < until:
+                raise
+            # Fetch gathers what is little before it answers.
+            raise Unavailable("source", expected=f"all of it in {seconds:g} s",
+                              got="a slower source", reason="slow") from None  # fmt: skip
+
+    def _body(self, answer: Whole, path: str, limit: int) -> Iterator[bytes]:
+        with self._breaking():
+            body = unpack(answer.body)
+            check_little(body, limit)
+        if body:
+            yield body
+        check_end(path, answer.status, len(body), len(body), answer.got)
 
     def _pieces(self, pipe: int, limit: int, pace: Pace) -> Iterator[bytes]:
         waiting = select.poll()
@@ -141,15 +169,6 @@ class IpcSource:
                 return answer
             raise Refused("ipc", expected="the end of the want", got=answer, reason="bad-schema")
 
-    def _check_end(self, end: End, path: str, count: int) -> None:
-        if end.status == "not-found":
-            raise NotFound(path, expected="a file of the source", got=end.got or "none")
-        if end.status == "refused":
-            raise Refused(path, expected="a source that gives it", got=end.got, reason="source")
-        if end.status == "unavailable" or end.length != count:
-            got = end.got or f"{count} of {end.length} bytes"
-            raise Unavailable(path, expected="all its bytes", got=got, reason="source")
-
     def _breaking(self) -> _Breaking:
         return _Breaking(self)
 
@@ -162,6 +181,26 @@ class IpcSource:
         """No want is answered any more: the two sides have lost each other."""
         self._is_broken = True
         self._channel.close()
+
+
+def check_little(body: bytes, limit: int) -> None:
+    """Return only when a whole answer is no more than was wanted; raises Refused (`limit`)."""
+    most = min(limit, limits.INLINE_BYTES)
+    if len(body) > most:
+        raise Refused("source", expected=f"{most} bytes", got="more", reason="limit")
+
+
+def check_end(path: str, status: EndStatus, length: int, count: int, got: str) -> None:
+    """Return only when all came: `count` bytes of the `length` that were given; raises NotFound,
+    Refused, Unavailable.
+    """
+    if status == "not-found":
+        raise NotFound(path, expected="a file of the source", got=got or "none")
+    if status == "refused":
+        raise Refused(path, expected="a source that gives it", got=got, reason="source")
+    if status == "unavailable" or length != count:
+        got = got or f"{count} of {length} bytes"
+        raise Unavailable(path, expected="all its bytes", got=got, reason="source")
 
 
 class _Breaking:

@@ -3,7 +3,8 @@
 Fetch asks (`OrderAsk`, `PollAsk`, `TrustAsk`, `StatusAsk`, `OutboxAsk`, `PostedAsk`, `ProveAsk`,
 `EnrolAsk`, and those of `confirm_messages.py`). While apply works on it, it wants files; fetch
 answers each `Want` with a `Pipe`, beside which a descriptor travels that the bytes come from, and
-an `End`. Apply notes what happens; `Done` or `Failure` is its last word.
+an `End`; or, when little comes, with a `Whole`. Apply notes what happens; `Done` or `Failure` is
+its last word.
 """
 
 from __future__ import annotations
@@ -102,6 +103,15 @@ class End(Message, frozen=True, kw_only=True, tag="end"):
     got: Sentence
 
 
+class Whole(Message, frozen=True, kw_only=True, tag="whole"):
+    """Fetch: all that comes for want `id`, when it is little: the bytes themselves, or why not."""
+
+    id: Positive
+    status: EndStatus
+    body: Base64
+    got: Sentence
+
+
 class Want(Message, frozen=True, kw_only=True, tag="want"):
     """Apply: send me at most `limit` bytes of this repository path, from `offset` on."""
 
@@ -187,6 +197,7 @@ class Failure(Message, frozen=True, kw_only=True, tag="failure"):
 
 FromFetch: TypeAlias = (
     OrderAsk
+    | Whole
     | ConfirmAsk
     | FreshAsk
     | LocalAsk
@@ -222,7 +233,7 @@ FromApply: TypeAlias = (
 _FROM_FETCH: dict[str, type[FromFetch]] = {
     "order": OrderAsk, "poll": PollAsk, "trust": TrustAsk, "status": StatusAsk, "outbox": OutboxAsk,
     "seen": SeenAsk, "posted": PostedAsk, "prove": ProveAsk, "enrol": EnrolAsk, "pipe": Pipe,
-    "end": End, "confirm": ConfirmAsk, "fresh": FreshAsk, "awaited": AwaitedAsk,
+    "end": End, "whole": Whole, "confirm": ConfirmAsk, "fresh": FreshAsk, "awaited": AwaitedAsk,
     "local": LocalAsk, "repair": RepairAsk, "network": NetworkAsk,
 }  # fmt: skip
 _FROM_APPLY: dict[str, type[FromApply]] = {

@@ -29,6 +29,7 @@ REVOCATIONS = "revocations"
 TOP_ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
 
 # Which trust files there are: unsigned, a hint (`listing.py`).
+METADATA = "metadata/"
 TRUST_LISTING = "metadata/trust.json"
 
 _FILE = re.compile(
@@ -187,7 +188,7 @@ def parse_file(path: str) -> Kind:
     if path.startswith("blobs/") and path[6:8] != path[9:11]:
         raise Refused("path", expected="a blob in its own folder", got=path, reason="bad-path")
     return Kind(
-        metadata=path.startswith("metadata/"),
+        metadata=path.startswith(METADATA),
         target=path.startswith("targets/"),
         blob=path.startswith("blobs/"),
     )

@@ -34,6 +34,7 @@ from node.messages import (
     StateNote,
     StatusAsk,
     Want,
+    Whole,
     pack,
     parse_from_apply,
     parse_from_fetch,
@@ -61,6 +62,7 @@ FROM_FETCH: st.SearchStrategy[Message] = st.one_of(
     st.builds(PostedAsk, rseq=ID),
     st.builds(Pipe, id=ID),
     st.builds(End, id=ID, status=STATUS, length=COUNT, got=TEXT),
+    st.builds(Whole, id=ID, status=STATUS, body=BYTES, got=TEXT),
 )
 STATES = st.builds(
     AppState, app=APP, state=WORD, seq=COUNT, gseq=COUNT, manifest=DIGEST, detail=TEXT, hold=HOLD,

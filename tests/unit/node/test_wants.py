@@ -33,6 +33,8 @@ from node.messages import (
     PollAsk,
     ProgressNote,
     ReceiptNote,
+    Whole,
+    pack,
     parse_from_apply,
     parse_from_fetch,
     unpack,
@@ -243,7 +245,7 @@ Fetch = Channel[FromApply]
 
 
 @contextmanager
-def hostile(answer: Callable[[Fetch], None]) -> Iterator[IpcSource]:
+def hostile(answer: Callable[[Fetch], object]) -> Iterator[IpcSource]:
     """Apply's source, with `answer` as all that fetch does."""
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
@@ -303,6 +305,78 @@ def test_an_answer_out_of_turn_ends_the_conversation_for_good(
             whole(source, BLOB)
     # The test's own other end closes in its own time.
     until(lambda: descriptors() <= before, what="every descriptor closed")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda fetch: fetch.send(Whole(id=2, status="ok", body="", got="")),
+        lambda fetch: give(fetch, Whole(id=1, status="ok", body="", got=""), b""),
+        lambda fetch: fetch.send(Whole(id=1, status="ok", body="A", got="")),
+    ],
+    ids=["other want", "a pipe beside it", "no base64"],
+)
+def test_a_whole_answer_of_another_form_ends_the_conversation(
+    turn: Callable[[Fetch], None],
+) -> None:
+    before = descriptors()
+    with hostile(turn) as source:
+        with pytest.raises(Refused):
+            whole(source, TIMESTAMP)
+        with pytest.raises(Unavailable, match="gone"):
+            whole(source, TIMESTAMP)
+    until(lambda: descriptors() <= before, what="every descriptor closed")
+
+
+@pytest.mark.misuse
+def test_a_whole_answer_is_no_longer_than_was_wanted(ablation: Ablation) -> None:
+    def turn(fetch: Fetch) -> None:
+        fetch.send(Whole(id=1, status="ok", body=pack(b"x" * 11), got=""))
+
+    with hostile(turn) as source, pytest.raises(Refused) as refused:
+        whole(source, TIMESTAMP, limit=10)
+    assert refused.value.reason == "limit"
+    with ablation("the size of a want") as attack, hostile(turn) as source:
+        attack.without("node.asking.check_little", lambda *_: None)
+        attack.succeeded(len(whole(source, TIMESTAMP, limit=10)) == 11)
+
+
+@pytest.mark.misuse
+def test_an_answer_that_never_comes_is_given_up_as_slow(
+    monkeypatch: pytest.MonkeyPatch, ablation: Ablation
+) -> None:
+    monkeypatch.setattr("embrasure.limits.METADATA_SECONDS", 0.1)
+    done = threading.Event()
+    with hostile(lambda _: done.wait(5)) as source:
+        with pytest.raises(Unavailable) as slow:
+            whole(source, TIMESTAMP)
+        assert slow.value.reason == "slow"
+        done.set()
+    done.clear()
+    with ablation("the time for an answer") as attack, hostile(lambda _: done.wait(5)) as source:
+        attack.without("node.asking.IpcSource._answer", lambda one, _: one._channel.receive_with())
+        ended = threading.Event()
+
+        def want() -> None:
+            with pytest.raises(Unavailable):
+                whole(source, TIMESTAMP)
+            ended.set()
+
+        waiting = threading.Thread(target=want)
+        waiting.start()
+        attack.succeeded(not ended.wait(0.5))
+        done.set()
+        waiting.join()
+
+
+def test_little_comes_in_the_answer_and_much_through_a_pipe() -> None:
+    for size in (0, 1, limits.INLINE_BYTES, limits.INLINE_BYTES + 1, 3 * limits.INLINE_BYTES):
+        data = b"t" * size
+
+        def work(source: IpcSource, _: Channel[FromFetch], data: bytes = data) -> None:
+            assert whole(source, TIMESTAMP) == data
+
+        run(Held({TIMESTAMP: [data[:9], data[9:]]}), work)
 
 
 @pytest.mark.misuse
