@@ -60,6 +60,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--power-fs", default="ext4", help="their file system: ext4, xfs, btrfs")
 
 
+HEAVY_SECONDS = 180  # the time-out of a test that takes a minute or more
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long tests: each of two workers begins with half of the heavy ones.
+
+    A worker starts with one half of the list: else the last minutes are one heavy test's alone.
+    """
+    if config.option.markexpr != "long and not sweep":
+        return
+    heavy = [item for item in items if _seconds(item) >= HEAVY_SECONDS]
+    heavy.sort(key=_seconds, reverse=True)
+    light = [item for item in items if _seconds(item) < HEAVY_SECONDS]
+    room = (len(items) + 1) // 2 - len(heavy[::2])
+    items[:] = [*heavy[::2], *light[:room], *heavy[1::2], *light[room:]]
+
+
+def _seconds(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker is not None and marker.args else 0.0
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """What was collected stays to the end: to look it over at every collection of garbage cost a

@@ -1,8 +1,8 @@
 """Real disks that refuse, at every write of a node: no block, no inode, a quota, read-only.
 
 The kernel refuses, nothing is pretended. Each operation that a full tmpfs can refuse is taken, in
-every scene of the crash sweep; of ext4 (full, read-only) and btrfs (quota) some.
-`python -m bench.crash_campaign ext4` takes every operation there, too.
+every scene of the crash sweep, but for those that are like another's; of ext4 (full, read-only) and
+btrfs (quota) some. `python -m bench.crash_campaign ext4` takes every operation there, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from tests.ablation import Ablation
 from tests.simulate.disk import missing_need
 from tests.simulate.faults import Faults
-from tests.simulate.sweep import Case, Kind, Place, sweep
+from tests.simulate.sweep import Case, Kind, Place, in_turns, sweep
 from tests.simulate.sweep_ground import Ground
 from tests.simulate.trees import room
 from tests.source import modules, product
@@ -40,7 +40,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 
 def test_a_full_disk_at_every_write_costs_an_install_and_no_more(ground: Ground) -> None:
     cases = ground.full()
-    outcome = sweep(ground.swept, cases, disk="memory")
+    outcome = sweep(ground.swept, cases, disk="memory", further=in_turns)
     print("\n".join(outcome.figures("full_disk")))
     print(outcome.by_scene)
     assert outcome.broken == []

@@ -13,7 +13,7 @@ import pytest
 from tests.simulate.strace import WAYS, Strace
 from tests.simulate.trees import room
 
-POINTS = {"first": 25, "upgrade": 28, "rollback": 10}
+POINTS = {"first": 18, "upgrade": 20, "rollback": 8}
 
 pytestmark = [
     pytest.mark.long,

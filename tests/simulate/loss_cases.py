@@ -73,7 +73,8 @@ class LossPlace(Place):
         paths = self._install.paths
         try:
             check_link(paths, APP, self._install.approved)
-            wrong = self.recovered()
+            # The next release is installed after every third: that costs as much as all the rest.
+            wrong = self.recovered(further=crash.at % 3 == 0)
         except Exception as problem:
             where = traceback.extract_tb(problem.__traceback__)[-1]
             return [

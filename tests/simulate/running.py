@@ -28,13 +28,16 @@ def embrasure(*arguments: object, seconds: float = 60) -> subprocess.CompletedPr
 
 
 def until(found: Callable[[], T | None], *, seconds: float = 20, what: str = "it") -> T:
-    """Return what `found` returns once that is something."""
+    """Return what `found` returns once that is something.
+
+    It is asked again after as long as it took: what starts a process leaves others half the time.
+    """
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while (began := time.monotonic()) < end:
         result = found()
         if result:
             return result
-        time.sleep(0.02)
+        time.sleep(min(1.0, max(0.02, time.monotonic() - began)))
     raise AssertionError(f"{what} did not happen in {seconds} s")
 
 

@@ -21,7 +21,7 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ Kind = Literal[
     "bytes", "inodes", "quota", "readonly",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = ("kill_before", "kill_after", "eio", "enospc", "short_kill", "short")
+KINDS_IN_TURN = (*KINDS, "edquot", "erofs", "bytes", "inodes", "quota", "readonly")
 KILLS = ("kill_before", "kill_after", "short_kill")
 ERRORS = {
     "eio": errno.EIO, "enospc": errno.ENOSPC, "edquot": errno.EDQUOT, "erofs": errno.EROFS,
@@ -166,6 +167,21 @@ def every_case(scene: str, trace: Sequence[tuple[str, str]], kinds: Sequence[Kin
     ]
 
 
+Further = Callable[[Case], bool]
+
+
+def always(case: Case) -> bool:
+    """The next release is installed after each case."""
+    return True
+
+
+def in_turns(case: Case) -> bool:
+    """It is after a third of them, of each operation after other kinds: it costs as much as all the
+    rest of a case.
+    """
+    return (case.at + case.then + KINDS_IN_TURN.index(case.kind)) % 3 == 0
+
+
 def traced(scene: Scene) -> list[tuple[str, str]]:
     """Return every operation of the act, undisturbed, which must end well."""
     with room() as top:
@@ -193,10 +209,12 @@ def recovery_lengths(scene: Scene, places: Sequence[int]) -> dict[int, int]:
 
 def sweep(
     scenes: Sequence[Scene], cases: Sequence[Case], *, workers: int = 2, disk: str = "",
+    further: Further = always,
 ) -> Outcome:  # fmt: skip
     """Return how all cases went, shared out among that many processes.
 
-    disk: one of `fulldisk.DISKS`, on which it is done
+    disk: one of `fulldisk.DISKS`, on which it is done; further: after which the next release is
+    installed
     """
     named = {scene.name: scene for scene in scenes}
     shuffled = list(cases)
@@ -207,7 +225,7 @@ def sweep(
         child = os.fork()
         if child == 0:
             os.close(read_end)
-            _work(named, shuffled[number::workers], write_end, disk)
+            _work(named, shuffled[number::workers], write_end, disk, further)
         os.close(write_end)
         pipes[read_end] = child, bytearray()
     outcome = Outcome()
@@ -239,7 +257,9 @@ def _take(outcome: Outcome, told: dict[str, object]) -> None:
         outcome.broken.append(f"{told['case']}: {told['wrong']}")
 
 
-def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int, disk: str) -> None:
+def _work(
+    named: dict[str, Scene], cases: Sequence[Case], pipe: int, disk: str, further: Further
+) -> None:
     """Run the cases in this process, which was forked for them, and end it."""
     status = 1
     try:
@@ -253,7 +273,7 @@ def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int, disk: str) 
                 if case.scene not in places:
                     own = (real.path if real else top) / case.scene
                     own.mkdir()
-                    places[case.scene] = Place(named[case.scene], own, real)
+                    places[case.scene] = Place(named[case.scene], own, real, further)
                 wrong = places[case.scene].run(case)
                 told = {
                     "scene": case.scene, "case": str(case), "wrong": "; ".join(wrong),
@@ -270,7 +290,10 @@ def _work(named: dict[str, Scene], cases: Sequence[Case], pipe: int, disk: str) 
 class Place:
     """One scene in one folder of one worker."""
 
-    def __init__(self, scene: Scene, room: Path, disk: Disk | None = None) -> None:
+    def __init__(
+        self, scene: Scene, room: Path, disk: Disk | None = None, further: Further = always
+    ) -> None:
+        self._further = further
         self._scene, self._counters, self._disk = scene, Counters(), disk
         scene.gives_back = disk is None or disk.gives_back
         self.met = True  # whether the last case had all of its faults
@@ -341,7 +364,8 @@ class Place:
         if case.then:
             self.met = self._killed(Faults(kill_at=case.then, after=case.at % 2 == 1), "recover")
         # After an operation the disk is what it is before the next: that case goes further.
-        return self.recovered(further=case.kind != "kill_after" or bool(case.then))
+        goes = self._further(case) and (case.kind != "kill_after" or bool(case.then))
+        return self.recovered(further=goes)
 
     def recovered(self, *, further: bool = True) -> list[str]:
         """The recovery is done, twice; returns what does not hold.

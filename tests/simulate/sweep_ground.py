@@ -48,27 +48,47 @@ class Ground:
             for case in every_case(scene.name, self.traces[scene.name], kinds)
         ]
 
-    def share(self) -> list[Case]:
-        """Return what CI has the time for: every operation, of errors one or the other."""
+    def share(self, count: int) -> list[Case]:
+        """Return what CI has the time for, `count` cases or more: every operation, of errors one or
+        the other.
+
+        What a kill behind an operation leaves is what one before the next leaves, so of those there
+        are as many as make the number, evenly.
+        """
         found = self.cases(self.swept, (*KINDS, "edquot"))
         # No room and no quota are one error to the node: `embrasure/descriptor.py`.
         errors: tuple[Kind, ...] = ("eio", "enospc", "eio", "edquot")
         kept = [c for c in found if c.kind not in errors or c.kind == errors[c.at % 4]]
-        # A first install that fails is the first install up to its start.
-        kept = [case for case in kept if case.scene != "first_crash" or case.at % 2]
-        # One small file of a pack is much like the next.
-        kept = [case for case in kept if case.scene != "packed" or case.at % 6 == 0]
+        kept = [case for case in kept if self._is_its_own(case.scene, case.at)]
         # On a disk that stays read-only every place is much like its neighbours.
-        return kept + self.cases(self.swept, ("erofs",))[::5]
+        kept += self.cases(self.swept, ("erofs",))[::5]
+        behind = [case for case in kept if case.kind == "kill_after"]
+        kept = [case for case in kept if case.kind != "kill_after"]
+        wanted = min(len(behind), max(count - len(kept), len(behind) // 3))
+        return kept + [behind[number * len(behind) // wanted] for number in range(wanted)]
+
+    def _is_its_own(self, scene: str, at: int) -> bool:
+        """Return whether another scene, or its neighbours, do not say nearly the same.
+
+        A first install that fails is the first install up to its start; one small file of a pack is
+        much like the next.
+        """
+        if scene == "first_crash":
+            pairs = zip(self.traces["first"], self.traces[scene], strict=False)
+            apart = next((n for n, (one, other) in enumerate(pairs) if one[0] != other[0]), 0)
+            return at > apart - 10 or at % 8 == 0
+        return scene != "packed" or at % 6 == 0
 
     def full(self) -> list[Case]:
-        """Return each operation that a really full disk refuses, with each way to be full."""
+        """Return each operation that a really full disk refuses, with each way to be full, but for
+        what is like another.
+        """
         return [
             Case(scene.name, kind, at)
             for scene in self.swept
             for at, (call, _) in enumerate(self.traces[scene.name], start=1)
             for kind, calls in _TAKES.items()
-            if call in calls
+            if call in calls and self._is_its_own(scene.name, at)
         ]
 
     def scene(self, name: str) -> Scene:
