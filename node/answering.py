@@ -110,36 +110,39 @@ def converse(channel: Channel[FromApply], ask: Message, source: Giver, hearer: H
     """
     channel.send(ask)
     heard, moved, hints = Heard(), 0, Hints(hearer)
-    while True:
-        if hints.is_held and not channel.is_waiting(seconds=_HINT_SECONDS):
-            hints.tell()  # it stands there
-        message = channel.receive()
-        match message:
-            case Want():
-                moved += serve(channel, message, source, hints)
-            case ReceiptNote() | ProgressNote():
-                hints.hear(message)
-            case AwaitsNote():
-                heard.awaits = message
-                hearer.awaits(message)
-            case AnswerNote():
-                heard.answers.append(message)
-            case PostNote():
-                heard.posts.append(message)
-            case StateNote():
-                heard.state = message
-            case SeenNote():
-                heard.seen = message
-            case TrustNote():
-                heard.trusted = message
-            case ProvedNote():
-                heard.proof = message.proof
-            case Done():
-                if moved > limits.MIB:
-                    memory.give_back()
-                return heard
-            case Failure():
-                raise error_of(message)
+    try:
+        while True:
+            if hints.is_held and not channel.is_waiting(seconds=_HINT_SECONDS):
+                hints.tell()  # it stands there
+            message = channel.receive()
+            match message:
+                case Want():
+                    moved += serve(channel, message, source, hints)
+                case ReceiptNote() | ProgressNote():
+                    hints.hear(message)
+                case AwaitsNote():
+                    heard.awaits = message
+                    hearer.awaits(message)
+                case AnswerNote():
+                    heard.answers.append(message)
+                case PostNote():
+                    heard.posts.append(message)
+                case StateNote():
+                    heard.state = message
+                case SeenNote():
+                    heard.seen = message
+                case TrustNote():
+                    heard.trusted = message
+                case ProvedNote():
+                    heard.proof = message.proof
+                case Done():
+                    return heard
+                case Failure():
+                    raise error_of(message)
+    finally:
+        # However it ends: a release that awaits its word is heard of over another connection.
+        if moved > limits.MIB:
+            memory.give_back()
 
 
 class Hints:

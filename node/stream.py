@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -24,7 +23,6 @@ from node.frames import Data, FromGateway, parse
 if TYPE_CHECKING:
     from embrasure.net.authorize import Context
 
-HINT_SECONDS = 0.1  # between two hints: people see no shorter state
 SILENCE_SECONDS = limits.BLOB_GRACE_SECONDS + limits.BLOB_WINDOW_SECONDS
 
 
@@ -39,12 +37,9 @@ class Stream:
         self._came = self._taken = 0  # messages
         self._is_full, self._room = False, asyncio.Event()
         self._last: Future[None] | None = None  # what was written last, until gRPC has taken it
-        self._hints = deque[wire.FromNode](maxlen=1)
-        self._is_hinting = False
         self._is_over = False
         self._reading = asyncio.ensure_future(self._take_in())
-        self._turn = asyncio.Lock()
-        self._writing = deque[asyncio.Task[None]](maxlen=4)  # held: else nobody does
+        self._writing: asyncio.Task[None] | None = None  # held: else nobody does
 
     def end(self) -> None:
         """The call is over: nothing is read or written any more. In the event loop."""
@@ -99,39 +94,17 @@ class Stream:
         self._last = self._start(message)
 
     def deliver(self, message: wire.FromNode) -> None:
-        """The gateway will get the last hint, and `message`: gRPC has taken both.
-
-        Raises Unavailable.
-        """
-        if (hint := self._newest_hint()) is not None:
-            self.write(hint)
+        """The gateway will get `message`: gRPC has taken it. Raises Unavailable."""
         self.write(message)
         self._settle()
 
     def offer(self, message: wire.FromNode) -> None:
-        """The gateway may get `message`: a hint, dropped for a newer one that comes soon, or while
-        the gateway has not taken what was written last.
+        """The gateway may get `message`: a hint, dropped while it has not taken the last one.
 
         A gateway that is writing may not be reading; who waits for it then waits for ever.
         """
-        self._hints.append(message)
-        if not self._is_hinting:
-            self._is_hinting = True
-            with suppress(RuntimeError):  # the whole process ends
-                self._loop.call_soon_threadsafe(self._loop.call_later, HINT_SECONDS, self._hint)
-
-    def _hint(self) -> None:
-        self._is_hinting = False
-        if self._turn.locked() or self._is_over:
-            return
-        if (hint := self._newest_hint()) is not None:
-            self._begin(hint, Future())
-
-    def _newest_hint(self) -> wire.FromNode | None:
-        try:
-            return self._hints.pop()
-        except IndexError:  # given already, by the thread or by the loop
-            return None
+        if self._last is None or self._last.done():
+            self._last = self._start(message)
 
     def _start(self, message: wire.FromNode) -> Future[None]:
         if self._is_over:
@@ -144,12 +117,11 @@ class Stream:
         return taken
 
     def _begin(self, message: wire.FromNode, taken: Future[None]) -> None:
-        self._writing.append(self._loop.create_task(self._put(message, taken)))
+        self._writing = self._loop.create_task(self._put(message, taken))
 
     async def _put(self, message: wire.FromNode, taken: Future[None]) -> None:
         try:
-            async with self._turn:  # a hint, and what was written meanwhile
-                await self._context.write(message)
+            await self._context.write(message)
         except BaseException as problem:
             taken.set_exception(closed(type(problem).__name__))
             if not isinstance(problem, Exception):  # cancelled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from embrasure.errors import Refused, Unavailable
 from embrasure.trust.layout import blob_file
 from embrasure.wire import node_pb2 as wire
 from node.frames import Data
-from node.stream import HINT_SECONDS, Stream, StreamSource
+from node.stream import Stream, StreamSource
 from tests.ablation import Ablation
 
 BLOB = blob_file("ab" * 32)
@@ -126,28 +125,6 @@ def test_a_silent_gateway_is_slow_and_an_ended_call_is_closed() -> None:
 
 def hint(state: str) -> wire.FromNode:
     return wire.FromNode(progress=wire.Progress(state=state))
-
-
-def test_of_hints_in_a_row_the_newest_is_said_and_always_before_a_receipt() -> None:
-    async def main() -> None:
-        gateway = Gateway(count=0)
-        stream = gateway.stream()
-
-        def tell() -> None:
-            for number in range(50):
-                stream.offer(hint(f"state{number}"))
-            time.sleep(2 * HINT_SECONDS)
-            stream.offer(hint("switching"))
-            stream.offer(hint("committed"))
-            stream.deliver(wire.FromNode(receipt=wire.Receipt(signed=b"x")))
-            time.sleep(2 * HINT_SECONDS)
-
-        await asyncio.to_thread(tell)
-        said = [message.progress.state or "receipt" for message in gateway.said]
-        assert said[-2:] == ["committed", "receipt"]
-        assert said[0].startswith("state") and said[-3] == "state49" and len(said) < 8
-
-    asyncio.run(main())
 
 
 def test_hints_and_wants_are_written_one_at_a_time() -> None:
