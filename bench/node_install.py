@@ -11,36 +11,34 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from bench.cost import spent
 from bench.mirror import served
+from bench.node_poll import poll
 from bench.site import (
     Processes,
     PushSite,
+    apps_cpu,
     copying_and_hashing,
     cpu_of,
+    ended_children_cpu,
     forget_peak,
     imports_of,
     memory_of,
     processes,
     release_of,
 )
-from embrasure.net.https import MirrorSource
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.documents import write
 from node.config import Server
-from tests.simulate.authority import Authority
 from tests.simulate.disk import missing_need, mounted
 from tests.simulate.fleet import SimFleet
 from tests.simulate.hooks import kinds
-from tests.simulate.installer import SimInstaller, free_port
-from tests.simulate.listener import trust_from
+from tests.simulate.installer import free_port
 from tests.simulate.production import passable
 from tests.simulate.releases import SimRelease
 from tests.simulate.running import running
@@ -51,9 +49,9 @@ DISK_BYTES = 2 * 1024**3
 # MiB, milliseconds and the ratio that the project promises.
 IDLE = {"apply": 60.0, "fetch_push": 75.0, "fetch_pull": 60.0}
 RATIO = 1.5
-# Most of a tenth of the files is what does not grow: metadata, the start, probes; and two ticks.
-QUICK_SLACK = 12
-POLL_MS = {"with_handshake": 15.0, "without_handshake": 2.0}
+# Times a limit in a quick run, which looks for what became worse: others use the machine, and their
+# load costs every system call more. 1.5 x does not hold yet (docs/ROADMAP.md).
+BUSY = 1.7
 
 
 def figure(name: str, value: float, unit: str) -> None:
@@ -109,26 +107,27 @@ def install(*, files: int, rounds: int, slack: float) -> list[str]:
         site = PushSite(folder, production=production)
         with site.run() as node:
             time.sleep(1.0)
+            few = [release_of(f"few.{n}", files=FEW, size=SIZE) for n in range(rounds + 1)]
+            fixed = [cost_of(site, node, release) for release in few][1:]  # the first one imports
             found: dict[str, list[Cost]] = {"new": [], "present": []}
             for number in range(rounds):
                 whole = release_of(f"{number}.0", files=files, size=SIZE)
                 for name, release in (("new", whole), ("present", again(whole, f"{number}.1"))):
                     found[name].append(cost_of(site, node, release))
             plain = copying_and_hashing(site.installed(), folder)
-            few = [release_of(f"few.{n}", files=FEW, size=SIZE) for n in range(rounds)]
-            fixed = [cost_of(site, node, release) for release in few]
         for path in folder.rglob("*"):
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o700)
     figure("install_fixed_apply_cpu", min(cost.apply for cost in fixed) * 1000, "ms")
-    figure("install_fixed_cpu", min(cost.apply + cost.fetch for cost in fixed) * 1000, "ms")
+    figure("install_fixed_cpu", min(cost.whole for cost in fixed) * 1000, "ms")
     for part, seconds in plain.items():
         figure(f"install_{part}_cpu", seconds, "s")
     for name, costs in found.items():
-        best, both = min(costs, key=lambda cost: cost.apply + cost.fetch), sum(plain.values())
-        ratio = (best.apply + best.fetch) / both
+        best, both = min(costs, key=lambda cost: cost.whole), sum(plain.values())
+        ratio = best.whole / both
         figure(f"install_{name}_apply_cpu", best.apply, "s")
         figure(f"install_{name}_fetch_cpu", best.fetch, "s")
+        figure(f"install_{name}_helpers_cpu", best.helpers, "s")
         figure(f"install_{name}_ratio", ratio, "x")
         figure(f"install_{name}_apply_peak", max(cost.apply_peak for cost in costs), "MiB")
         figure(f"install_{name}_fetch_peak", max(cost.fetch_peak for cost in costs), "MiB")
@@ -159,12 +158,20 @@ def ground() -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Processor seconds and most MiB of both processes in one install."""
+    """Processor seconds and most MiB of both processes in one install. helpers: seconds of what
+    apply started for it and that has ended, as the prober; the app's own are not among them.
+    """
 
     apply: float
     fetch: float
+    helpers: float
     apply_peak: float
     fetch_peak: float
+
+    @property
+    def whole(self) -> float:
+        """Seconds of all of it."""
+        return self.apply + self.fetch + self.helpers
 
 
 def cost_of(site: PushSite, node: Processes, release: SimRelease) -> Cost:
@@ -172,9 +179,14 @@ def cost_of(site: PushSite, node: Processes, release: SimRelease) -> Cost:
     forget_peak(node.apply)
     forget_peak(node.fetch)
     before = cpu_of(node.apply), cpu_of(node.fetch)
+    ended, apps = ended_children_cpu(node.apply), apps_cpu(node.apply)
     site.deploy(release)
     apply, fetch = cpu_of(node.apply) - before[0], cpu_of(node.fetch) - before[1]
-    return Cost(apply, fetch, memory_of(node.apply)["VmHWM"], memory_of(node.fetch)["VmHWM"])
+    # The app that ran before has ended in it.
+    helpers = max(0.0, ended_children_cpu(node.apply) - ended - apps)
+    return Cost(
+        apply, fetch, helpers, memory_of(node.apply)["VmHWM"], memory_of(node.fetch)["VmHWM"]
+    )
 
 
 def again(release: SimRelease, version: str) -> SimRelease:
@@ -184,55 +196,19 @@ def again(release: SimRelease, version: str) -> SimRelease:
     return SimRelease(manifest, raw, sha256_hex(raw), release.blobs)
 
 
-def poll(folder: Path, *, rounds: int, slack: float) -> list[str]:
-    """Print what a poll costs that finds nothing new, over real HTTPS; return what is too much.
-
-    All of a pull node's own work, in one process: its source, its verification, its decision.
-    slack: how many times its limit it may cost on a machine that others use
-    """
-    node = SimInstaller(folder)
-    authority, broken = Authority(), list[str]()
-    node.publish("1.0")
-    if node.poll() != "committed":
-        raise SystemExit("not installed")
-    with served(folder / "m1", authority, node.repo) as mirror:
-        trust = trust_from(authority)
-
-        def one() -> None:
-            with closing(MirrorSource(mirror.address, name="m1", trust=trust)) as source:
-                if node.poll(source) != "none done":
-                    raise SystemExit("a poll that found something")
-
-        one()
-        costs = {"with_handshake": min(spent(one) for _ in range(rounds))}
-        with closing(MirrorSource(mirror.address, name="m1", trust=trust)) as source:
-            look = partial(node.poll, source)
-            look()
-            costs["without_handshake"] = min(spent(look) for _ in range(rounds))
-    for name, seconds in costs.items():
-        figure(f"noop_poll_{name}", seconds * 1000, "ms")
-        if seconds * 1000 >= POLL_MS[name] * slack:
-            broken.append(f"noop_poll_{name}: {seconds * 1000:.2f}, below {POLL_MS[name]} ms")
-    node.close()
-    return broken
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 1 when something is above its limit, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a tenth of the files; busy machine")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds; busy machine")
     quick = parser.parse_args(arguments).quick
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("idle", "poll"):
             (folder / part).mkdir()
         broken = idle(folder / "idle")
-        broken += poll(folder / "poll", rounds=40, slack=2 if quick else 1)
+        broken += poll(folder / "poll", rounds=20 if quick else 60, slack=BUSY if quick else 1)
         subprocess.run(["chmod", "-R", "u+w", name], check=True)
-    if quick:
-        broken += install(files=FILES // 10, rounds=1, slack=QUICK_SLACK)
-    else:
-        broken += install(files=FILES, rounds=3, slack=1)
+    broken += install(files=FILES, rounds=2 if quick else 3, slack=BUSY if quick else 1)
     for line in broken:
         print(f"above its limit: {line}", file=sys.stderr)
     return 1 if broken else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -20,14 +21,25 @@ from tests.simulate.installer import SERVER, free_port, quick_http
 from tests.simulate.production import in_production
 from tests.simulate.push import Said, Serve
 from tests.simulate.releases import SimRelease, make_release
-from tests.simulate.running import Running, running
+from tests.simulate.running import Running, children, running
+
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_of(pid: int) -> float:
-    """Return the processor seconds that a process has used, its ended threads included, to the
-    nanosecond: the clock that clock_getcpuclockid(3) names.
-    """
-    return time.clock_gettime((~pid << 3) | 2)
+    """Return the processor seconds that all threads of a process have used, ended ones too."""
+    return time.clock_gettime((~pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
+
+
+def ended_children_cpu(pid: int) -> float:
+    """Return the processor seconds of the children that a process has waited for (10 ms steps)."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[13]) + int(words[14])) / _TICKS
+
+
+def apps_cpu(pid: int) -> float:
+    """Return the processor seconds of the children that run: of apply these are its apps."""
+    return sum(cpu_of(child) for child in children(pid))
 
 
 def memory_of(pid: int) -> dict[str, float]:
@@ -120,12 +132,10 @@ def imports_of(modules: Sequence[str]) -> float:
 
 def child_cpu(command: Sequence[str], *, cwd: Path) -> float:
     """Return the processor seconds of a command and of all that it started."""
-    before = os.times()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
-    after = os.times()
-    return (
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def copying_and_hashing(tree: Path, folder: Path, *, rounds: int = 3) -> Mapping[str, float]:
