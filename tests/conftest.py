@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import tempfile
 from collections import Counter
 
 import hypothesis
@@ -37,9 +38,11 @@ def _in_memory() -> bool:
 
 
 # Every write of the product waits for its disk, and in a test that has lost no power for nothing.
-# What cuts power, or asks a disk anything, makes file systems of its own. `--basetemp` is stronger.
+# What cuts power, or asks a disk anything, makes file systems of its own. A TMPDIR that is set, and
+# `--basetemp`, are stronger.
 if _in_memory():
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", MEMORY)
+    os.environ.setdefault("TMPDIR", MEMORY)
+    tempfile.tempdir = None  # what it was before is forgotten
 
 hypothesis.settings.register_profile(
     "shared",

@@ -370,7 +370,7 @@ def test_idle_connections_of_a_thief_do_not_hold_the_door(
                     )
                 )  # fmt: skip
                 await asyncio.wait_for(line.channel_ready(), 10)
-            await asyncio.sleep(2)
+            await asyncio.sleep(1.2)
             return await put(port, caller(a_leaf("operator", "anna")))
 
     assert asyncio.run(course()) == Outcome({"root": 2})
