@@ -120,7 +120,9 @@ TESTS = (
     "tests/unit/test_trust_door.py",
     "tests/unit/test_trust_door_forms.py",
     "tests/unit/test_trust_edges.py",
+    "tests/unit/test_trust_held.py",
     "tests/unit/test_trust_quick_look.py",
+    "tests/unit/test_trust_vouching.py",
 )
 
 

@@ -94,6 +94,15 @@ class Plain(Document, frozen=True, kw_only=True):
 def test_only_shapes_that_can_hold_no_time_are_not_searched_for_times() -> None:
     assert all(map(may_hold_times, (Inner, Outer, Open)))
     assert not may_hold_times(Plain)
+    assert may_hold_times(tuple[int, Inner]) and not may_hold_times(tuple[int, Plain])
+
+
+def test_the_names_that_were_looked_at_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MEMBER_NAMES_KEPT", 3)
+    for number in range(10):
+        name = f"never_seen_{number}"
+        assert parse(canonical({name: 1}), limit=100, document="x") == {name: 1}
+        assert len(canonical_form._names) <= 3
     with pytest.raises(Refused):
         convert({"held": {"x": [{"until": "2026-02-30T00:00:00Z"}]}}, Outer, "x")
     with pytest.raises(Refused):

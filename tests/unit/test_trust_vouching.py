@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from securesystemslib.signer import CryptoSigner, Key, Signature
-from tuf.api.exceptions import UnsignedMetadataError
+from securesystemslib.signer import CryptoSigner, Key, Signature, SSlibKey
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Targets
 
 from embrasure import limits
@@ -104,6 +104,18 @@ def test_nothing_is_remembered_of_what_was_refused_or_cannot_be_told_apart() -> 
     strange.keys = {key.keyid: Asking(key.keyid, key.keytype, key.scheme, key.keyval)}
     assert signers(file(), strange)
     assert not vouching._memory._held
+    # python-tuf keeps what it does not know in a key, in whatever form.
+    strange.keys = {
+        key.keyid: SSlibKey(key.keyid, key.keytype, key.scheme, {**key.keyval, "x": []})
+    }
+    assert signers(file(), strange)
+    assert not vouching._memory._held
+
+
+def test_a_file_of_another_role_is_no_file_of_this_one() -> None:
+    assert vouching._load(Targets, file(7))[0].version == 7  # nobody was asked to vouch for it
+    with pytest.raises(RepositoryError, match="Expected 'root', got 'targets'"):
+        vouching._load(Root, file())
 
 
 def test_the_memory_is_bounded() -> None:
