@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 import tempfile
-from collections import Counter
 
 import hypothesis
 import pytest
@@ -18,6 +17,8 @@ from tests.ablation import pytest_runtest_call as pytest_runtest_call
 from tests.simulate.softhsm import hsm as hsm
 from tests.simulate.softhsm import softhsm_session as softhsm_session
 from tests.simulate.softtpm import softtpm as softtpm
+from tests.skips import pytest_sessionfinish as pytest_sessionfinish
+from tests.skips import tell as tell_skips
 
 assert embrasure.__version__
 
@@ -100,37 +101,11 @@ def pytest_collection_finish() -> None:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
-    """Print how many tests were skipped and why: a skip that nobody sees is a test less."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    reasons = Counter(
-        report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        for report in skipped
-    )
-    terminalreporter.write_line(f"skipped tests: {len(skipped)}")
-    for reason, count in sorted(reasons.items()):
-        terminalreporter.write_line(f"  {count} x {reason}")
+    """Print how many tests were skipped and why, and every figure of those that passed."""
+    tell_skips(terminalreporter)
     for report in terminalreporter.stats.get("passed", []):
         for line in report.capstdout.splitlines():
             if line.startswith("figure: "):
                 terminalreporter.write_line(line)
     for line in ablation_figures(terminalreporter.stats.get("passed", [])):
         terminalreporter.write_line(line)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail a CI run that skipped what a machine can be given: there every package is installed."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or not os.environ.get("CI") or exitstatus:
-        return
-    if any(not _is_beyond_help(report) for report in reporter.stats.get("skipped", [])):
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-# What no package brings: privileges and devices of the machine itself.
-_BEYOND_HELP = ("needs root", "needs loop devices")
-
-
-def _is_beyond_help(report: pytest.TestReport) -> bool:
-    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-    return text.removeprefix("Skipped: ").startswith(_BEYOND_HELP)
