@@ -73,6 +73,12 @@ def test_no_document_can_hold_what_the_fast_writer_spells_another_way() -> None:
             assert not re.search(r"\b(float|bytes|set|Decimal|datetime)\b", str(field.type)), field
 
 
+def test_names_that_were_looked_at_are_bounded() -> None:
+    for number in range(limits.MEMBER_NAMES_KEPT + 3):
+        parse(canonical({f"name{number}": 1}), limit=100, document="test")
+    assert len(canonical_form._names) <= limits.MEMBER_NAMES_KEPT
+
+
 class Inner(Document, frozen=True, kw_only=True):
     until: str
 
@@ -88,6 +94,7 @@ class Open(Document, frozen=True, kw_only=True):
 class Plain(Document, frozen=True, kw_only=True):
     at_all: str
     many: dict[str, list[int]]
+    two: tuple[int, str]
     kind: Literal["from"]
 
 

@@ -315,6 +315,23 @@ def test_a_fresh_client_takes_all_from_the_anchor_on(bench: Bench, tmp_path: Pat
     assert given(bench.repo) is not None
 
 
+def test_a_refresh_while_files_are_read_has_them_read_again(bench: Bench) -> None:
+    take(bench, files_of(bench))
+    bench.refresh()
+    bench.repo.touch("fleet-dev")
+    bench.repo.publish()
+    done: list[int] = []
+
+    def also(role: str, version: int) -> list[bytes]:
+        if not done:
+            done.append(version)
+            bench.refresh()
+        return []
+
+    wanted = bench.repo.versions["fleet-dev"]
+    assert door(bench).newest(also).version("fleet-dev") == wanted
+
+
 class Slow(GivenSource):
     """A source that lets something else happen while its revocations are being read."""
 
