@@ -15,10 +15,10 @@ from pathlib import Path
 from bench.mirror import served
 from bench.site import cpu_of, processes, release_of
 from embrasure.net.https import MirrorSource
-from node.answering import Deaf, converse
+from node.answering import Deaf, NoSource, converse
 from node.config import Server
 from node.ipc import to_apply
-from node.messages import PollAsk
+from node.messages import PollAsk, PostedAsk
 from node.paths import Paths
 from tests.simulate.fleet import APP, SimFleet
 from tests.simulate.installer import free_port
@@ -60,6 +60,7 @@ def poll(folder: Path, *, rounds: int, slack: float) -> list[str]:
             until(lambda: pull.paths.current(APP).exists(), seconds=60, what="the install")
             with asleep(processes(found).fetch), closing(open_source()) as source:
                 until(lambda: look(pull.paths, source) == "none done", what="rest")
+                take_receipts(pull.paths)
                 apply = processes(found).apply
                 costs = {
                     "with_handshake": least(apply, with_handshake, rounds),
@@ -77,6 +78,13 @@ def look(paths: Paths, source: MirrorSource) -> str:
     with to_apply(paths) as channel:
         found = converse(channel, PollAsk(), source, Deaf()).answers
     return " ".join(f"{one.kind} {one.reason}" for one in found)
+
+
+def take_receipts(paths: Paths) -> None:
+    """What the node has told of its install is taken, as by a letterbox: nobody is told again."""
+    for rseq in (1, 2):
+        with to_apply(paths) as channel:
+            converse(channel, PostedAsk(rseq=rseq), NoSource(), Deaf())
 
 
 def least(apply: int, work: Callable[[], object], rounds: int) -> float:

@@ -33,6 +33,7 @@ from node.messages import (
 from node.paths import Paths
 
 SOCKET = "apply.sock"
+_CUT = int(socket.MSG_TRUNC) | int(socket.MSG_CTRUNC)  # as an enum it costs more than the call
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _INT = struct.Struct("i")
 _DESCRIPTORS = 4  # room for more than one, so that a second one is seen and closed
@@ -140,7 +141,7 @@ class Channel(Generic[M]):
     def _read(self, raw: bytes, found: list[int], flags: int) -> M:
         if not raw:
             raise Unavailable("ipc", expected="a message", got="the end", reason="ipc-closed")
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(found) > 1:
+        if flags & _CUT or len(found) > 1:
             raise Refused("ipc message", expected="a whole one", got="a larger one", reason="limit")
         for descriptor in found:
             check_pipe(descriptor)
