@@ -26,7 +26,7 @@ assert embrasure.__version__
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-MEMORY, ROOM_BYTES = "/dev/shm", 4 << 30  # noqa: S108 - pytest makes a folder of ours in it
+MEMORY, ROOM_BYTES = "/dev/shm", 1 << 30  # noqa: S108 - pytest makes a folder of ours in it
 
 
 def _in_memory() -> bool:
