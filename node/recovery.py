@@ -17,7 +17,7 @@ from node.journal import Entry
 from node.paths import Paths
 from node.recover import Act, Found, Recovery, recover
 from node.releases import find_release, is_whole, load_release
-from node.rollback import degraded, names_as_denied
+from node.rollback import degraded, names_as_denied, next_try
 from node.serving import app_config
 from node.states import RESTING, Record, Release, State
 from node.transaction import To, Transaction
@@ -113,12 +113,10 @@ def _finish(ground: Ground, record: Record, plan: Recovery, report: Report) -> R
     config = load_app(ground.paths, record.app)
     tx = Transaction(ground, record, config, report, STEPS)
     if plan.act is Act.DISCARD and record.state is not State.REJECTED:
-        tx.enter(
-            To(
-                State.REJECTED,
-                {"ending": "rejected", "reason": "power", "detail": "", "retry_at": 0},
-            )
-        )
+        # What waited for its moment was at rest: nothing was cut off.
+        again = {"retry_at": 0} if record.state is State.WAITING else next_try(tx)
+        changes = {"ending": "rejected", "reason": "power", "detail": "", **again}
+        tx.enter(To(State.REJECTED, changes))
     elif plan.act is Act.AGAIN:
         by = kept(record.confirm_by) if record.confirm_by else None
         tx.enter(To(State.STARTING, {"starts": record.starts - 1, "confirm_by": by}))

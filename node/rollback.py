@@ -21,8 +21,9 @@ from node.ground import Ground
 from node.migration import is_one_way
 from node.probe import Died
 from node.releases import Installed, is_whole
-from node.states import BURNS_A_TRY, Release, State
+from node.states import BURNS_A_TRY, Release, State, ending_of
 from node.transaction import To, Transaction
+from node.untouched import is_untouched
 
 _FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 60, 3600
 
@@ -31,7 +32,7 @@ def rolling_back(tx: Transaction) -> To:
     """What ran before is linked and started; after a first install nothing is."""
     burn_try(tx)
     back = tx.record.back
-    if _is_untouched(tx, back):
+    if is_untouched(tx.ground, tx.record):
         return To(State.ROLLBACK_PROBING)
     tx.log = tx.ground.supervisor.tail(tx.app, limits.LOG_TAIL_BYTES)
     tx.ground.supervisor.stop(tx.app)
@@ -39,7 +40,7 @@ def rolling_back(tx: Transaction) -> To:
     with Folder.open(tx.ground.paths.app(tx.app)) as folder:
         if back is None:
             switch.remove(folder)
-            return To(State.ROLLED_BACK, {"ending": ending_of(tx)})
+            return To(State.ROLLED_BACK, {"ending": ending_of(tx.record.reason)})
         # Where it is still linked the switch was never made: it goes on, as it would at a boot.
         check_target(tx, back, is_linked=switch.current(folder) == back.id)
         tx.ground.journal.with_room(partial(switch.switch, folder, back.id))
@@ -59,17 +60,6 @@ def burn_try(tx: Transaction) -> None:
 
         with contextlib.suppress(Refused):  # floors that are lost install nothing any more
             tx.ground.journal.with_room(partial(tx.ground.floors.change_app, tx.app, burn))
-
-
-def _is_untouched(tx: Transaction, back: Release | None) -> bool:
-    """Whether the old release still serves, as it does until QUIESCING."""
-    running = tx.ground.supervisor.running(tx.app)
-    if tx.record.migrated != "no":
-        return False
-    if back is None or running is None or running.unit.release != back.id:
-        return False
-    with Folder.open(tx.ground.paths.app(tx.app)) as folder:
-        return switch.current(folder) == back.id
 
 
 def _revert(tx: Transaction) -> None:
@@ -134,7 +124,7 @@ def rollback_probing(tx: Transaction) -> To:
     """The old release is well again; raises Failed when it is not."""
     back = tx.record.back
     if back is None:
-        return To(State.ROLLED_BACK, {"ending": ending_of(tx)})
+        return To(State.ROLLED_BACK, {"ending": ending_of(tx.record.reason)})
     installed = tx.installed(back)
     for left in reversed(range(limits.STARTS)):
         try:
@@ -144,16 +134,12 @@ def rollback_probing(tx: Transaction) -> To:
             if not left:
                 raise
             tx.start(installed)
-    return To(State.ROLLED_BACK, {"ending": ending_of(tx)})
-
-
-def ending_of(tx: Transaction) -> str:
-    """Return what to call this end: bad content, or an interruption that is no one's fault."""
-    return "rolled_back" if tx.record.reason in BURNS_A_TRY else "interrupted"
+    return To(State.ROLLED_BACK, {"ending": ending_of(tx.record.reason)})
 
 
 def rolled_back(tx: Transaction) -> To:
     """The roll-back is told, the old release is kept alive, and the next try has its time."""
+    burn_try(tx)  # PREPARING comes straight here
     record, back = tx.record, tx.record.back
     tx.ground.supervisor.keep(tx.app)
     is_bad = record.reason in BURNS_A_TRY

@@ -64,7 +64,7 @@ NEXT: dict[State, frozenset[State]] = {
     _S.VERIFIED: frozenset({_S.STAGED, _S.REJECTED}),
     _S.STAGED: frozenset({_S.WAITING, _S.REJECTED}),
     _S.WAITING: frozenset({_S.PREPARING, _S.REJECTED}),
-    _S.PREPARING: frozenset({_S.QUIESCING, _S.ROLLING_BACK}),
+    _S.PREPARING: frozenset({_S.QUIESCING, _S.ROLLED_BACK, _S.ROLLING_BACK}),
     _S.QUIESCING: frozenset({_S.SWITCHING, _S.ROLLING_BACK}),
     _S.SWITCHING: frozenset({_S.STARTING, _S.ROLLING_BACK}),
     _S.STARTING: frozenset({_S.STARTING, _S.PROBING, _S.ROLLING_BACK}),
@@ -93,6 +93,12 @@ Ending = Literal["", "committed", "rolled_back", "interrupted", "rejected", "deg
 # Whose word a new release needs to stay: nobody's, the gateway's, or a mirror's.
 Confirm = Literal["none", "gateway", "mirror"]
 ReleaseName = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,15}-[0-9a-f]{16}$")]
+
+
+
+def ending_of(reason: str) -> Ending:
+    """Return what to call the end of a way back: bad content, or what is no one's fault."""
+    return "rolled_back" if reason in BURNS_A_TRY else "interrupted"
 
 
 class Release(Document, frozen=True, kw_only=True):

@@ -25,9 +25,10 @@ from node.reasons import REASONS, explain
 from node.receipts import Event
 from node.releases import Installed, load_release
 from node.rooms import room_of
-from node.states import BACK, HARMLESS, OPEN, RESTING, Record, Release, State, advance
+from node.states import BACK, HARMLESS, OPEN, RESTING, Record, Release, State, advance, ending_of
 from node.supervisor import Instance
 from node.tree import gently
+from node.untouched import is_untouched
 from node.watching import watch_of
 from node.windows import Pause
 
@@ -217,6 +218,11 @@ class Transaction:
         state, said = self.record.state, explain(problem, self.record.state)
         if state in HARMLESS and state is not State.REJECTED:
             return To(State.REJECTED, {"ending": "rejected", "retry_at": 0, **said})
+        # Whether the old release is well is not asked: nothing was done to it.
+        if state is State.PREPARING:
+            with contextlib.suppress(EmbrasureError):
+                if is_untouched(self.ground, self.record):
+                    return To(State.ROLLED_BACK, {"ending": ending_of(said["reason"]), **said})
         if state in OPEN:
             return To(State.ROLLING_BACK, said)
         if state in BACK and self._may_go_back_again(problem):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -244,6 +246,24 @@ def test_a_failing_prepare_never_stops_the_old_release(running: SimInstaller) ->
     assert running.poll() == "rolled_back hook"
     assert pid_of(running) == pid
     assert hooks_run(running) == ["prepare"]
+
+
+def test_a_failing_prepare_asks_nothing_of_the_old_release(running: SimInstaller) -> None:
+    """It does not answer at this moment, and nobody did anything to it: that calls no person."""
+    pid = pid_of(running)
+    with_hooks(running, "2.0", prepare="exit 1")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert running.poll() == "rolled_back hook"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (pid_of(running), running.ask()) == (pid, "1.0")
+    assert not {State.ROLLING_BACK, State.ROLLBACK_PROBING} & set(running.report.states)
+    told = running.told()[-1]
+    assert (told.outcome, told.reason, told.ran) == (
+        Outcome.ROLLED_BACK, Reason.HOOK, Ran.PREVIOUS,
+    )  # fmt: skip
+    assert running.poll() == "hold quarantine"
 
 
 def test_hooks_run_in_their_order(running: SimInstaller) -> None:

@@ -5,34 +5,50 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from embrasure.bundle.manifest import Hook, Manifest
 from embrasure.errors import EmbrasureError, Failed
+from embrasure.trust.receipt import Outcome
 from node import recovery
 from node.accept import Acceptor
 from node.config import load_config
 from node.ground import Ground
 from node.journal import Journal
 from node.states import Record, Release, State
+from tests.ablation import Ablation
 from tests.simulate.faults import Faults
 from tests.simulate.inner import InnerApps
 from tests.simulate.installer import SimInstaller
 
 
-def cut_at(bench: SimInstaller, monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+def cut_at(
+    bench: SimInstaller,
+    monkeypatch: pytest.MonkeyPatch,
+    state: State,
+    *,
+    change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+) -> None:
     """Install 2.0 and lose power as soon as `state` is on disk."""
-    bench.publish("2.0")
+    bench.publish(release=bench.make("2.0", change=change))
+    cut(bench, monkeypatch, state)
+
+
+def cut(bench: SimInstaller, monkeypatch: pytest.MonkeyPatch, state: State) -> None:
+    """Look at what is published and lose power as soon as `state` is on disk."""
     real = Journal.write
 
-    def cut(self: Journal, record: Record) -> None:
+    def write(self: Journal, record: Record) -> None:
         real(self, record)
         if record.state is state:
             bench.acceptor._ground.halt.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "write", cut)
+        patch.setattr(Journal, "write", write)
         with pytest.raises(EmbrasureError):
             bench.poll()
     bench.close()
@@ -72,6 +88,52 @@ def test_a_node_cut_off_in_any_state_comes_to_rest_by_itself(
     # Twice is once.
     assert record_of(running) == before
     assert running.ask() == version
+
+
+@pytest.mark.misuse
+def test_content_that_takes_the_node_down_before_it_is_prepared_is_not_tried_at_once(
+    running: SimInstaller, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
+) -> None:
+    """Whatever fetch or build dies of: no blame, and a minute later, doubling."""
+    cut_at(running, monkeypatch, State.OFFERED)
+    for number, state in enumerate((State.FETCHING, State.VERIFIED, None), 1):
+        running.open()
+        record, now = record_of(running), int(running.clock().timestamp())
+        assert (record.ending, record.reason, record.interruptions) == ("rejected", "power", number)
+        assert 60 * 2 ** (number - 1) - 10 < record.retry_at - now <= 60 * 2 ** (number - 1)
+        assert running.poll() == "wait later"
+        assert running.acceptor._ground.floors.load().app(running.app).tries == {}
+        running.clock.ahead += timedelta(seconds=60 * 2 ** (number - 1))
+        if state is not None:
+            cut(running, monkeypatch, state)
+    assert running.poll() == "committed"
+    cut_at(running, monkeypatch, State.FETCHING)
+    with ablation("the time before the next try") as attack:
+        attack.without("node.recovery.next_try", lambda tx: {"retry_at": 0})
+        running.open()
+        cut(running, monkeypatch, State.FETCHING)  # at once, and so on for ever
+        attack.succeeded(record_of(running).state is State.FETCHING)
+    running.open()
+
+
+def test_what_waited_for_its_moment_was_not_cut_off(
+    running: SimInstaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_at(running, monkeypatch, State.WAITING)
+    running.open()
+    assert (record_of(running).interruptions, running.poll()) == (0, "committed")
+
+
+def test_a_prepare_that_failed_burns_its_try_though_the_end_was_cut_off(
+    running: SimInstaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = Hook(point="prepare", argv=("sh", "-c", "exit 1"), timeout_s=5)
+    cut_at(running, monkeypatch, State.ROLLED_BACK,
+           change=lambda manifest: msgspec.structs.replace(manifest, hooks=(hook,)))  # fmt: skip
+    running.open()
+    assert (record_of(running).state, record_of(running).ending) == (State.IDLE, "rolled_back")
+    assert running.poll() == "hold quarantine"
+    assert [one.outcome for one in running.told()].count(Outcome.ROLLED_BACK) == 1
 
 
 def test_a_torn_journal_is_set_aside_and_the_app_runs(running: SimInstaller) -> None:
