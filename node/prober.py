@@ -31,6 +31,12 @@ _RELEASE = re.compile(rb"\r\nembrasure-release:[ \t]*([0-9a-f]{16})[ \t]*\r\n", 
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}, as protobuf writes it
 _METHOD = "/grpc.health.v1.Health/Check"
 _GRPC_BYTES = 4096
+_GRPC = (
+    ("grpc.max_receive_message_length", _GRPC_BYTES), ("grpc.enable_http_proxy", 0),
+    ("grpc.max_metadata_size", _GRPC_BYTES), ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0), ("grpc.service_config_disable_resolution", 1),
+    ("grpc.compression_enabled_algorithms_bitset", 1),  # `identity` alone: nothing is inflated
+)  # fmt: skip
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 Question = Mapping[str, Any]
@@ -130,14 +136,9 @@ def _ask_grpc(asked: Question) -> str:
 
     service = str(asked["service"]).encode("ascii")
     question = b"" if not service else b"\x0a" + bytes([len(service)]) + service
-    options = [
-        ("grpc.max_receive_message_length", _GRPC_BYTES), ("grpc.enable_http_proxy", 0),
-        ("grpc.max_metadata_size", _GRPC_BYTES), ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_retries", 0), ("grpc.service_config_disable_resolution", 1),
-    ]  # fmt: skip
     # Plain bytes, and gRPC itself refuses a peer that is not on this host.
     local = grpc.local_channel_credentials(grpc.LocalConnectionType.LOCAL_TCP)
-    with grpc.secure_channel(f"ipv4:{HOST}:{asked['port']}", local, options) as channel:
+    with grpc.secure_channel(f"ipv4:{HOST}:{asked['port']}", local, _GRPC) as channel:
         try:
             call = channel.unary_unary(
                 _METHOD, request_serializer=bytes, response_deserializer=bytes

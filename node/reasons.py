@@ -32,7 +32,7 @@ REASONS: Mapping[str, Reason] = MappingProxyType(
 _FORGED = frozenset({"bad-hash", "limit"})
 
 
-def explain(problem: Exception, state: State) -> dict[str, object]:
+def explain(problem: Exception, state: State) -> dict[str, str]:
     """Return reason and detail of a bad end, as the record keeps them."""
     reason: Word = "internal"
     word = problem.reason if isinstance(problem, EmbrasureError) else ""

@@ -95,7 +95,6 @@ Confirm = Literal["none", "gateway", "mirror"]
 ReleaseName = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,15}-[0-9a-f]{16}$")]
 
 
-
 def ending_of(reason: str) -> Ending:
     """Return what to call the end of a way back: bad content, or what is no one's fault."""
     return "rolled_back" if reason in BURNS_A_TRY else "interrupted"

@@ -1,4 +1,4 @@
-"""Whether an install has left alone what ran before it: then there is nothing to undo or to prove."""
+"""Whether an install has left alone what ran before it: then nothing is to be undone or proved."""
 
 from __future__ import annotations
 

@@ -24,7 +24,11 @@ LOG = getLogger(__name__)
 
 Option = tuple[str, str | int]
 
+# Of all encodings only `identity`: a message that came compressed is refused, not inflated.
+AS_IT_IS = ("grpc.compression_enabled_algorithms_bitset", 1)
+
 CHANNEL_OPTIONS: tuple[Option, ...] = (
+    AS_IT_IS,
     # A channel has one identity: no other channel may lend it a connection.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", limits.KEEPALIVE_MILLISECONDS),

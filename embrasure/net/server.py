@@ -15,6 +15,7 @@ from embrasure.clock import Clock, now
 from embrasure.errors import Failed
 from embrasure.net.authorize import Authorize, Groups, Identifies, Peers, Table, check_table
 from embrasure.net.credentials import (
+    AS_IT_IS,
     AnonymousKeys,
     ServerKeys,
     anonymous_credentials,
@@ -50,6 +51,7 @@ def server_options(connections: int) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
         ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
         ("grpc.max_metadata_size", limits.HEADER_BYTES),
+        AS_IT_IS,
     ]
 
 

@@ -95,20 +95,27 @@ UNKNOWN, SERVING, NOT_SERVING = range(3)
 
 
 @contextmanager
-def health_server(services: Mapping[str, int], *, delay: float = 0) -> Iterator[int]:
-    """Yield the port of a gRPC server that answers grpc.health.v1 for these services."""
+def health_server(
+    services: Mapping[str, int], *, delay: float = 0, zeros: int = 0
+) -> Iterator[int]:
+    """Yield the port of a gRPC server that answers grpc.health.v1 for these services.
+
+    zeros: so many come behind each answer, and all of it is compressed
+    """
     request_type, response_type = messages()
 
     def check(request: Any, context: grpc.ServicerContext) -> Message:
         time.sleep(delay)
         if request.service not in services:
             context.set_code(grpc.StatusCode.NOT_FOUND)
+        if zeros:
+            context.set_compression(grpc.Compression.Gzip)
         return response_type(status=services.get(request.service, UNKNOWN))
 
-    method = grpc.unary_unary_rpc_method_handler(
+    method: Any = grpc.unary_unary_rpc_method_handler(
         check,
         request_deserializer=request_type.FromString,
-        response_serializer=response_type.SerializeToString,
+        response_serializer=lambda said: said.SerializeToString() + bytes(zeros),
     )
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers(
@@ -173,6 +180,17 @@ def test_a_grpc_answer_of_another_process_does_not_count(ablation: Ablation) -> 
         with ablation("who holds the port") as attack:
             attack.without("node.listening.is_held_by", lambda port, pids: True)
             attack.succeeded(prober.check(asked("grpc", port, members=[])) == "")
+
+
+@pytest.mark.misuse
+def test_a_compressed_grpc_answer_is_not_inflated(ablation: Ablation) -> None:
+    with health_server({"": SERVING}, zeros=2000) as port:
+        assert "gRPC INTERNAL" in prober.check(asked("grpc", port))
+        with ablation("the refusal of every encoding") as attack:
+            bounds = [one for one in prober._GRPC if "compression" not in one[0]]
+            attack.without("node.prober._GRPC", bounds)
+            # It was inflated, and read: two thousand bytes too many.
+            attack.succeeded("not serving" in prober.check(asked("grpc", port)))
 
 
 @pytest.mark.misuse
