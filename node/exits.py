@@ -17,7 +17,7 @@ MISSING, DAMAGED = 60, 61
 
 _PLAIN = {
     REJECTED: 4, TOO_OLD: 4, ROLLED_BACK: 1, DEGRADED: 1, NO_SPACE: 1, DRIFT: 1, MISSING: 1,
-    DAMAGED: 1, BUSY: 3, WAITING: 3, UNREACHABLE: 5, NOT_RUNNING: 5,
+    DAMAGED: 1, WAITING: 3, BUSY: 5, UNREACHABLE: 5, NOT_RUNNING: 5,
 }  # fmt: skip
 # Of several apps the one that needs a person most gives the code.
 _WORST_FIRST = (
@@ -71,10 +71,7 @@ def exit_of_state(state: StateNote) -> int:
 
 def exit_of_error(problem: EmbrasureError, *, is_plain: bool = False) -> int:
     """Return the exit code for an error of one of the node's own verbs."""
-    code = _fine(problem)
-    if not is_plain:
-        return code
-    return plain(code) if code == BUSY else problem.exit_code
+    return problem.exit_code if is_plain else _fine(problem)
 
 
 def _fine(problem: EmbrasureError) -> int:

@@ -171,9 +171,9 @@ STEPS_BACK = 8
 def advance(record: Record, to: State, **changes: object) -> Record:
     """Return the record of the next state; raises Failed for a step that the table does not have.
 
-    Its deadline is the caller's to arm. A transaction has `limits.TRANSITIONS` steps; then it can
-    only end: the way back, and when it is that already, DEGRADED. A loop of crashes cannot keep a
-    node between two releases for ever.
+    Its deadline is the caller's to arm. A transaction has `limits.TRANSITIONS` steps, the last
+    `STEPS_BACK` of them for the way back only; then it can only end: that way, or DEGRADED. A loop
+    of crashes cannot keep a node between two releases for ever.
     """
     if to not in NEXT[record.state]:
         raise Failed(
