@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, suppress
 from logging import getLogger
 from typing import Protocol
 
+from embrasure import limits
 from embrasure.errors import EmbrasureError, Failed
 from embrasure.trust.door import Taken
 from embrasure.trust.source import Source
@@ -49,7 +50,6 @@ from node.messages import (
 from node.precedence import Precedence
 
 LOG = getLogger(__name__)
-CONVERSATIONS = 16  # at once; one more is hung up on
 _FIRST_WORD_SECONDS = 10.0
 _QUIET = frozenset({"none", "wait", "hold"})  # asked again every minute, with nothing new
 _LOOK_SECONDS = 0.1  # between looks whether to stop
@@ -146,7 +146,7 @@ class Desk:
         self._door, self._records, self._allowed = door, records, allowed
         self._joiner, self._keeper = joiner, keeper
         # Each user has room of its own: fetch's user must not be able to lock the owner out.
-        self._rooms = {uid: threading.BoundedSemaphore(CONVERSATIONS) for uid in allowed}
+        self._rooms = {uid: threading.BoundedSemaphore(limits.CONVERSATIONS) for uid in allowed}
         self._working = threading.Lock()
         self._precedence = Precedence()
 

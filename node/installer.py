@@ -30,7 +30,7 @@ from node.orders import ALARMS, Last
 from node.receipts import Event
 from node.recovery import linked, settle
 from node.releases import APPROVAL, MANIFEST, PLAN
-from node.rollback import LONGEST_WAIT_SECONDS, degraded, is_denied
+from node.rollback import degraded, is_denied
 from node.states import RESTING, Confirm, Record, Release, State, release_name
 from node.transaction import Offer, Transaction
 from node.windows import Pause
@@ -169,7 +169,7 @@ class Installer:
         same = (record.to.plan, record.attempt) == (docs.plan_digest, gate_of(docs)[0])
         left = record.retry_at - int(self._ground.clock().timestamp())
         # A clock that was set back must not hold it for ever.
-        return same and 0 < left <= LONGEST_WAIT_SECONDS
+        return same and 0 < left <= limits.RETRY_LONGEST_SECONDS
 
     def _record(
         self, docs: Docs, last: Record | None, *, nonce: str, wave: int, confirm: Confirm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound
 from embrasure.fs import Folder
 from embrasure.trust.canonical import sha256_hex
@@ -9,7 +10,6 @@ from embrasure.trust.documents import AppName, Digest, Document, read, write
 from node.paths import Paths
 
 ORDERS, ALARMS = "orders.json", "alarms.json"
-_BYTES = 128 * 1024
 
 
 class _Digests(Document, frozen=True, kw_only=True):
@@ -40,7 +40,9 @@ class Last:
     def _load(self) -> dict[str, str]:
         with Folder.open(self._folder) as folder:
             try:
-                raw = folder.read(self._name, limit=_BYTES)
-                return dict(read(raw, _Digests, limit=_BYTES, document=self._name).last)
+                raw = folder.read(self._name, limit=limits.ORDERS_BYTES)
+                return dict(
+                    read(raw, _Digests, limit=limits.ORDERS_BYTES, document=self._name).last
+                )
             except (NotFound, EmbrasureError):
                 return {}

@@ -11,8 +11,6 @@ from embrasure import limits
 from embrasure.errors import EmbrasureError
 from embrasure.fs import Folder
 
-LOG_BYTES = limits.MIB  # one log file; the one before it is kept as well
-
 
 class Output:
     """The reading end of a process's output. `take` never waits."""
@@ -46,7 +44,7 @@ class Output:
     def _append(self, log: Path, data: bytes) -> None:
         """The log grows; a full disk costs lines of the log, never the app."""
         with contextlib.suppress(EmbrasureError), Folder.open(log.parent) as folder:
-            if self._size > LOG_BYTES:
+            if self._size > limits.APP_LOG_BYTES:
                 folder.rename(log.name, folder, f"{log.name}.1", replace=True)
             self._size = folder.append(log.name, data)
 

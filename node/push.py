@@ -45,7 +45,6 @@ TABLE: dict[str, frozenset[Role]] = {
     "/embrasure.v1.Node/Order": frozenset({"gateway"}),
     "/embrasure.v1.Node/Status": frozenset({"gateway"}),
 }
-ORDERS = 4  # streams at once; apply works on one and answers the others `busy`
 _FIRST_WORD_SECONDS = 10.0
 _REFUSALS = frozenset({"none", "wait", "hold", "refuse"})
 PROVISIONAL = "provisional"
@@ -113,14 +112,16 @@ class NodeService:
         """Serve what `connect` reaches. serial: of the certificate; bundle: `tls.json`'s digest."""
         self._connect, self._serial, self._bundle = connect, serial, bundle
         self._line = line
-        self._pool = ThreadPoolExecutor(ORDERS + limits.OPEN_CALLS_PER_PEER, "conversation")
+        self._pool = ThreadPoolExecutor(
+            limits.ORDER_STREAMS + limits.OPEN_CALLS_PER_PEER, "conversation"
+        )
         self._orders = 0
 
     async def Order(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """One order: wants, receipts, and at most one refusal; then the node ends the call."""
         opened_ms = self._line.opened_ms
         asked = await first_ask(requests, opened_ms)
-        if self._orders >= ORDERS:
+        if self._orders >= limits.ORDER_STREAMS:
             raise Unavailable("node", expected="a free hand", got="other orders", reason="busy")
         self._orders += 1
         loop = asyncio.get_running_loop()

@@ -40,7 +40,6 @@ from node.journal import Journal
 from node.output import cleaned
 from node.paths import Paths
 
-SENT_KEPT = 64  # receipts kept after they were taken: a repeated order is answered with them
 PAD_BYTES = limits.KIB  # lengths of bodies come in these steps, so that they tell less
 _BODY_BYTES = 3 * limits.KIB - 1  # before padding: with both seals below limits.POST_BYTES
 _NAME = re.compile(r"([0-9]{16})-([0-9a-f]{16})-([a-z0-9-]{1,48})\.json")
@@ -140,7 +139,7 @@ class Outbox:
                     sent.fsync()
                     outbox.fsync()
             kept = [name for name in sent.list() if _NAME.fullmatch(name)]
-            for name in kept[:-SENT_KEPT]:
+            for name in kept[: -limits.RECEIPTS_KEPT]:
                 sent.unlink(name, missing_ok=True)
 
     def of_plan(self, app: str, plan: str) -> tuple[Posted, ...]:

@@ -25,12 +25,9 @@ from node.posts import make_post
 from node.receipts import Outbox, Posted
 from node.recovery import linked_in
 from node.serving import app_config, served, stand, told
-from node.state_messages import TROUBLES
 from node.states import HARMLESS, RESTING, Record, State
 from node.users import find_user
 
-APPS = 64  # told of one node
-STAMP_BYTES = 4 * limits.KIB  # both files fit one message; one signature makes 500 bytes
 IDLE = State.IDLE.value
 TUF_FLOORS = "tuf-floors"
 T = TypeVar("T", bound=Document)
@@ -63,11 +60,11 @@ class NodeRecords:
             timestamp=self._timestamp(),
             maintenance=_told(self._paths, hold.NODE, at),
             isolation=isolation.look(self._paths, standing.config).note(),
-            trouble=tuple(sentence(one) for one in standing.trouble[:TROUBLES]),
+            trouble=tuple(sentence(one) for one in standing.trouble[: limits.TROUBLES_TOLD]),
             network=self._network[1],
             apps=tuple(
                 self._app(app, floors.app(app), at, self._hindered(app, standing.config))
-                for app in apps[:APPS]
+                for app in apps[: limits.APPS_TOLD]
             ),
         )
 
@@ -99,7 +96,7 @@ class NodeRecords:
         approval: the file of this role, in the place of the snapshot
         A file that fits no message is left out.
         """
-        stamp = newest_file(self._paths.tuf, layout.TIMESTAMP, limit=STAMP_BYTES)
+        stamp = newest_file(self._paths.tuf, layout.TIMESTAMP, limit=limits.STAMP_BYTES)
         if layout.is_approval_role(approval):
             raw = newest_file(self._paths.tuf, approval, limit=limits.SEEN_BYTES)
             return SeenNote(timestamp=pack(stamp), snapshot="", approval=pack(raw))

@@ -25,8 +25,6 @@ from node.states import BURNS_A_TRY, Release, State, ending_of
 from node.transaction import To, Transaction
 from node.untouched import is_untouched
 
-_FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 60, 3600
-
 
 def rolling_back(tx: Transaction) -> To:
     """What ran before is linked and started; after a first install nothing is."""
@@ -158,7 +156,7 @@ def rolled_back(tx: Transaction) -> To:
 def next_try(tx: Transaction) -> dict[str, object]:
     """Return what the record says of the next try: after 1 min, doubling to 1 h."""
     count = tx.record.interruptions + 1
-    wait = min(LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(count - 1, 10))
+    wait = min(limits.RETRY_LONGEST_SECONDS, limits.RETRY_FIRST_SECONDS * 2 ** min(count - 1, 10))
     at = int(tx.ground.clock().timestamp()) + wait
     return {"interruptions": count, "retry_at": at}
 

@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from embrasure import limits
 from embrasure.trust.documents import Count, Document
 from node.message import App, HoldText, Message, Sentence, Word
-
-TROUBLES = 8  # told of one node
 
 
 class NetworkAsk(Message, frozen=True, kw_only=True, tag="network"):
@@ -62,6 +61,6 @@ class StateNote(Message, frozen=True, kw_only=True, tag="state"):
     timestamp: Count
     maintenance: HoldText
     isolation: Separation
-    trouble: Annotated[tuple[Sentence, ...], Meta(max_length=TROUBLES)]
+    trouble: Annotated[tuple[Sentence, ...], Meta(max_length=limits.TROUBLES_TOLD)]
     network: Sentence
     apps: Annotated[tuple[AppState, ...], Meta(max_length=64)]

@@ -165,7 +165,6 @@ class Record(Document, frozen=True, kw_only=True):
 
 
 # Kept for the way back, so that reaching the cap on the way forward leaves room to return.
-STEPS_BACK = 8
 
 
 def advance(record: Record, to: State, **changes: object) -> Record:
@@ -180,7 +179,7 @@ def advance(record: Record, to: State, **changes: object) -> Record:
             f"install of {record.app}", expected=f"a state after {record.state}", got=to,
             reason="internal",
         )  # fmt: skip
-    cap = limits.TRANSITIONS if to in BACK else limits.TRANSITIONS - STEPS_BACK
+    cap = limits.TRANSITIONS if to in BACK else limits.TRANSITIONS - limits.STEPS_BACK
     if record.transitions >= cap and to not in _FINISHING:
         ended = _end_of(record)
         if ended != to:

@@ -35,7 +35,6 @@ from node.users import User
 T = TypeVar("T")
 _SWEEP_SECONDS = 1.0  # between looks for orphans that ended
 _BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
-_STEADY_SECONDS = 60.0  # alive this long: the next restart is at once again
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +277,7 @@ class Supervisor:
 
     def _plan_restart(self, child: _Child) -> None:
         if child.is_kept and child.ended is not None and child.again_at is None:
-            if time.monotonic() - child.since > _STEADY_SECONDS:
+            if time.monotonic() - child.since > limits.RESTART_STEADY_SECONDS:
                 child.restarts = 0
             wait = _BACKOFF_SECONDS[min(child.restarts, len(_BACKOFF_SECONDS) - 1)]
             child.again_at = time.monotonic() + wait

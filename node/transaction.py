@@ -35,7 +35,6 @@ from node.windows import Pause
 _COUNTED = frozenset({State.PROBING, State.PROVISIONAL})  # in them one of the starts is used
 _ASK_CONTENT = OPEN | {State.COMMITTED}  # the release itself says how long they take
 _ASK_OLD = BACK | {State.QUIESCING}
-_WAYS_BACK = 3  # tried before a person is called
 _FINAL = frozenset({"no-target", "hook", "probe", "crash-loop", "late"})
 
 
@@ -235,7 +234,7 @@ class Transaction:
         """Whether the way back met a disk or a system that failed, not an answer that stays no."""
         word = problem.reason if isinstance(problem, EmbrasureError) else ""
         self._again += 1
-        return self._again < _WAYS_BACK and word not in _FINAL
+        return self._again < limits.WAYS_BACK and word not in _FINAL
 
     def installed(self, release: Release) -> Installed:
         """Return a release of this app as its folder has it; raises Damaged."""

@@ -29,7 +29,6 @@ from node.states import HARMLESS, RESTING, Release
 from node.tree import Drift
 
 EXIT_DRIFT = 40
-SHOWN = 1_000  # differences listed of one app
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,8 @@ def verify(paths: Paths, app: str = "", *, deep: bool = True) -> tuple[Verified,
     known = sorted({*app_names(paths), *floors.apps})
     if app and app not in known:
         # A name that was mistyped must not be told "ok".
-        raise Misuse("app", expected=f"one of this node: {', '.join(known) or 'none'}", got=app)
+        raise Misuse("app", expected=f"one of this node: {', '.join(known) or 'none'}", got=app,
+                     hint="all of them: embrasure node verify")  # fmt: skip
     names = [app] if app else known
     return tuple(_one(paths, name, floors.app(name).committed, deep=deep) for name in names)
 
@@ -100,7 +100,7 @@ def _differs(
     except EmbrasureError:
         return "", (Drift(name, "content"),)
     found = [*_documents(installed, release), *drifts(paths, installed, deep=deep)]
-    return installed.manifest.version, tuple(found[:SHOWN])
+    return installed.manifest.version, tuple(found[: limits.DIFFERENCES_TOLD])
 
 
 def _one(paths: Paths, app: str, committed: Committed | None, *, deep: bool) -> Verified:
@@ -112,7 +112,7 @@ def _one(paths: Paths, app: str, committed: Committed | None, *, deep: bool) -> 
     if current != release.id and _is_resting(paths, app):
         found.append(Drift("current", "missing" if current is None else "link"))
     version, drift = _differs(paths, app, release, release.id, deep=deep)
-    return Verified(app, release.id, version, tuple([*found, *drift][:SHOWN]))
+    return Verified(app, release.id, version, tuple([*found, *drift][: limits.DIFFERENCES_TOLD]))
 
 
 def _is_resting(paths: Paths, app: str) -> bool:

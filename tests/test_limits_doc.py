@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from embrasure import limits
+from node import launch, prober
 from tools import limits_doc
 
 
@@ -23,6 +24,13 @@ def test_every_limit_is_a_positive_whole_number() -> None:
     for name, value in vars(limits).items():
         if name.isupper():
             assert isinstance(value, int) and value > 0, name
+
+
+def test_what_runs_without_our_modules_has_the_same_bounds() -> None:
+    assert launch.TASKS == limits.APP_TASKS
+    assert prober.LINE_BYTES == limits.PROBER_LINE_BYTES
+    assert prober._HEAD_BYTES == limits.PROBER_HEAD_BYTES
+    assert prober._GRPC_BYTES == limits.PROBER_GRPC_BYTES
 
 
 def test_amounts_are_told_with_their_unit() -> None:

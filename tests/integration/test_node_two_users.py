@@ -18,13 +18,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from embrasure import limits
 from embrasure.bundle.manifest import ExecProbe, FileAgeProbe, Hook, TcpProbe
 from embrasure.errors import Unavailable
 from embrasure.trust.documents import digest
 from embrasure.trust.receipt import parse_receipt
 from node import ipc, processes
 from node.answering import Deaf, NoSource, converse
-from node.desk import CONVERSATIONS, Desk
+from node.desk import Desk
 from node.ipc import SOCKET, to_apply
 from node.launch import TASKS, hidden
 from node.messages import StatusAsk
@@ -225,7 +226,15 @@ def test_a_crowd_of_fetch_leaves_the_owner_his_room(fleet: SimFleet, ablation: A
         def is_heard() -> bool:
             """Whether the owner is, while as many of fetch are there as have room."""
             crowd = subprocess.Popen(
-                [*words, "-I", "-S", "-c", CROWD, str(folder / SOCKET), str(CONVERSATIONS + 2)],
+                [
+                    *words,
+                    "-I",
+                    "-S",
+                    "-c",
+                    CROWD,
+                    str(folder / SOCKET),
+                    str(limits.CONVERSATIONS + 2),
+                ],
                 stdout=subprocess.PIPE,
             )
             with crowd:

@@ -11,12 +11,13 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from embrasure import limits
 from embrasure.errors import EmbrasureError
 from embrasure.trust.floors import Union
 from node import believed, credentials, drift, hold, pins
 from node.metrics import Metrics
 from node.orders import ORDERS, Last
-from node.output import LOG_BYTES, Output
+from node.output import Output
 from node.records import NodeRecords
 from tests.simulate.faults import Faults
 from tests.simulate.sweep_install import APP, InstallScene
@@ -65,7 +66,7 @@ class ErrandsScene(InstallScene):
             for _ in range(2):
                 os.write(write_end, b"a line\n")
                 output.take()
-                output._size = LOG_BYTES + 1
+                output._size = limits.APP_LOG_BYTES + 1
         finally:
             os.close(write_end)
             output.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from embrasure import limits
 from embrasure.errors import Damaged, EmbrasureError, Failed, Refused, Unavailable
 from embrasure.trust.door import Taken
 from embrasure.trust.source import Source
@@ -199,7 +200,7 @@ def test_a_silent_crowd_is_hung_up_on_and_goes(
 ) -> None:
     with ablation("the time for a first word") as attack, ExitStack() as crowd:
         attack.without("node.desk._FIRST_WORD_SECONDS", 1000)
-        for _ in range(desk.CONVERSATIONS):
+        for _ in range(limits.CONVERSATIONS):
             crowd.enter_context(bench.connect())
         time.sleep(2)  # longer than they are given below
         with pytest.raises(Unavailable) as refused:
@@ -208,7 +209,7 @@ def test_a_silent_crowd_is_hung_up_on_and_goes(
     wait_for_room(bench)
     monkeypatch.setattr("node.desk._FIRST_WORD_SECONDS", 1.5)
     with ExitStack() as crowd:
-        for _ in range(desk.CONVERSATIONS):
+        for _ in range(limits.CONVERSATIONS):
             crowd.enter_context(bench.connect())
         with pytest.raises(Unavailable):
             bench.ask(StatusAsk())  # no room
@@ -225,7 +226,7 @@ def test_a_host_without_room_for_a_thread_does_not_make_apply_deaf(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", none_left)
-        for _ in range(desk.CONVERSATIONS + 1):
+        for _ in range(limits.CONVERSATIONS + 1):
             with pytest.raises(Unavailable):
                 bench.ask(StatusAsk())
     assert bench.ask(StatusAsk()) == []
