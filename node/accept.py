@@ -300,10 +300,12 @@ class Acceptor:
     def _working(self) -> Iterator[None]:
         if not self._mutex.acquire(timeout=0.1):  # `_after` holds it for no longer
             raise Unavailable("node", expected="one install at a time", got="another under way",
+                              hint="see what it does: embrasure node status; then try again",
                               reason="busy")  # fmt: skip
         try:
             if self._ground.halt.is_set():
                 raise Unavailable("node", expected="a running node", got="its own end",
+                                  hint="start it again: embrasure node run",
                                   reason="stopping")  # fmt: skip
             yield
         finally:

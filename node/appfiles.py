@@ -22,13 +22,16 @@ def app_texts(apps: Sequence[str], interpreters: Sequence[str]) -> Mapping[str, 
         app, _, rest = text.partition(":")
         name, equals, number = rest.partition("=")
         if not equals or not number.isascii() or not number.isdigit():
-            raise Misuse("--app", expected="APP:PORT=NUMBER, such as shop:web=8001", got=text)
+            raise Misuse("--app", expected="APP:PORT=NUMBER, such as shop:web=8001", got=text,
+                         hint="--app shop:web=8001")  # fmt: skip
         mine = ports.setdefault(layout.check_app(app), {})
         if name in mine:
-            raise Misuse("--app", expected="each port once", got=text)
+            raise Misuse("--app", expected="each port once", got=text,
+                         hint="another name for it: --app shop:admin=8002")  # fmt: skip
         mine[name] = int(number)
     if interpreters and not ports:
-        raise Misuse("--interpreter", expected="an --app that may use it", got="none")
+        raise Misuse("--interpreter", expected="an --app that may use it", got="none",
+                     hint="--app shop:web=8001 --interpreter python3=/usr/bin/python3")  # fmt: skip
     programs = dict(_pair(text) for text in interpreters)
     return {app: _text(app, mine, programs) for app, mine in ports.items()}
 
@@ -36,7 +39,8 @@ def app_texts(apps: Sequence[str], interpreters: Sequence[str]) -> Mapping[str, 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not equals:
-        raise Misuse("--interpreter", expected="NAME=FILE", got=text)
+        raise Misuse("--interpreter", expected="NAME=FILE", got=text,
+                     hint="--interpreter python3=/usr/bin/python3")  # fmt: skip
     return name, path
 
 

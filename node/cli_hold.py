@@ -78,7 +78,10 @@ def node_maintenance(
 
     if (state == "on") != (length is not None):
         raise Misuse(
-            "--for", expected="a duration with `on`, none with `off`", got=length or "none"
+            "--for",
+            expected="a duration with `on`, none with `off`",
+            got=length or "none",
+            hint="embrasure node maintenance on --for 2h",
         )
     paths, told, text = Paths(prefix.resolve()), "", "no maintenance"
     if length is not None:

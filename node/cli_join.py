@@ -35,7 +35,8 @@ def node_token(common: Common, prefix: Path, token_fd: int | None, token_file: P
     config = load_config(paths)
     token = read_token(fd=token_fd, file=token_file)
     if not token:
-        raise Misuse("node token", expected="--token-fd or --token-file", got="neither")
+        raise Misuse("node token", expected="--token-fd or --token-file", got="neither",
+                     hint="embrasure node token --token-fd 3 3< token")  # fmt: skip
     keep_token(paths, token, env=config.env, node=config.id)
     body = {"node": config.id, "env": config.env}
     common.emit("embrasure.node.token/1", body, f"node {config.id} answers for the new token")

@@ -100,6 +100,7 @@ def load_app(paths: Paths, app: str) -> AppConfig:
             f"app {app}",
             expected=f"a file {paths.app_toml(app)}",
             got="none: the owner of this node does not let it run here",
+            hint="to let it run, write there which ports it may use: `[ports]`, `web = 8001`",
             reason="not-declared",
         )
     return read_toml(paths.app_toml(app), AppConfig, document=f"configuration of {app}")
@@ -127,6 +128,10 @@ def app_names(paths: Paths) -> tuple[str, ...]:
             found.append(msgspec.convert(path.stem, AppName, strict=True))
         except msgspec.ValidationError:
             raise Misuse(
-                str(path), expected="an app's name before .toml", got=path.stem, reason="config"
+                str(path),
+                expected="an app's name before .toml",
+                got=path.stem,
+                reason="config",
+                hint="rename it to <app>.toml: a to z, 0 to 9 and hyphens; or remove it",
             ) from None
     return tuple(found)

@@ -105,10 +105,14 @@ def put(paths: Paths, app: str, *, seconds: float, reason: str) -> Hold:
         )  # fmt: skip
     if not 1 <= len(reason) <= limits.HOLD_CHARACTERS or not reason.isprintable():
         raise Misuse(
-            "--reason", expected=f"1 to {limits.HOLD_CHARACTERS} printable characters", got=reason
+            "--reason",
+            expected=f"1 to {limits.HOLD_CHARACTERS} printable characters",
+            got=reason,
+            hint="say in one line why: who reads the status must know whom to ask",
         )
     if app != NODE and app not in app_names(paths):
-        raise Misuse("app", expected="one that this node may run (apps.d)", got=app)
+        raise Misuse("app", expected="one that this node may run (apps.d)", got=app,
+                     hint="of the whole node: embrasure node maintenance on --for 2h")  # fmt: skip
     since = int(at.timestamp())
     made = Hold(app=app, since=since, until=since + int(seconds), reason=reason)
     with lock(paths.lock / LOCK, seconds=limits.LOCK_SECONDS):
@@ -136,6 +140,7 @@ def _others(paths: Paths, app: str, at: datetime) -> tuple[Hold, ...]:
 
 def _save(paths: Paths, holds: tuple[Hold, ...]) -> None:
     if len(holds) > limits.HOLDS:
-        raise Misuse("holds", expected=f"at most {limits.HOLDS}", got=len(holds), reason="limit")
+        raise Misuse("holds", expected=f"at most {limits.HOLDS}", got=len(holds), reason="limit",
+                     hint="let one go: embrasure node unhold APP")  # fmt: skip
     raw = write(Holds(v=1, holds=holds))
     replace_file(paths.config, paths.holds.name, raw, mode=0o644)

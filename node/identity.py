@@ -58,7 +58,9 @@ class Identity:
         """The key that signs receipts; raises Damaged (`no-key`) when it is lost."""
         if self.key is None:
             raise Damaged("receipt key", expected="the key as it was made", got="none",
-                          untouched="what runs keeps running", reason="no-key")  # fmt: skip
+                          untouched="what runs keeps running", reason="no-key",
+                          hint="put it back from a backup; or make the node anew with the next "
+                               "epoch: embrasure node init --id NODE --epoch N")  # fmt: skip
         return self.key
 
     @property
@@ -214,7 +216,10 @@ def key_copy(paths: Paths, *, seal: bool = True) -> KeyCopy:
     try:
         receipt = bytes(SigningKey(bytes.fromhex(raw.decode())))
     except (ValueError, CryptoError) as problem:
-        raise Damaged(str(paths.keys), expected="keys as they were made", got=problem) from None
+        raise Damaged(
+            str(paths.keys), expected="keys as they were made", got=problem,
+            hint="put them back from a backup; or embrasure node init --id NODE --epoch N",
+        ) from None  # fmt: skip
     opening = _seal_key(paths).raw.hex() if seal else ""
     return KeyCopy(v=1, type="keys", card=card, receipt=receipt.hex(), seal=opening)
 
@@ -291,7 +296,10 @@ def _seal_key(paths: Paths) -> OpeningKey:
         return OpeningKey.from_hex(raw.decode("ascii"))
     except ValueError:
         raise Damaged(
-            str(paths.seal_key), expected="the key as it was made", got="other bytes"
+            str(paths.seal_key),
+            expected="the key as it was made",
+            got="other bytes",
+            hint="put it back from a backup; or embrasure node init --id NODE --epoch N",
         ) from None
 
 

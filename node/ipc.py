@@ -183,6 +183,7 @@ def check_folder(folder: Folder, owners: frozenset[int]) -> None:
         raise Denied(
             str(folder.path), expected="a folder of embrasure that no other user can write to",
             got=f"owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
+            hint="chown it to the user that the node runs as, and chmod go-w",
             reason="bad-owner",
         )  # fmt: skip
 

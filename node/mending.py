@@ -42,7 +42,8 @@ def mend(paths: Paths, *, forget: str = "") -> Mended:
     Raises Misuse when the node has no copy of that.
     """
     if forget and not serving.forget(paths, forget):
-        raise Misuse("--forget", expected="an app of this node, or `node`", got=forget)
+        raise Misuse("--forget", expected="an app of this node, or `node`", got=forget,
+                     hint="its file in apps.d without .toml; or `node`")  # fmt: skip
     copy, mended = serving.load(paths), list[str]()
     for name in sorted(copy.files) if copy is not None else ():
         raw = copy.text(name) if copy is not None else None

@@ -68,6 +68,7 @@ def find(paths: Paths, app: str, wanted: str) -> str:
         raise Misuse(
             f"release {wanted}", expected=f"one of {', '.join(names) or 'none'}",
             got="no such release" if not found else "several", untouched="what is pinned",
+            hint=f"its whole name, as in {paths.releases(app)}",
         )  # fmt: skip
     return found[0]
 
@@ -78,7 +79,8 @@ def put(paths: Paths, app: str, wanted: str) -> str:
         pin = Pin(app=app, release=find(paths, app, wanted))
         found = {*load(paths), pin}
         if len(found) > limits.PINS:
-            raise Refused("pins", expected=f"at most {limits.PINS}", got="more", reason="limit")
+            raise Refused("pins", expected=f"at most {limits.PINS}", got="more", reason="limit",
+                          hint="let one go: embrasure node unpin APP RELEASE")  # fmt: skip
         _save(paths, found)
     return pin.release
 
@@ -91,7 +93,8 @@ def take_away(paths: Paths, app: str, wanted: str) -> str:
                 and wanted in (pin.release, pin.release.partition("-")[0])}  # fmt: skip
         if not gone:
             raise Misuse(f"release {wanted}", expected=f"a pinned release of {app}", got="none",
-                         untouched="what is pinned")  # fmt: skip
+                         untouched="what is pinned",
+                         hint=f"what is pinned stands in {paths.pins}")  # fmt: skip
         _save(paths, found - gone)
     return ", ".join(sorted(pin.release for pin in gone))
 

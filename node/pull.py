@@ -72,7 +72,12 @@ class Puller:
         stop: threading.Event,
     ) -> None:
         if not mirrors:
-            raise Misuse("node.toml", expected="a mirror for a pull node", got="none")
+            raise Misuse(
+                "node.toml",
+                expected="a mirror for a pull node",
+                got="none",
+                hint='add to it: `[[mirrors]]`, `name = "m1"`, `address = "HOST:PORT"`',
+            )
         self._connect, self._trust, self._mirrors = connect, trust, mirrors
         self._bringer = TrustBringer(connect, trust, roots)
         self._poll_s, self._hearer, self._stop = poll_s, hearer, stop

@@ -53,6 +53,7 @@ def load_release(paths: Paths, app: str, release: Release) -> Installed:
                 expected="the manifest and plan that were approved",
                 got="others",
                 untouched="it is not started",
+                hint=f"embrasure node repair {app}",
             )
         found = parsed(parse_manifest, manifest)
         documents = {MANIFEST: manifest, PLAN: plan, APPROVAL: approval}

@@ -51,7 +51,9 @@ def repair(ground: Ground, judge: Judge, app: str, source: Source, report: Repor
     release = release_of(ground.floors.load().app(app).committed)
     record = _rested(ground, app, release, report)
     if release is None:
-        raise Denied(f"app {app}", expected="a committed release", got="none", reason="no-target")
+        raise Denied(f"app {app}", expected="a committed release", got="none", reason="no-target",
+                     hint="nothing was installed that could be repaired: install it by an order, "
+                          "or embrasure node apply DIR")  # fmt: skip
     (found,) = verify(ground.paths, app)
     if not found.drift:
         rebuilt = _repair_kept(ground, judge, app, source, report)

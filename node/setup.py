@@ -86,7 +86,8 @@ def make_node(paths: Paths, wish: Wish) -> Made:
     root_id = root_id_of(anchor)
     started = begun(paths, wish, root_id)
     if wish.epoch > 1 and not wish.node:
-        raise Misuse("--epoch", expected="--id of the node that is made anew", got="a new id")
+        raise Misuse("--epoch", expected="--id of the node that is made anew", got="a new id",
+                     hint="its id stands in node.toml, and in the directory")  # fmt: skip
     issuer = joining_issuer(wish)
     node = started.node if started else wish.node or new_node_id()
     text = config_text(wish, node)
@@ -206,7 +207,12 @@ def parse_server(text: str) -> Server:
     try:
         return msgspec.convert({"name": name, "address": address}, Server, strict=True)
     except msgspec.ValidationError:
-        raise Misuse("server", expected="NAME=HOST:PORT", got=text) from None
+        raise Misuse(
+            "server",
+            expected="NAME=HOST:PORT",
+            got=text,
+            hint="the name in its certificate, such as m1=10.0.0.5:7443",
+        ) from None
 
 
 def enrol(paths: Paths, answer: Path) -> Enrolled:
@@ -234,6 +240,7 @@ def check_mine(found: Enrolled, identity: Identity) -> None:
             raise Refused(
                 f"{name} of the enrolment answer", expected=str(expected), got=got,
                 reason="not-mine",
+                hint="take the answer to this node's own statement.json",
             )  # fmt: skip
     trust_of(found.tls)
     if identity.mode == "push":
@@ -246,12 +253,17 @@ def check_chain(found: Enrolled, identity: Identity) -> x509.Certificate:
         raise Refused(
             "enrolment answer", expected="a TLS chain for a push node", got="none",
             reason="certificate",
+            hint="ask for another answer: embrasure pki enrol, with `ca/node.key`",
         )  # fmt: skip
     chain = b"".join(pem_of(load_der(text, what="node certificate")) for text in found.chain)
     leaf = load_certificates(chain, what="node certificate")[0]
     boot = load_certificates(identity.boot_cert_pem, what="boot certificate")[0]
     if leaf.public_key() != boot.public_key():
         raise Refused(
-            "node key", expected="the key of its certificate", got="another key", reason="pair"
+            "node key",
+            expected="the key of its certificate",
+            got="another key",
+            reason="pair",
+            hint="the answer is to an older statement: carry this node's statement.json again",
         )
     return leaf

@@ -113,7 +113,8 @@ def readable(folder: Path) -> Iterator[None]:
 def apply_folder(paths: Paths, folder: Path, say: Say) -> list[AnswerNote]:
     """Return what became of each app after one look into the repository at `folder`."""
     if not (folder / "metadata").is_dir():
-        raise Misuse(str(folder), expected="a repository: a folder with metadata/", got="another")
+        raise Misuse(str(folder), expected="a repository: a folder with metadata/", got="another",
+                     hint="name the folder above metadata/")  # fmt: skip
     source, states = PackedSource(FolderSource(folder)), States(say)
     with running(paths) as channel:
         if channel is not None:
@@ -141,13 +142,15 @@ def repair(paths: Paths, app: str, folder: Path | None, say: Say) -> AnswerNote:
 def trust_folder(paths: Paths, folder: Path) -> TrustNote:
     """Return what this node took of the trust files in `folder`."""
     if not (folder / "metadata").is_dir():
-        raise Misuse(str(folder), expected="a folder with metadata/", got="another")
+        raise Misuse(str(folder), expected="a folder with metadata/", got="another",
+                     hint="name the folder above metadata/")  # fmt: skip
     source = TrustFolderSource(folder)
     with running(paths) as channel:
         if channel is not None:
             found = converse(channel, TrustAsk(), source, Deaf()).trusted
             if found is None:
-                raise Failed("apply", expected="a word on the trust files", got="none")
+                raise Failed("apply", expected="a word on the trust files", got="none",
+                             hint="read its log, then try again")  # fmt: skip
             return found
     with opened(paths) as acceptor:
         return trusted(acceptor.trust(source))

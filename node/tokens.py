@@ -14,7 +14,8 @@ _BYTES = 128
 def read_token(*, fd: int | None, file: Path | None) -> str:
     """Return the token, "" when none is given; raises Misuse, Denied, Refused (`bad-token`)."""
     if fd is not None and file is not None:
-        raise Misuse("join token", expected="--token-fd or --token-file", got="both")
+        raise Misuse("join token", expected="--token-fd or --token-file", got="both",
+                     hint="give one of them")  # fmt: skip
     if file is not None:
         raw = read_file(file, limit=_BYTES, private=True)
     elif fd is not None:
@@ -25,5 +26,9 @@ def read_token(*, fd: int | None, file: Path | None) -> str:
         return raw.decode("ascii").strip()
     except UnicodeDecodeError:
         raise Refused(
-            "join token", expected="ASCII text", got="other bytes", reason="bad-token"
+            "join token",
+            expected="ASCII text",
+            got="other bytes",
+            reason="bad-token",
+            hint="the file must hold the one line of `embrasure pki token`, and nothing else",
         ) from None

@@ -51,10 +51,12 @@ class Trusting:
                 "node",
                 expected="one that has taken its enrolment answer",
                 got="one that has verified nothing yet",
+                hint="embrasure node enrol ANSWER, then embrasure node run",
                 reason="not-enrolled",
             )
         if not self._turn.acquire(blocking=False):
-            raise Unavailable("door", expected="one delivery", got="another", reason="busy")
+            raise Unavailable("door", expected="one delivery", got="another", reason="busy",
+                              hint="try again in a moment")  # fmt: skip
         try:
             found = self.door.take(source)
             if found.roles:

@@ -29,12 +29,15 @@ def check_allowed(manifest: Manifest, config: AppConfig) -> None:
             raise Denied(
                 f"app {manifest.app}", expected=f"a number for port `{port}` in apps.d",
                 got="none", reason="not-declared",
+                hint=f"add it to apps.d/{manifest.app}.toml: `[ports]`, `{port} = 8001`",
             )  # fmt: skip
     for probe in manifest.probes:
         if isinstance(probe, SystemdProbe) and probe.unit not in config.units:
             raise Denied(
                 f"app {manifest.app}", expected=f"a unit `{probe.unit}` in apps.d", got="none",
                 reason="not-declared",
+                hint=f"add it to apps.d/{manifest.app}.toml: `[units]`, "
+                     f"`{probe.unit} = \"NAME.service\"`",
             )  # fmt: skip
     commands = [manifest.run.argv, *(hook.argv for hook in manifest.hooks)]
     commands += [probe.argv for probe in manifest.probes if isinstance(probe, ExecProbe)]
@@ -43,6 +46,8 @@ def check_allowed(manifest: Manifest, config: AppConfig) -> None:
             raise Denied(
                 f"app {manifest.app}", expected=f"an interpreter `{argv[0]}` in apps.d",
                 got="none", reason="not-declared",
+                hint=f"add it to apps.d/{manifest.app}.toml: `[interpreters]`, "
+                     "its name = its full path",
             )  # fmt: skip
 
 
