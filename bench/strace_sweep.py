@@ -3,6 +3,7 @@
 python -m bench.strace_sweep                       # every point of every way: about half an hour
 python -m bench.strace_sweep --every 10            # one point of ten
 python -m bench.strace_sweep --from 400 --to 800   # goes on where another run was stopped
+python -m bench.strace_sweep --call openat         # where a file is made, or emptied
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import time
 from collections import Counter
 
-from tests.simulate.strace import WAYS, Point, Strace
+from tests.simulate.strace import CALLS, WAYS, Point, Strace
 from tests.simulate.trees import room
 
 _TELL = 50  # points between two lines
@@ -23,6 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--every", type=int, default=1, help="take one point of so many")
     parser.add_argument("--way", choices=WAYS, action="append", help="this way alone (repeat)")
+    parser.add_argument("--call", choices=CALLS, action="append", help="this call alone (repeat)")
     parser.add_argument("--from", type=int, default=0, dest="start", help="begin at this point")
     parser.add_argument("--to", type=int, default=None, dest="end", help="end before this point")
     parser.add_argument("--workers", type=int, default=1, help="so many at once")
@@ -43,6 +45,7 @@ def main() -> int:
         strace = Strace(folder)
         strace.prepare(wanted.way or WAYS)
         every = [point for name in strace.ways for point in strace.points(name)]
+        every = [point for point in every if point.call in (wanted.call or CALLS)]
         points = every[wanted.start : wanted.end : wanted.every]
         print(f"figure: strace_sweep_points = {len(every)} system calls", flush=True)
         killed, broken = strace.sweep(points, workers=wanted.workers, done=tell)

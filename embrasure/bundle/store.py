@@ -222,8 +222,7 @@ class BlobStore:
     def sweep(self, live: Container[str], *, unused_s: float = 0, now: float = 0) -> int:
         """Return how many blobs and partial files are gone; those in `live` stay.
 
-        unused_s: what came or was lent within that time of `now` (Unix seconds) stays too: another
-        app's install, cut off in the middle, goes on with it
+        unused_s: what came within that time of `now` (Unix seconds) stays: somebody goes on with it
         The lock is held for one of the 256 folders at a time, never for the whole sweep.
         """
         gone = 0
@@ -235,8 +234,9 @@ class BlobStore:
                     folder.unlink(name, missing_ok=True)
                     gone += 1
         with self._mutex:
-            for name in {*self._partials.list()}.difference(self._pending, self._twinned):
-                if name in live or is_young(self._partials, name, unused_s, now):
+            for name in sorted({*self._partials.list()}.difference(self._pending, self._twinned)):
+                is_wanted = name in live and self._size(name) is None
+                if is_wanted or is_young(self._partials, name, unused_s, now):
                     continue
                 if not self._is_written(name):
                     self._partials.unlink(name, missing_ok=True)

@@ -31,7 +31,7 @@ def scenes() -> Iterator[dict[str, InstallScene]]:
             InstallScene(top, "first"),
             InstallScene(top, "upgrade", held=FOUR[:1]),
             InstallScene(top, "rollback", held=FOUR[:1], mode="crash"),
-            InstallScene(top, "collect", held=FOUR),
+            InstallScene(top, "collect", held=FOUR, owned=True),
         ]
         yield {scene.name: scene for scene in found}
 

@@ -244,6 +244,7 @@ class SimInstaller:
         a user who is not root, which only root can do.
         """
         self.inner = inner
+        self.owned = owned
         self._isolation = Owned(False, Bare(), 0) if owned else DEVELOPMENT
         self.clock = TestClock()
         self.app = app
