@@ -76,10 +76,7 @@ class Twins:
             self._taken.add(name)
         self._made[digest] = shelf
         self._partials.unlink(name, missing_ok=True)  # of a crash
-        found = self._partials.write(name, shelf.pieces(digest), mode=TWIN_MODE)
-        if found != digest:
-            raise Damaged(f"blob {digest}", expected="the bytes of its name",
-                          got=f"bytes of {found}", reason="bad-hash")  # fmt: skip
+        check_made(digest, self._partials.write(name, shelf.pieces(digest), mode=TWIN_MODE))
         return self._partials, name
 
     def drop(self) -> None:
@@ -94,6 +91,14 @@ class Twins:
     def _release(self, name: str) -> None:
         with self._mutex:
             self._taken.discard(name)
+
+
+def check_made(digest: str, found: str) -> None:
+    """Return only when a blob's bytes, as its twin was made of them, are those of its name."""
+    if found != digest:
+        raise Damaged(f"blob {digest}", expected="the bytes of its name", got=f"bytes of {found}",
+                      untouched="the release that runs", hint="the next try fetches it again",
+                      reason="bad-hash")  # fmt: skip
 
 
 def hash_of(folder: Folder, name: str, each: Callable[[], object]) -> str:

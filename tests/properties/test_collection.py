@@ -217,6 +217,22 @@ def test_an_executable_twin_lives_and_goes_with_its_blob(tmp_path: Path) -> None
     blobs.close()
 
 
+def test_a_second_name_that_a_crash_left_of_a_whole_blob_goes(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path / "blobs")
+    digest = put(blobs, b"whole")
+    blobs.sync()
+    left = tmp_path / "blobs" / ".partial" / digest
+    left.hardlink_to(blobs.path(digest))
+    assert blobs.sweep({digest}) == 1
+    assert not left.exists()
+    assert blobs.has(digest, length=5)
+    part = hashlib.sha256(b"partial").hexdigest()
+    with blobs.writer(part, length=7) as writer:
+        writer.write(b"par")
+    assert blobs.sweep({digest, part}) == 0, "somebody goes on with it"
+    blobs.close()
+
+
 def test_what_is_missing_is_found_in_one_look(tmp_path: Path) -> None:
     blobs = BlobStore(tmp_path / "blobs")
     whole, pending = put(blobs, b"whole"), ""

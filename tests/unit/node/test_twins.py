@@ -88,6 +88,27 @@ def test_a_twin_with_other_bytes_costs_one_attempt(
     assert names_of(owned, "2.0")["b.py"] == 2, "the old release keeps its own"
 
 
+def rot(twin: Path) -> None:
+    """The blob has other bytes, and no twin yet."""
+    twin.unlink()
+    spoil(twin.with_suffix(""), SAME[::-1])
+
+
+@pytest.mark.misuse
+def test_no_twin_is_made_of_a_rotted_blob(owned: SimInstaller, ablation: Ablation) -> None:
+    """Nobody reads a new twin back: its bytes are hashed as they are copied."""
+    twin, file = twin_of(owned, SAME), owned.paths.current(owned.app) / "code/lib/b.py"
+    rot(twin)
+    owned.publish(release=small(owned, "2.0"))
+    assert [owned.poll(), owned.poll()] == ["rejected fetch", "committed"]
+    assert file.read_bytes() == twin.read_bytes() == SAME
+    rot(twin)
+    owned.publish(release=small(owned, "3.0"))
+    with ablation("the hash of a twin that is made") as attack:
+        attack.without("embrasure.bundle.twins.check_made")
+        attack.succeeded(owned.poll() == "committed" and file.read_bytes() == SAME[::-1])
+
+
 def test_a_good_twin_of_a_rotted_blob_goes_with_it(owned: SimInstaller) -> None:
     twin = twin_of(owned, SAME)
     spoil(twin.with_suffix(""), SAME[::-1])
