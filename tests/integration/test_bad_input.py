@@ -12,9 +12,10 @@ import logging
 import os
 import re
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypedDict
@@ -71,7 +72,7 @@ class Vector(TypedDict):
 
 
 VECTORS: list[Vector] = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("B*.json"))]
-# Where the whole row is another test: B30 is the sweep with a full disk at every operation.
+# Where a row has more than vectors: B30 is also the sweep with a full disk at every operation.
 ELSEWHERE = {30: "tests/integration/test_node_full.py"}
 
 
@@ -290,6 +291,9 @@ def gained(door: Door, vector: Vector, raw: bytes, caplog: pytest.LogCaptureFixt
     wish, wanted = vector["input"]["manifest"], vector["without"]
     record = door.bench.acceptor._ground.journal.read("shop").record
     is_his = record is not None and record.to.manifest == canonical.sha256_hex(raw)
+    if "prints" in wish:
+        logs = [path.read_text() for path in door.paths.logs.rglob("*") if path.is_file()]
+        assert any(wish["prints"] in log for log in logs), "his command ran"
     if record is None or wanted["then"] != "committed":
         said = [record.detail] if record is not None and is_his else logged(caplog)
         return any(wanted["behind"] in one for one in said) and (
@@ -598,3 +602,56 @@ def test_metadata_that_has_expired(
         attack.succeeded(own.poll(old) == vector["without"]["then"])
     own.repo.touch(*own.repo.roles)
     own.honest()
+
+
+# --- Its disk ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Mount one of so many MiB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+
+    def mount(mib: int) -> Path:
+        options = f"size={mib}m"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", where], check=True)
+        return where
+
+    yield mount
+    subprocess.run(["umount", "-l", where], check=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+@pytest.mark.misuse
+@pytest.mark.parametrize("vector", of("disk"))
+def test_a_release_that_is_larger_than_the_disk(
+    small_disk: Callable[[int], Path],
+    vector: Vector,
+    caplog: pytest.LogCaptureFixture,
+    ablation: Ablation,
+) -> None:
+    wish = vector["input"]["disk"]
+    disk = small_disk(wish["mib"])
+    with closing(Door(disk)) as door:
+        data = bytes(wish["length"])
+        release = door.bench.make("6.6", files={wish["path"]: data})
+        door.publish(release.raw, release)
+        with refused(door, vector, caplog) as say:
+            say(door.poll())
+        held = door.paths.blobs / ".partial" / canonical.sha256_hex(data)
+        assert not held.exists(), "nothing of it was asked for"
+        door.honest()
+        door.publish(release.raw, release)
+        with ablation(str(vector["without"]["guard"])) as attack:
+            take_away(attack, *names_of(vector))
+            assert door.poll() == vector["without"]["then"]
+            record = door.bench.acceptor._ground.journal.read("shop").record
+            assert record is not None and vector["without"]["behind"] in record.detail
+            found = os.statvfs(disk)
+            attack.succeeded(
+                held.stat().st_size > found.f_blocks * found.f_frsize * 9 // 10
+                and found.f_bavail * found.f_frsize <= 2 * limits.MIB  # and the ballast is in it
+            )
+        held.unlink()
+        door.honest()
