@@ -50,7 +50,6 @@ from node.messages import (
 from node.precedence import Precedence
 
 LOG = getLogger(__name__)
-_FIRST_WORD_SECONDS = 10.0
 _QUIET = frozenset({"none", "wait", "hold"})  # asked again every minute, with nothing new
 _LOOK_SECONDS = 0.1  # between looks whether to stop
 
@@ -181,7 +180,7 @@ class Desk:
 
     def _last_word(self, channel: Channel[FromFetch], uid: int) -> Message:
         try:
-            self._answer(channel, channel.receive(seconds=_FIRST_WORD_SECONDS), uid)
+            self._answer(channel, channel.receive(seconds=limits.FIRST_WORD_SECONDS), uid)
         except EmbrasureError as problem:
             LOG.warning("%s [%s]", problem, problem.word)
             return failure_of(problem)

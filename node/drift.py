@@ -32,7 +32,6 @@ from node.verify import Verified, verify, verify_kept
 
 LOG = getLogger(__name__)
 FILE, TOLD = "verified.json", "drifts.json"
-_BYTES = 64 * limits.KIB
 
 
 class Look(Document, frozen=True, kw_only=True):
@@ -60,8 +59,8 @@ def last_look(paths: Paths, app: str) -> Look | None:
 
 def _load(paths: Paths) -> dict[str, Look]:
     try:
-        raw = read_file(paths.state / FILE, limit=_BYTES)
-        return dict(read(raw, Looks, limit=_BYTES, document=FILE).apps)
+        raw = read_file(paths.state / FILE, limit=limits.DRIFT_LOOKS_BYTES)
+        return dict(read(raw, Looks, limit=limits.DRIFT_LOOKS_BYTES, document=FILE).apps)
     except EmbrasureError:
         return {}  # the next look writes it anew
 

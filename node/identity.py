@@ -211,7 +211,9 @@ def key_copy(paths: Paths, *, seal: bool = True) -> KeyCopy:
         raise Misuse(
             str(paths.prefix), expected="a node", got="no identity", hint="embrasure node init"
         )
-    card = read(_private(paths, paths.identity.name), Card, limit=4096, document="identity")
+    card = read(
+        _private(paths, paths.identity.name), Card, limit=limits.CARD_BYTES, document="identity"
+    )
     raw = _private(paths, paths.receipt_key.name)
     try:
         receipt = bytes(SigningKey(bytes.fromhex(raw.decode())))

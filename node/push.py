@@ -45,7 +45,6 @@ TABLE: dict[str, frozenset[Role]] = {
     "/embrasure.v1.Node/Order": frozenset({"gateway"}),
     "/embrasure.v1.Node/Status": frozenset({"gateway"}),
 }
-_FIRST_WORD_SECONDS = 10.0
 _REFUSALS = frozenset({"none", "wait", "hold", "refuse"})
 PROVISIONAL = "provisional"
 _NO_APPLY = frozenset({"agent-not-running", "ipc-closed"})
@@ -189,7 +188,7 @@ class NodeService:
 async def first_ask(requests: AsyncIterator[bytes], opened_ms: int) -> OrderAsk | ConfirmAsk:
     """Return what the first message asks of apply; raises Refused, Unavailable."""
     try:
-        raw = await asyncio.wait_for(anext(requests, None), _FIRST_WORD_SECONDS)
+        raw = await asyncio.wait_for(anext(requests, None), limits.FIRST_WORD_SECONDS)
     except TimeoutError:
         raise silent() from None
     if raw is None:

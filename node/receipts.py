@@ -41,9 +41,7 @@ from node.output import cleaned
 from node.paths import Paths
 
 PAD_BYTES = limits.KIB  # lengths of bodies come in these steps, so that they tell less
-_BODY_BYTES = 3 * limits.KIB - 1  # before padding: with both seals below limits.POST_BYTES
 _NAME = re.compile(r"([0-9]{16})-([0-9a-f]{16})-([a-z0-9-]{1,48})\.json")
-_ENTRY_BYTES = 8 * limits.KIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +106,7 @@ def seal_body(event: Event, *, tls: str = "") -> bytes:
                 "tls": tls,
             }
         )
-        if len(text) <= _BODY_BYTES:
+        if len(text) <= limits.RECEIPT_BODY_BYTES:
             break
         length -= 256  # escapes in JSON can double it
     box = SealedBox(PublicKey(bytes.fromhex(event.collect)))
@@ -259,14 +257,14 @@ def _entries(folder: Path, names: list[str]) -> Iterator[Posted]:
     with Folder.open(folder) as held:
         for name in names:
             try:
-                yield _parse_entry(held.read(name, limit=_ENTRY_BYTES))
+                yield _parse_entry(held.read(name, limit=limits.RECEIPT_FILE_BYTES))
             except (NotFound, EmbrasureError, ValueError):
                 continue
 
 
 @lru_cache(maxsize=limits.RECORDS_KEPT)
 def _parse_entry(raw: bytes) -> Posted:
-    stored = read(raw, _Stored, limit=_ENTRY_BYTES, document="receipt on disk")
+    stored = read(raw, _Stored, limit=limits.RECEIPT_FILE_BYTES, document="receipt on disk")
     return Posted(
         stored.rseq,
         base64.b64decode(stored.signed),

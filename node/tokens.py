@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from embrasure import limits
 from embrasure.descriptor import read_bounded
 from embrasure.errors import Misuse, Refused
 from embrasure.fs import read_file
-
-_BYTES = 128
 
 
 def read_token(*, fd: int | None, file: Path | None) -> str:
@@ -17,9 +16,9 @@ def read_token(*, fd: int | None, file: Path | None) -> str:
         raise Misuse("join token", expected="--token-fd or --token-file", got="both",
                      hint="give one of them")  # fmt: skip
     if file is not None:
-        raw = read_file(file, limit=_BYTES, private=True)
+        raw = read_file(file, limit=limits.JOIN_TOKEN_BYTES, private=True)
     elif fd is not None:
-        raw = read_bounded(fd, limit=_BYTES, thing="--token-fd")
+        raw = read_bounded(fd, limit=limits.JOIN_TOKEN_BYTES, thing="--token-fd")
     else:
         return ""
     try:

@@ -199,7 +199,7 @@ def test_a_silent_crowd_is_hung_up_on_and_goes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     with ablation("the time for a first word") as attack, ExitStack() as crowd:
-        attack.without("node.desk._FIRST_WORD_SECONDS", 1000)
+        attack.without("embrasure.limits.FIRST_WORD_SECONDS", 1000)
         for _ in range(limits.CONVERSATIONS):
             crowd.enter_context(bench.connect())
         time.sleep(2)  # longer than they are given below
@@ -207,7 +207,7 @@ def test_a_silent_crowd_is_hung_up_on_and_goes(
             bench.ask(StatusAsk())
         attack.succeeded(refused.value)
     wait_for_room(bench)
-    monkeypatch.setattr("node.desk._FIRST_WORD_SECONDS", 1.5)
+    monkeypatch.setattr("embrasure.limits.FIRST_WORD_SECONDS", 1.5)
     with ExitStack() as crowd:
         for _ in range(limits.CONVERSATIONS):
             crowd.enter_context(bench.connect())
