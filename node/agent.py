@@ -297,6 +297,7 @@ def become(config: NodeConfig) -> None:
         os.setresuid(user.uid, user.uid, user.uid)
     if os.geteuid() != user.uid:
         raise Denied("fetch", expected=f"user {user.uid}", got=f"user {os.geteuid()}",
+                     hint="start it as root, which then becomes that user; or set `fetch_user`",
                      reason="no-user")  # fmt: skip
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     take_no_privilege()

@@ -42,6 +42,7 @@ class Bubblewrap:
         """Return how `argv` starts; raises Denied for root, and what opens no folder."""
         if room.user is None and is_root():
             raise Denied("command of a release", expected="a user that is not root", got="root",
+                         hint="name another one in the app's file of apps.d: `user = ...`",
                          reason="no-user")  # fmt: skip
         # Its bytes, not its place: the app's user need not come near our own code.
         code = Path(sandbox.__file__)

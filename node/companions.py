@@ -209,5 +209,11 @@ def _file(app: str) -> str:
 def _manager() -> Manager:
     found = find()
     if found is None:
-        raise Failed("app", expected="systemd as the first process", got="none", reason="start")
+        raise Failed(
+            "app",
+            expected="systemd as the first process",
+            got="none",
+            reason="start",
+            hint="units of systemd can belong to an app only where systemd runs",
+        )
     return found

@@ -92,7 +92,7 @@ def check_answer(answer: Enrolled, identity: Identity, view: View) -> None:
     if (answer.root, answer.env, answer.node, answer.epoch) != mine:
         raise Refused(
             "enrolment answer", expected=f"one for {identity.node}", got=answer.node,
-            reason="identity",
+            reason="identity", hint="take the answer to this node's own statement.json",
         )  # fmt: skip
     for role, least in versions_of(answer).items():
         found = view.role(role)

@@ -115,6 +115,7 @@ def check_bundle(answer: Enrolled, listed: bytes) -> None:
         raise Refused(
             "trust bundle of the enrolment answer", expected="the one that the fleet role lists",
             got="another", reason="bundle",
+            hint="publish the new bundle first, or ask for another answer: embrasure pki enrol",
         )  # fmt: skip
 
 
@@ -130,6 +131,7 @@ def check_issued(answer: Enrolled, identity: Identity, at: datetime) -> None:
         raise Refused(
             "certificate of the enrolment answer", expected="one by a node issuer of its bundle",
             got="another, or one that has ended", reason="certificate",
+            hint="ask for another answer: embrasure pki enrol",
         )  # fmt: skip
 
 
@@ -141,7 +143,11 @@ def check_listed(entries: Mapping[str, Entry], identity: Identity, seal: SealKey
     found = entries.get(identity.node)
     if found is None:
         raise Refused(
-            "directory", expected=f"{identity.node} in it", got="no such entry", reason="identity"
+            "directory",
+            expected=f"{identity.node} in it",
+            got="no such entry",
+            reason="identity",
+            hint="publish what the security team signed: embrasure trust submit DIR",
         )
     boot = None
     if identity.boot_cert_pem:
@@ -157,4 +163,5 @@ def check_listed(entries: Mapping[str, Entry], identity: Identity, seal: SealKey
         raise Refused(
             f"directory entry of {identity.node}", expected="active, with this node's own keys",
             got="another", reason="identity",
+            hint="ask for an answer to this node's own statement.json: embrasure pki enrol",
         )  # fmt: skip

@@ -80,6 +80,7 @@ class JoiningService:
         mac = read_mac(self._paths)
         if not mac:
             raise Denied("node", expected="a join token", got="none was given to this node",
+                         hint="embrasure node token --token-file FILE",
                          reason="no-token")  # fmt: skip
         return joining_pb2.StatementReply(statement=read_statement(self._paths), mac=mac)
 

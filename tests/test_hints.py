@@ -12,8 +12,8 @@ from tests.source import TOP
 # other side of a connection, and is told by the verb that asked.
 OWNERS = (
     "appfiles", "cli_hold", "cli_join", "cli_mend", "cli_pin", "cli_recover", "cli_repair",
-    "config", "hold", "identity", "mending", "pins", "releases", "stick", "tokens", "units",
-    "verify",
+    "config", "enrolment", "first_trust", "hold", "identity", "mending", "pins", "releases",
+    "stick", "tokens", "units", "verify",
 )  # fmt: skip
 
 
