@@ -11,7 +11,6 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 
 _LISTEN = b"0A"
 _V4_LOOPBACK, _V4_ANY = b"0100007F", b"00000000"
@@ -62,8 +61,13 @@ def _ask_kernel() -> list[Listening]:
     try:
         return [one for family in (socket.AF_INET, socket.AF_INET6) for one in diagnosed(family)]
     except OSError:
-        paths = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-        return _all_of(path.read_bytes() for path in paths if path.exists())
+        return _all_of(_table(path) for path in ("/proc/net/tcp", "/proc/net/tcp6"))
+
+
+def _table(path: str) -> bytes:
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # noqa: PTH123  # see prober.py: no pathlib
+        return file.read()
+    return b""  # a kernel without IPv6
 
 
 def diagnosed(family: int) -> list[Listening]:
@@ -111,9 +115,9 @@ def sockets_of(pids: Iterable[int]) -> frozenset[int]:
     found = set()
     for pid in pids:
         with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
-            for entry in Path(f"/proc/{pid}/fd").iterdir():
+            for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208  # no pathlib
                 with contextlib.suppress(OSError):
-                    target = str(entry.readlink())
+                    target = os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115  # the same
                     if target.startswith("socket:["):
                         found.add(int(target[8:-1]))
     return frozenset(found)

@@ -3,7 +3,8 @@
 In development apply calls `check` itself. In production this is a process of its own, as the app's
 user: apply has no network there, and only the same user sees whose socket it is. It takes questions
 as lines of JSON and answers each with one line. No redirect, no name look-up, every byte and every
-second bounded. Nothing but the standard library, and gRPC where a probe asks for it.
+second bounded. Nothing but the standard library, and gRPC where a probe asks for it. It starts for
+each install that is probed, so it imports little: no pathlib, no typing, no site.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ import stat
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from node import listening
 
@@ -39,7 +38,11 @@ _GRPC = (
 )  # fmt: skip
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
-Question = Mapping[str, Any]
+TYPE_CHECKING = False  # as in `typing`, without its import
+if TYPE_CHECKING:
+    from typing import Any
+
+    Question = Mapping[str, Any]
 
 
 def check(asked: Question) -> str:
@@ -151,7 +154,7 @@ def _ask_grpc(asked: Question) -> str:
 
 def _check_file(asked: Question) -> str:
     """Return what is wrong with the age of a file; one from before the start proves nothing."""
-    found = Path(str(asked["path"])).lstat()
+    found = os.lstat(str(asked["path"]))
     if not stat.S_ISREG(found.st_mode):
         return "file: no regular file"
     age = time.time() - found.st_mtime

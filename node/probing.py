@@ -10,6 +10,7 @@ import select
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO
 
 from node import processes
@@ -18,6 +19,11 @@ from node.users import User
 
 _START_SECONDS = 10.0  # an interpreter, on a busy machine; with gRPC
 _SLACK_SECONDS = 1.0
+# Imported, not run as a file: then its compiled form is used, too.
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from node.prober import main; sys.exit(main())"
+)
+_ROOT = str(Path(__file__).resolve().parents[1])
 
 
 class Prober:
@@ -26,7 +32,8 @@ class Prober:
     def __init__(self, user: User | None, *, grpc: bool = False) -> None:
         self._user = user
         who = "-" if user is None else f"{user.uid}:{user.gid}"
-        command = [sys.executable, "-I", "-m", "node.prober", str(os.getpid()), who]
+        python = [sys.executable, "-I", *([] if grpc else ["-S"])]  # gRPC is no standard library
+        command = [*python, "-c", _PROGRAM, _ROOT, str(os.getpid()), who]
         self._process = processes.start_helper([*command, *(["grpc"] if grpc else [])])
         if self._process.stdin is not None:
             os.set_blocking(self._process.stdin.fileno(), False)
