@@ -52,6 +52,14 @@ def test_what_is_found_is_what_python_tuf_finds() -> None:
         vouched(raw, metadata, "other", both)
 
 
+def test_a_key_that_is_named_and_not_there_is_passed_over() -> None:
+    raw, one = file(), root(ALICE)
+    one.roles[Targets.type].keyids.append("f" * 64)
+    assert signers(raw, one) == {ALICE.public_key.keyid}
+    with pytest.raises(UnsignedMetadataError):
+        signers(file(by=BOB), one)
+
+
 @pytest.mark.misuse
 def test_a_key_that_was_taken_away_vouches_no_more(ablation: Ablation) -> None:
     raw = file()
