@@ -235,7 +235,8 @@ class FloorStore(PairStore[Floors]):
 def _replace_both(held: Folder, made: Mapping[str, bytes]) -> None:
     """Each file holds what was made for it, on disk; after a crash each is whole, new or old.
 
-    Both are on disk under other names before the first one takes the place of an old one.
+    Both are on disk under other names before the first one takes the place of an old one; on a disk
+    that has no room for two, one is done after the other: a way back needs no more than one.
     """
     fresh = {name: f".{secrets.token_hex(16)}.new" for name in made}
     try:
@@ -243,10 +244,14 @@ def _replace_both(held: Folder, made: Mapping[str, bytes]) -> None:
             held.write(fresh[name], [raw], mode=0o600, synced=True)
         for name in made:
             held.rename(fresh[name], held, name, replace=True)
-    except BaseException:
+    except BaseException as problem:
         for temporary in fresh.values():
             held.unlink(temporary, missing_ok=True)
-        raise
+        if not isinstance(problem, EmbrasureError) or problem.reason != "no-space":
+            raise
+        for name, raw in made.items():
+            held.replace(name, raw)
+        return
     held.fsync()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from embrasure.errors import Denied, Refused
+from embrasure import fsops
+from embrasure.errors import Denied, Failed, Refused
 from embrasure.trust import floors as module
 from embrasure.trust.floors import AppFloor, Committed, Floors, FloorStore, TufFloors, Union
 from tests.ablation import Ablation
@@ -158,3 +160,29 @@ def test_metadata_floors_have_the_same_form(tmp_path: Path) -> None:
     floors = TufFloors(versions={"root": 1}, keys={"root": (A,)}, complete={"root": 1}, time=5)
     store.save(floors)
     assert store.load() == floors
+
+
+class Full:
+    """A disk that takes so many new files beside what is there, no more."""
+
+    def __init__(self, folder: Path, room: int) -> None:
+        self._folder, self._most = folder, len(list(folder.iterdir())) + room
+
+    def before(self, op: fsops.Op) -> int | None:
+        if op.call == "create" and len(list(self._folder.iterdir())) >= self._most:
+            raise OSError(errno.ENOSPC, "full")
+        return None
+
+    def after(self, op: fsops.Op, result: int) -> None:
+        pass
+
+
+def test_a_save_needs_no_more_than_one_new_file(store: FloorStore) -> None:
+    """The ballast of a full disk is one: without floors there would be no way back."""
+    with fsops.watched(Full(store.folder, 1)):
+        store.save(some(7))
+    assert FloorStore(store.folder).load() == some(7)
+    with fsops.watched(Full(store.folder, 0)), pytest.raises(Failed, match="room on the disk"):
+        store.save(some(8))
+    assert FloorStore(store.folder).load() == some(7)
+    assert len(list(store.folder.iterdir())) == 2
