@@ -46,6 +46,11 @@ def test_every_open_state_can_go_back() -> None:
         assert State.ROLLING_BACK in NEXT[state]
 
 
+def test_only_prepare_ends_without_a_way_back() -> None:
+    """Until it is over nobody has touched the old release; from then on it has to be proved."""
+    assert [one for one in OPEN if State.ROLLED_BACK in NEXT[one]] == [State.PREPARING]
+
+
 def test_a_commit_never_goes_back() -> None:
     assert not NEXT[State.COMMITTED] & (BACK | {State.ROLLED_BACK})
 
