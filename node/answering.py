@@ -146,7 +146,8 @@ def converse(channel: Channel[FromApply], ask: Message, source: Giver, hearer: H
 
 
 class Hints:
-    """Passes on what happens; of where an install stands the newest word, five times a second.
+    """Passes on what happens; of where an install stands the newest word, five times a second and
+    before each receipt.
 
     A small install goes through all of its states in less. Each word would cost this process, and
     the gateway, as much as a file that is wanted.
@@ -164,6 +165,8 @@ class Hints:
     def hear(self, note: ReceiptNote | ProgressNote) -> None:
         """The hearer knows what happened, or will."""
         if isinstance(note, ReceiptNote):
+            if self.is_held:
+                self.tell()  # in the order in which it happened
             self._hearer.receipt(note)
             return
         self._held = note

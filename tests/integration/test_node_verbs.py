@@ -78,7 +78,7 @@ def test_a_stick_installs_without_an_agent_and_boot_starts_it_again(site: Site) 
     )  # fmt: skip
     try:
         until(lambda: answers(site.web) == "1.0", what="the app")
-        assert codes(site, site.stick) == (31, 3)
+        assert codes(site, site.stick) == (31, 5)
     finally:
         boot.terminate()
         assert boot.wait(20) == 0

@@ -181,7 +181,8 @@ def test_no_behaviour_of_fetch_gives_apply_more_than_it_asked_for_or_another_err
         except EmbrasureError:
             pass
         else:
-            assert got == b"abc"
+            little = (message for message, _ in turns if isinstance(message, Whole))
+            assert got in {b"abc", *(unpack(message.body) for message in little)}
         assert len(got) <= 3
     thread.join()
     # Whatever else lives in this process may hold one for a moment, but nothing is held for good.
