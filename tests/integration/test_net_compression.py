@@ -54,7 +54,8 @@ def test_a_listener_inflates_no_call(authority: Authority, ablation: Ablation) -
         async with listening(authority) as listener:
             return await put(listener)
 
-    assert asyncio.run(ended()) is grpc.StatusCode.UNIMPLEMENTED
+    # The second when the caller's next frame is faster than the answer.
+    assert asyncio.run(ended()) in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
     with ablation("the refusal of every encoding") as attack:
         real = server.server_options
         attack.without(
