@@ -191,6 +191,7 @@ def serve(channel: Channel[FromApply], want: Want, source: Giver, hints: Hints) 
                 head += piece
                 if len(head) > limits.INLINE_BYTES:
                     return _serve_by_pipe(channel, want, told, bytes(head), hints)
+                _listen(channel, hints)  # who has hung up waits for no drip
             body = pack(bytes(head)) if told.status == "ok" else ""
             channel.send(Whole(id=want.id, status=told.status, body=body, got=told.got))
             return len(head)

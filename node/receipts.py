@@ -203,6 +203,7 @@ class Receipts:
             receipt = self._receipt(event, rseq=last + 1, previous=previous, body=body)
             signed = sign_receipt(receipt, self._identity.receipt_key)
             posted = Posted(last + 1, signed, body, event.collect)
+            self._head = None  # an error may come behind its name: then the disk knows
             self.outbox.put(posted, app=event.app, plan=event.plan)
             self._head = posted.rseq, chain_hash(signed)
             return posted

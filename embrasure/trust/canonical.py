@@ -152,7 +152,12 @@ def _is_flat(raw: bytes) -> bool:
     """Return whether brackets surely nest no deeper than that; for the usual document, quickly."""
     if b"\\" in raw or len(raw) > limits.PARSED_BYTES:
         return False  # a quote may be part of a string; and the pieces of a huge one take memory
-    marks = b"".join(raw.split(b'"')[::2]).translate(None, _NO_MARKS)
+    return nests_little(b"".join(raw.split(b'"')[::2]))
+
+
+def nests_little(outside: bytes) -> bool:
+    """Return whether brackets nest at most `limits.JSON_DEPTH` deep. outside: without strings."""
+    marks = outside.translate(None, _NO_MARKS)
     for _ in range(limits.JSON_DEPTH):
         if not marks:
             break

@@ -13,6 +13,7 @@ import msgspec
 
 from embrasure import limits
 from embrasure.shapes import prepare
+from embrasure.trust.canonical import nests_little
 
 T = TypeVar("T", bound=msgspec.Struct)
 _NAME_BYTES = 128  # of a member, as in `canonical`
@@ -33,8 +34,8 @@ def read_plain(raw: bytes, shape: type[T], *, apart: frozenset[bytes]) -> T | No
     if len(raw) > limits.PARSED_BYTES or b"\\" in raw or not raw.isascii():
         return None
     pieces = raw.split(b'"')  # without an escape every second one is a string
-    strings = frozenset(pieces[1::2])
-    if strings & apart or _UNUSUAL.search(b'"'.join(pieces[::2])):
+    strings, outside = frozenset(pieces[1::2]), b'"'.join(pieces[::2])
+    if strings & apart or _UNUSUAL.search(outside) or not nests_little(outside):
         return None
     if not raw.decode("ascii").isprintable() or not _are_names_fit(raw, pieces, strings):
         return None

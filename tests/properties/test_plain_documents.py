@@ -35,6 +35,13 @@ class Paper(Document, frozen=True, kw_only=True):
     text: str
 
 
+class Open(Document, frozen=True, kw_only=True):
+    """As the two copies of floors are."""
+
+    count: int
+    rest: dict[str, object]
+
+
 class Dated(Document, frozen=True, kw_only=True):
     until: Time
 
@@ -182,6 +189,35 @@ def test_a_number_that_not_every_reader_reads_alike_is_refused(ablation: Ablatio
     with ablation("the look at numbers") as attack:
         attack.without("embrasure.trust.plain._UNUSUAL", re.compile(rb"(?!)"))
         attack.succeeded(read(raw, Paper, limit=10_000, document="test").count > limits.MAX_INTEGER)
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("levels", [13, 300, 50_000])
+def test_a_document_that_nests_deeply_is_refused(levels: int, ablation: Ablation) -> None:
+    raw = b'{"count":7,"rest":{"a":' + b"[" * levels + b"]" * levels + b"}}"
+    assert quickly(raw, Open) is None
+    with pytest.raises(Refused):
+        read(raw, Open, limit=1 << 20, document="test")
+    with ablation("the depth of a document") as attack:
+        attack.without("embrasure.trust.plain.nests_little", lambda _: True)
+        if levels < 1000:
+            attack.succeeded(read(raw, Open, limit=1 << 20, document="test").count == 7)
+        else:
+            with pytest.raises(RecursionError):
+                read(raw, Open, limit=1 << 20, document="test")
+            attack.succeeded(True)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers(0, 9) | st.just("a"),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("b"), inner),
+        max_leaves=30,
+    )
+)
+def test_an_open_member_is_read_alike(value: object) -> None:
+    raw = canonical({"count": 7, "rest": {"a": value}})
+    assert quickly(raw, Open) in (None, closely(raw, Open))
 
 
 @pytest.mark.misuse

@@ -186,3 +186,24 @@ def test_a_save_needs_no_more_than_one_new_file(store: FloorStore) -> None:
         store.save(some(8))
     assert FloorStore(store.folder).load() == some(7)
     assert len(list(store.folder.iterdir())) == 2
+
+
+class Worn:
+    """A disk that gives no file another name."""
+
+    def before(self, op: fsops.Op) -> int | None:
+        if op.call == "rename":
+            raise OSError(errno.EIO, "worn out")
+        return None
+
+    def after(self, op: fsops.Op, result: int) -> None:
+        pass
+
+
+def test_a_save_that_a_disk_breaks_leaves_what_was(store: FloorStore) -> None:
+    store.save(some(7))
+    with fsops.watched(Worn()), pytest.raises(Failed) as broken:
+        store.save(some(8))
+    assert broken.value.reason == "io"
+    assert FloorStore(store.folder).load() == some(7)
+    assert len(list(store.folder.iterdir())) == 2

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.trust.layout import blob_file, parse_file
 from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, Receipt, sign_receipt
 from embrasure.trust.source import Source
-from node.answering import Deaf, Heard, Hearer, converse
+from node.answering import Deaf, Heard, Hearer, Hints, converse, serve
 from node.asking import IpcReport, IpcSource, Pace
 from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
@@ -33,6 +33,7 @@ from node.messages import (
     PollAsk,
     ProgressNote,
     ReceiptNote,
+    Want,
     Whole,
     pack,
     parse_from_apply,
@@ -367,6 +368,34 @@ def test_an_answer_that_never_comes_is_given_up_as_slow(
         attack.succeeded(not ended.wait(0.5))
         done.set()
         waiting.join()
+
+
+@pytest.mark.misuse
+def test_fetch_hears_that_apply_has_hung_up_while_a_source_drips(ablation: Ablation) -> None:
+    """Else a gateway that drips holds one of the few orders that a node takes at a time."""
+
+    def pieces() -> int:
+        left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        count = 0
+
+        class Drip:
+            def fetch(self, _path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+                nonlocal count
+                del offset, limit
+                while True:
+                    count += 1
+                    if count == 3:
+                        right.close()  # apply has waited long enough
+                    yield b"x"
+
+        with Channel(left, parse_from_apply) as fetch, suppress(Unavailable):
+            serve(fetch, Want(id=1, path=TIMESTAMP, offset=0, limit=65536), Drip(), Hints(Deaf()))
+        return count
+
+    assert pieces() <= 4
+    with ablation("a look at who waits, at each piece") as attack:
+        attack.without("node.answering._listen", lambda *_: None)
+        attack.succeeded(pieces() > limits.INLINE_BYTES)
 
 
 def test_little_comes_in_the_answer_and_much_through_a_pipe() -> None:
