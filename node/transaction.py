@@ -217,7 +217,7 @@ class Transaction:
         state, said = self.record.state, explain(problem, self.record.state)
         if state in HARMLESS and state is not State.REJECTED:
             return To(State.REJECTED, {"ending": "rejected", "retry_at": 0, **said})
-        # Whether the old release is well is not asked: nothing was done to it.
+        # The install has done nothing to it. A hook could, with the app's own rights.
         if state is State.PREPARING:
             with contextlib.suppress(EmbrasureError):
                 if is_untouched(self.ground, self.record):
