@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Annotated, Literal
 
 import msgspec
@@ -111,11 +111,18 @@ def windows_of(paths: Paths, app: str) -> Windows:
     return load_app(paths, app).windows or load_config(paths).windows
 
 
-def _app_files(paths: Paths) -> list[Path]:
-    """Return the files of apps.d; a folder that may not be read is no empty one: raises Denied."""
+_END = ".toml"
+
+
+def _app_files(paths: Paths) -> list[str]:
+    """Return the names in apps.d that end so; a folder that may not be read is no empty one: raises
+    Denied.
+    """
+    folder = str(paths.apps)
     try:
-        with explaining(str(paths.apps)):
-            return sorted(path for path in paths.apps.iterdir() if path.suffix == ".toml")
+        with explaining(folder):
+            names = os.listdir(folder)  # noqa: PTH208  # each poll asks: paths cost more
+            return sorted(name for name in names if name.endswith(_END) and name != _END)
     except NotFound:
         return []
 
@@ -123,14 +130,14 @@ def _app_files(paths: Paths) -> list[Path]:
 def app_names(paths: Paths) -> tuple[str, ...]:
     """Return the apps that the owner lets run here, sorted; raises Misuse for a strange name."""
     found = []
-    for path in _app_files(paths):
+    for name in _app_files(paths):
         try:
-            found.append(msgspec.convert(path.stem, AppName, strict=True))
+            found.append(msgspec.convert(name.removesuffix(_END), AppName, strict=True))
         except msgspec.ValidationError:
             raise Misuse(
-                str(path),
+                str(paths.apps / name),
                 expected="an app's name before .toml",
-                got=path.stem,
+                got=name.removesuffix(_END),
                 reason="config",
                 hint="rename it to <app>.toml: a to z, 0 to 9 and hyphens; or remove it",
             ) from None

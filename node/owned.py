@@ -17,6 +17,7 @@ class Owned:
     def __init__(self, paths: Paths, isolation: Isolation) -> None:
         self._paths, self._isolation = paths, isolation
         self._good: dict[str, _State] = {}
+        self._files: dict[str, tuple[str, ...]] = {}  # as text: a path costs more than the look
 
     def check(self, app: str) -> None:
         """Return only when nothing about the app is damaged; raises Misuse, Denied."""
@@ -28,9 +29,11 @@ class Owned:
         self._good[app] = state
 
     def _state(self, app: str) -> _State:
-        files = (self._paths.app_toml(app), self._paths.serving / "a", self._paths.serving / "b")
+        if (files := self._files.get(app)) is None:
+            copies = self._paths.serving / "a", self._paths.serving / "b"
+            files = self._files[app] = tuple(map(str, (self._paths.app_toml(app), *copies)))
         try:
-            found = [os.stat(path, follow_symlinks=False) for path in files]  # noqa: PTH116  # fast
+            found = [os.lstat(path) for path in files]
         except OSError:
             return ()
         return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
