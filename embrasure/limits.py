@@ -186,6 +186,7 @@ KEEP_MOST = 20
 PINS = 64  # releases that owners keep by hand, of all apps
 PINS_BYTES = 16 * KIB
 BLOB_UNUSED_SECONDS = 3600  # a blob that nothing names stays: a cut-off install goes on with it
+BLOB_SWEEP_SECONDS = 900  # between two looks for such blobs: each costs as much as 1,000 files
 FREE_PERCENT = 3  # of the file system kept free
 FREE_BYTES = 512 * MIB  # kept free, whichever is less of the two: a small disk is still of use
 INBOX_SECONDS = 24 * 3600  # what a mirror was sent and nothing names is dropped after this

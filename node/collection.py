@@ -65,13 +65,16 @@ def _age(name: str) -> int:
 
 
 def clean(tx: Transaction) -> None:
-    """Only releases that may still be needed are there, and blobs that they are made of."""
+    """Only releases that may still be needed are there, and blobs that they are made of; of other
+    blobs those that came, or were looked for, a short time ago.
+    """
     _collect(tx, most=tx.config.keep)
-    tx.ground.blobs.sweep(
-        live_blobs(tx.ground.paths, tx.app),
-        unused_s=limits.BLOB_UNUSED_SECONDS,
-        now=tx.ground.clock().timestamp(),
-    )
+    sweeps, now = tx.ground.blob_sweeps, tx.ground.clock().timestamp()
+    if not sweeps.is_due(now):
+        return  # what could go is too young as a rule, and each of it would be looked at
+    live = live_blobs(tx.ground.paths, tx.app)
+    tx.ground.blobs.sweep(live, unused_s=limits.BLOB_UNUSED_SECONDS, now=now)
+    sweeps.last = now
 
 
 def make_room(tx: Transaction, wanted: Manifest) -> None:

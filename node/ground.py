@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -120,12 +121,26 @@ class FloorKeeper:
         self.change(lambda floors: floors.with_app(app, change(floors.app(app))))
 
 
+@dataclass(slots=True)
+class Rarely:
+    """Says when what costs much is to be done again: at once at first, then once in `seconds`."""
+
+    seconds: float
+    last: float = -math.inf
+
+    def is_due(self, now: float) -> bool:
+        """Return whether it is to be done. now: Unix seconds; a clock that was set back says yes,
+        for nobody knows then how long it was not done.
+        """
+        return not 0 <= now - self.last < self.seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Ground:
     """The tools of one node. fetch_s: how long one release may be fetched; build_s: how long it
     may be built; confirm_s: how long a release waits for the word that lets it stay;
     policy: the newest one that was verified, None without; halt: set when the node is being
-    stopped.
+    stopped; blob_sweeps: when blobs were last looked for that nothing names.
     """
 
     paths: Paths
@@ -143,6 +158,7 @@ class Ground:
     build_s: float = limits.BUILD_SECONDS
     policy: Callable[[], Policy | None] = lambda: None
     halt: threading.Event = field(default_factory=threading.Event)
+    blob_sweeps: Rarely = field(default_factory=lambda: Rarely(limits.BLOB_SWEEP_SECONDS))
 
 
 def release_of(committed: Committed | None) -> Release | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -25,6 +27,7 @@ from node import collection, pins
 from node.paths import Paths
 from node.states import Record, Release, State, release_name
 from tests.ablation import Ablation
+from tests.simulate.installer import SimInstaller
 from tests.unit.node.records import make_record
 
 APP = "shop"
@@ -248,3 +251,25 @@ def test_what_is_missing_is_found_in_one_look(tmp_path: Path) -> None:
     assert blobs.still_to_come(missing) == 4 + 4
     assert blobs.missing({whole: 6}) == {whole: 6}, "another length is another blob"
     blobs.close()
+
+
+def test_blobs_that_nothing_names_are_looked_for_now_and_then(tmp_path: Path) -> None:
+    """An install does not look at each of thousands of blobs that cannot go yet."""
+    with closing(SimInstaller(tmp_path)) as bench:
+        stray = bench.paths.blobs / "00" / ("00" * 32)
+
+        def installed(version: str) -> bool:
+            """Return whether an old blob that nothing names is still here after an install."""
+            stray.parent.mkdir(exist_ok=True)
+            stray.write_bytes(b"")
+            os.utime(stray, (0, 0))
+            bench.publish(version)
+            assert bench.poll() == "committed"
+            return stray.exists()
+
+        assert not installed("1.0"), "the first install of a process looks"
+        assert installed("2.0")
+        bench.clock.ahead += timedelta(seconds=limits.BLOB_SWEEP_SECONDS)
+        assert not installed("3.0")
+        bench.clock.ahead -= timedelta(seconds=1)
+        assert not installed("4.0"), "a clock that was set back tells nothing"
