@@ -5,12 +5,14 @@ Kept against: the old process, or any other, that still holds the port and passe
 
 from __future__ import annotations
 
-import contextlib
+import _socket  # see prober.py: no `socket`, no `contextlib`
 import errno
 import os
-import socket
 import struct
-from collections.abc import Iterable
+
+TYPE_CHECKING = False  # as in `typing`, without its import
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _LISTEN = b"0A"
 _V4_LOOPBACK, _V4_ANY = b"0100007F", b"00000000"
@@ -59,23 +61,26 @@ def _ask_kernel() -> list[Listening]:
     service manager's filter may forbid that socket; then the tables are read.
     """
     try:
-        return [one for family in (socket.AF_INET, socket.AF_INET6) for one in diagnosed(family)]
+        return [one for family in (_socket.AF_INET, _socket.AF_INET6) for one in diagnosed(family)]
     except OSError:
         return _all_of(_table(path) for path in ("/proc/net/tcp", "/proc/net/tcp6"))
 
 
 def _table(path: str) -> bytes:
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:  # noqa: PTH123  # see prober.py: no pathlib
-        return file.read()
-    return b""  # a kernel without IPv6
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # see prober.py: no pathlib
+            return file.read()
+    except FileNotFoundError:
+        return b""  # a kernel without IPv6
 
 
 def diagnosed(family: int) -> list[Listening]:
     """Return the listening sockets of one family, as the kernel's sock_diag(7) tells them."""
-    question = struct.pack("=BBxxI48x", family, socket.IPPROTO_TCP, 1 << _LISTEN_STATE)
+    question = struct.pack("=BBxxI48x", family, _socket.IPPROTO_TCP, 1 << _LISTEN_STATE)
     head = _HEAD.pack(_HEAD.size + len(question), _BY_FAMILY, _DUMP, 1, 0)
     found: list[Listening] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
+    kernel = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW, _SOCK_DIAG)
+    try:
         kernel.settimeout(_ANSWER_SECONDS)
         kernel.send(head + question)
         while True:
@@ -89,10 +94,12 @@ def diagnosed(family: int) -> list[Listening]:
                 if kind != _BY_FAMILY or length < _HEAD.size + _SOCKET.size:
                     raise OSError(errno.EPROTO, "another answer than asked for")
                 family_is, port, address, uid, inode = _SOCKET.unpack_from(answer, _HEAD.size)
-                words = struct.unpack("=4I", address)[: 1 if family_is == socket.AF_INET else 4]
+                words = struct.unpack("=4I", address)[: 1 if family_is == _socket.AF_INET else 4]
                 text = b"".join(b"%08X" % word for word in words)  # as /proc/net writes it
                 found.append((text, port[0] << 8 | port[1], inode, uid))
                 answer = answer[(length + 3) & ~3 :]
+    finally:
+        kernel.close()
 
 
 def _all_of(tables: Iterable[bytes]) -> list[Listening]:
@@ -114,13 +121,24 @@ def sockets_of(pids: Iterable[int]) -> frozenset[int]:
     """Return the inodes of all sockets that these processes hold."""
     found = set()
     for pid in pids:
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours
-            for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208  # no pathlib
-                with contextlib.suppress(OSError):
-                    target = os.readlink(f"/proc/{pid}/fd/{name}")  # noqa: PTH115  # the same
-                    if target.startswith("socket:["):
-                        found.add(int(target[8:-1]))
+        for target in _opened(pid):
+            if target.startswith("socket:["):
+                found.add(int(target[8:-1]))
     return frozenset(found)
+
+
+def _opened(pid: int) -> list[str]:
+    """Return what the descriptors of a process stand for; none of one that ended or is not ours."""
+    found, folder = [], f"/proc/{pid}/fd"
+    try:
+        for name in os.listdir(folder):  # noqa: PTH208  # no pathlib
+            try:
+                found.append(os.readlink(f"{folder}/{name}"))  # noqa: PTH115  # the same
+            except OSError:
+                continue
+    except OSError:
+        pass
+    return found
 
 
 def is_held_by(port: int, pids: Iterable[int]) -> bool:

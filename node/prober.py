@@ -2,31 +2,28 @@
 
 In development apply calls `check` itself. In production this is a process of its own, as the app's
 user: apply has no network there, and only the same user sees whose socket it is. It takes questions
-as lines of JSON and answers each with one line. No redirect, no name look-up, every byte and every
-second bounded. Nothing but the standard library, and gRPC where a probe asks for it. It starts for
-each install that is probed, so it imports little: no pathlib, no typing, no site.
+as lines and answers each with one line. No redirect, no name look-up, every byte and every second
+bounded. Nothing but the standard library, and gRPC where a probe asks for it. It starts for each
+install that is probed, so it imports little: with `socket`, `json` and `re`, which load `enum`, the
+start of a prober costs 22 ms and not 11, as much as to install 100 files.
 """
 
 from __future__ import annotations
 
+import _socket  # what `socket` is made of: the same objects, without its enumerations
 import ctypes
-import json
 import os
-import re
-import signal
-import socket
 import stat
 import sys
 import time
-from collections.abc import Mapping
 
 from node import listening
 
 HOST = "127.0.0.1"
 LINE_BYTES = 256 * 1024  # one question: 32,768 members
 _HEAD_BYTES = 64 * 1024
-_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r\n")
-_RELEASE = re.compile(rb"\r\nembrasure-release:[ \t]*([0-9a-f]{16})[ \t]*\r\n", re.IGNORECASE)
+_VERSIONS = (b"HTTP/1.0 ", b"HTTP/1.1 ")
+_RELEASE, _HEX, _NAME_LENGTH = b"embrasure-release", b"0123456789abcdef", 16
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}, as protobuf writes it
 _METHOD = "/grpc.health.v1.Health/Check"
 _GRPC_BYTES = 4096
@@ -36,13 +33,37 @@ _GRPC = (
     ("grpc.enable_retries", 0), ("grpc.service_config_disable_resolution", 1),
     ("grpc.compression_enabled_algorithms_bitset", 1),  # `identity` alone: nothing is inflated
 )  # fmt: skip
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 4, 38, 9
 
 TYPE_CHECKING = False  # as in `typing`, without its import
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     Question = Mapping[str, Any]
+
+
+def write_question(asked: Question) -> bytes:
+    """Return the question as one line: NAME=VALUE between tabs, process ids between commas.
+
+    Raises ValueError for a text that could be taken for more than one.
+    """
+    words = [
+        f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in asked.items()
+    ]
+    line = "\t".join(words)
+    if "\n" in line or line.count("\t") != len(words) - 1:
+        raise ValueError("a text with a tab or a new line")
+    return line.encode() + b"\n"
+
+
+def read_question(line: bytes) -> dict[str, Any]:
+    """Return the question of a line; whoever asks is believed."""
+    asked: dict[str, Any] = dict(
+        word.split("=", 1) for word in line.decode().removesuffix("\n").split("\t")
+    )
+    return asked | {"members": [int(pid) for pid in asked.get("members", "").split(",") if pid]}
 
 
 def check(asked: Question) -> str:
@@ -95,7 +116,8 @@ def _ask_http(asked: Question, until: float) -> tuple[str, bool]:
         f"GET {asked['path']} HTTP/1.1\r\nHost: {HOST}:{port}\r\n"
         "User-Agent: embrasure-probe\r\nConnection: close\r\n\r\n"
     )
-    with _connected(port, _left(until)) as connection:
+    connection = _connected(port, _left(until))
+    try:
         connection.sendall(request.encode("ascii"))
         head = b""
         while b"\r\n\r\n" not in head:
@@ -105,18 +127,40 @@ def _ask_http(asked: Question, until: float) -> tuple[str, bool]:
             head += piece
             if not piece or len(head) > _HEAD_BYTES:
                 return f"port {name}: no HTTP answer", False
-    found = _STATUS.match(head)
-    if found is None:
+    finally:
+        connection.close()
+    status = status_of(head)
+    if status is None:
         return f"port {name}: no HTTP answer", False
-    if int(found[1]) != asked["status"]:
-        return f"port {name}: status {int(found[1])}, expected {asked['status']}", False
-    named = _RELEASE.search(head[: head.index(b"\r\n\r\n") + 2])
-    return "", named is not None and named[1].decode().lower() == asked["release"]
+    if status != int(asked["status"]):
+        return f"port {name}: status {status}, expected {asked['status']}", False
+    return "", release_of(head) == asked["release"]
 
 
-def _connected(port: int, seconds: float) -> socket.socket:
+def status_of(head: bytes) -> int | None:
+    """Return the status that an answer begins with, None when it is no HTTP/1 (RFC 9112, 4)."""
+    line, end, _ = head.partition(b"\r\n")
+    version, digits, phrase = line[:9], line[9:12], line[12:]
+    if not end or b"\r" in line or b"\n" in line or version not in _VERSIONS:
+        return None
+    if len(digits) < 3 or not digits.isdigit() or phrase[:1] not in (b"", b" "):
+        return None
+    return int(digits)
+
+
+def release_of(head: bytes) -> str:
+    """Return the release that the first such field of an answer names, "" when none does."""
+    for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]:
+        field, _, value = line.lower().partition(b":")
+        named = value.strip(b" \t")
+        if field == _RELEASE and len(named) == _NAME_LENGTH and not named.strip(_HEX):
+            return named.decode("ascii")
+    return ""
+
+
+def _connected(port: int, seconds: float) -> _socket.socket:
     """Return a connection to the port; a plain address, so nothing is looked up or loaded."""
-    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    connection = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     try:
         connection.settimeout(seconds)
         connection.connect((HOST, port))
@@ -175,7 +219,7 @@ def become(user: str) -> None:
         os.setresuid(uid, uid, uid)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
 
 
 def main() -> int:
@@ -186,7 +230,8 @@ def main() -> int:
     if os.getppid() != int(sys.argv[1]):
         return 1
     while line := sys.stdin.buffer.readline(LINE_BYTES):
-        print(json.dumps(check(json.loads(line))), flush=True)
+        sys.stdout.buffer.write(check(read_question(line)).encode() + b"\n")
+        sys.stdout.buffer.flush()
     return 0
 
 

@@ -4,7 +4,6 @@ more than a word on its own app.
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from node import processes
-from node.prober import LINE_BYTES
+from node.prober import LINE_BYTES, write_question
 from node.users import User
 
 _START_SECONDS = 10.0  # an interpreter, on a busy machine; with gRPC
@@ -48,20 +47,20 @@ class Prober:
         """Return what is wrong, empty when the probe passes."""
         seconds = asked.get("seconds")
         said = self._ask(asked, float(seconds) if isinstance(seconds, int | float) else 0.0)
-        return said[:300] if isinstance(said, str) else "prober: no answer"
+        return said if said is not None else "prober: no answer"
 
-    def _ask(self, asked: Mapping[str, object], seconds: float) -> object:
-        """Return its answer; None, and its end, when none comes in time."""
+    def _ask(self, asked: Mapping[str, object], seconds: float) -> str | None:
+        """Return its answer; None, and its end, when none comes in time, or what is no sentence."""
         until = time.monotonic() + seconds + (_START_SECONDS if self._is_fresh else _SLACK_SECONDS)
         self._is_fresh = False
-        line = json.dumps(asked).encode() + b"\n"
+        line = write_question(asked)
         pipe, answer = self._process.stdin, self._process.stdout
         if pipe is None or answer is None or len(line) > LINE_BYTES:
             return None
         try:
             _tell(pipe, line, until)
-            return json.loads(_line(answer.fileno(), until))
-        except (OSError, ValueError, RecursionError):
+            return _sentence(_line(answer.fileno(), until))
+        except (OSError, ValueError):
             processes.kill(self._process, self._user)
             self._is_killed = True
             return None
@@ -86,6 +85,14 @@ def _tell(pipe: IO[bytes], line: bytes, until: float) -> None:
         if left <= 0 or not waiting.poll(left * 1000):
             raise TimeoutError("not heard in time")
         rest = rest[pipe.write(rest) or 0 :]
+
+
+def _sentence(line: bytes) -> str:
+    """Return the answer in a line, which the app's user may have written; raises ValueError."""
+    text = line.removesuffix(b"\n").decode()[:300]
+    if not text.isprintable():
+        raise ValueError("no sentence")
+    return text
 
 
 def _line(fd: int, until: float) -> bytes:
