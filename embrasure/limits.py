@@ -220,6 +220,7 @@ RETRY_LONGEST_SECONDS = 3_600  # a node that was cut off for a week looks again 
 STEPS_BACK = 8  # of TRANSITIONS: kept for the way back, which is the same for every release
 WAYS_BACK = 3  # a roll-back is tried as often before a person is called
 CONVERSATIONS = 16  # of one user with apply at once; one more is hung up on
+IDLE_THREADS = 2  # of apply, kept for the next conversations
 FIRST_WORD_SECONDS = 10  # until whoever opened a conversation or stream says what he wants
 ORDER_STREAMS = 4  # of gateways at once; apply works on one and answers the others `busy`
 ORDERS_BYTES = 128 * KIB  # the last order or alarm of each app: two digests of 500 apps

@@ -26,8 +26,8 @@ from node.confirm_messages import AwaitsNote
 from node.enrolment import may_have_answer
 from node.ground import Apps, FloorKeeper, Ground, Report, Silent
 from node.identity import Identity
+from node.installer import NO_NONCE, Installer
 from node.installer import Answer as Answer
-from node.installer import Installer
 from node.isolation import DEVELOPMENT, Isolation
 from node.journal import Journal
 from node.judge import Judge, Judgement
@@ -42,8 +42,6 @@ from node.secrets import Secrets
 from node.serving import served
 from node.states import Confirm, State
 from node.waits import Waits, check_names
-
-_NO_NONCE = "0" * 32
 
 
 class Acceptor:
@@ -263,7 +261,7 @@ class Acceptor:
         if not is_local and self._identity.mode == "push":
             # A push node installs by orders; whatever else has it look, the gateway must follow.
             confirm = "gateway"
-        return self._installer.act(app, judgement, source, report, nonce=_NO_NONCE, confirm=confirm)
+        return self._installer.act(app, judgement, source, report, nonce=NO_NONCE, confirm=confirm)
 
     def _in_maintenance(self) -> bool:
         told = datetime.fromtimestamp(self._ground.floors.load().time, tz=UTC)

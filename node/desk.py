@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
+from functools import partial
 from logging import getLogger
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from embrasure.trust.door import Taken
 from embrasure.trust.source import Source
 from node.asking import IpcReport, IpcSource
 from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk, RepairAsk
+from node.crew import Crew
 from node.ground import Report
 from node.installer import Answer
 from node.ipc import Channel, Listener, check_peer
@@ -131,7 +133,7 @@ class Joiner(Protocol):
 
 
 class Desk:
-    """Serves conversations, each in a thread of its own."""
+    """Serves conversations, each in a thread that holds no other at the time."""
 
     def __init__(
         self,
@@ -146,25 +148,29 @@ class Desk:
         self._joiner, self._keeper = joiner, keeper
         # Each user has room of its own: fetch's user must not be able to lock the owner out.
         self._rooms = {uid: threading.BoundedSemaphore(limits.CONVERSATIONS) for uid in allowed}
+        self._crew = Crew()
         self._working = threading.Lock()
         self._precedence = Precedence()
 
     def serve(self, listener: Listener, stop: threading.Event) -> None:
         """Conversations are taken until `stop` is set."""
-        while not stop.is_set():
-            channel = listener.accept(self._allowed, seconds=_LOOK_SECONDS)
-            if channel is None:
-                continue
-            uid = channel.peer().uid
-            if not self._rooms[uid].acquire(blocking=False):
-                channel.close()
-                continue
-            try:
-                threading.Thread(target=self._converse, args=(channel, uid), daemon=True).start()
-            except RuntimeError:  # no thread is to be had now: that must not end this one
-                LOG.error("a conversation has no thread: too many processes on this host")
-                channel.close()
-                self._rooms[uid].release()
+        with closing(self._crew):
+            while not stop.is_set():
+                channel = listener.accept(self._allowed, seconds=_LOOK_SECONDS)
+                if channel is not None:
+                    self._take(channel)
+
+    def _take(self, channel: Channel[FromFetch]) -> None:
+        uid = channel.peer().uid
+        if not self._rooms[uid].acquire(blocking=False):
+            channel.close()
+            return
+        try:
+            self._crew.do(partial(self._converse, channel, uid))
+        except RuntimeError:  # no thread is to be had now: that must not end this one
+            LOG.error("a conversation has no thread: too many processes on this host")
+            channel.close()
+            self._rooms[uid].release()
 
     def alone(self, work: Callable[[], None]) -> None:
         """`work` is done while every order is answered `wait busy`."""

@@ -36,6 +36,7 @@ from node.transaction import Offer, Transaction
 from node.windows import Pause
 
 LOG = getLogger(__name__)
+NO_NONCE = "0" * 32  # of what no order asked for
 Kind = Literal[
     "none", "wait", "hold", "refuse", "committed", "rolled_back", "interrupted", "rejected",
     "degraded", "repaired",
@@ -86,7 +87,8 @@ class Installer:
         if verdict.kind in ("none", "hold") and not verdict.stage:
             self._unstage(app, report)
         if verdict.kind == "none":
-            return Answer("none", verdict.reason, app, self.told(app, verdict.plan))
+            told = self.told(app, verdict.plan, taken=nonce != NO_NONCE)
+            return Answer("none", verdict.reason, app, told)
         if verdict.kind == "refuse" and docs is not None:
             return Answer("refuse", verdict.reason, app, self._alarm(docs, verdict, report))
         if verdict.kind != "install" and not verdict.stage:
@@ -102,7 +104,8 @@ class Installer:
             return self._install(resumed(record, asked), docs, source, report)
         record = self._settled(app, report)
         if self._is_too_early(record, docs):
-            return Answer("wait", "later", app, self.told(app, docs.plan_digest))
+            told = self.told(app, docs.plan_digest, taken=nonce != NO_NONCE)
+            return Answer("wait", "later", app, told)
         fresh = self._record(docs, record, nonce=nonce, wave=verdict.wave, confirm=confirm)
         return self._install(fresh, docs, source, report)
 
@@ -126,7 +129,7 @@ class Installer:
             wave=0,
             attempt=docs.gate.attempt if docs.gate else 1,
             gseq=docs.gate.gseq if docs.gate else 0,
-            nonce="0" * 32,
+            nonce=NO_NONCE,
             collect=docs.policy.collect_key if docs.policy else "",
             kind=ReceiptKind.STATUS,
             outcome=Outcome.REFUSED,
@@ -144,9 +147,13 @@ class Installer:
         report.receipt(posted.signed, posted.body)
         return ((posted.signed, posted.body),)
 
-    def told(self, app: str, plan: str) -> tuple[tuple[bytes, bytes], ...]:
-        """Return the receipts of a plan that are still here, as they go out."""
-        posted = self._ground.receipts.outbox.of_plan(app, plan) if plan else ()
+    def told(self, app: str, plan: str, *, taken: bool = True) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the receipts of a plan that are still here, as they go out.
+
+        taken: also what somebody took: a gateway that orders again may not have heard; a poll that
+        finds nothing new tells nobody twice
+        """
+        posted = self._ground.receipts.outbox.of_plan(app, plan, taken=taken) if plan else ()
         return tuple((one.signed, one.body) for one in posted)
 
     def _settled(self, app: str, report: Report) -> Record | None:

@@ -140,10 +140,13 @@ class Outbox:
             for name in kept[: -limits.RECEIPTS_KEPT]:
                 sent.unlink(name, missing_ok=True)
 
-    def of_plan(self, app: str, plan: str) -> tuple[Posted, ...]:
-        """Return the receipts about this plan that are still here, oldest first."""
+    def of_plan(self, app: str, plan: str, *, taken: bool = True) -> tuple[Posted, ...]:
+        """Return the receipts about this plan that are still here, oldest first.
+
+        taken: also those that somebody took
+        """
         found: list[Posted] = []
-        for folder in (self._outbox, self._sent):
+        for folder in (self._outbox, self._sent) if taken else (self._outbox,):
             names = [n for n in _names(folder) if n[17:33] == plan[:16] and n[34:-5] == app]
             found += _entries(folder, names)
         return tuple(sorted(found, key=lambda one: one.rseq))
