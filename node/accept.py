@@ -123,8 +123,7 @@ class Acceptor:
 
     def _apps(self) -> list[str]:
         paths = self._ground.paths
-        installed = [path.name for path in paths.opt.iterdir() if path.is_dir()]
-        return sorted({*served(paths), *installed})
+        return sorted({*served(paths), *paths.installed()})
 
     def order(self, envelope: bytes, source: Source, report: Report) -> Answer:
         """Return what became of a gateway's order, which can only say "now".

@@ -99,18 +99,12 @@ def linked(tx: Transaction) -> str | None:
 def live_blobs(paths: Paths, *apps: str) -> set[str]:
     """Return the digests of all blobs that some release on this node is made of."""
     live: set[str] = set()
-    for app in {*app_names(paths), *installed_apps(paths), *apps}:
+    for app in {*app_names(paths), *paths.installed(), *apps}:
         if paths.releases(app).is_dir():
             with Folder.open(paths.releases(app)) as folder:
                 for name in (name for name in folder.list() if not name.startswith(".")):
                     live |= blobs_of(folder, name)
     return live
-
-
-def installed_apps(paths: Paths) -> list[str]:
-    """Return the apps that have a folder here, whether their owner still lets them run or not."""
-    with Folder.open(paths.opt) as folder:
-        return [name for name in folder.list() if paths.releases(name).is_dir()]
 
 
 class _Part(msgspec.Struct):

@@ -44,9 +44,9 @@ def _signs_of_a_node(paths: Paths) -> Iterator[Path]:
     )  # fmt: skip
     known = {paths.seal_key, paths.receipt_key}
     yield from (path for path in _inside(paths.keys) if path not in known and not _is_temp(path))
-    yield from (path for folder in (paths.outbox, paths.sent, paths.tuf, paths.opt, paths.journal,
-                                 paths.serving)
-                for path in _inside(folder))  # fmt: skip
+    folders = (paths.outbox, paths.sent, paths.tuf, paths.journal, paths.serving)
+    yield from (path for folder in folders for path in _inside(folder))
+    yield from map(paths.app, paths.installed())
     store = FloorStore(paths.floors)
     if store.exists() and not _are_fresh(store):
         yield paths.floors

@@ -80,8 +80,10 @@ class Paths:
 
     @cached_property
     def blobs(self) -> Path:
-        """Plain contents by digest."""
-        return self.data / "blobs"
+        """Plain contents by digest. Beside the releases, and no name of an app: in a unit that may
+        write to both folders each would be a mount of its own, and no file has names on two.
+        """
+        return self.opt / ".blobs"
 
     @cached_property
     def journal(self) -> Path:
@@ -203,6 +205,11 @@ class Paths:
     def opt(self) -> Path:
         """One folder for each app."""
         return self.prefix / "opt" / "embrasure"
+
+    def installed(self) -> list[str]:
+        """Return the apps that have a folder here, sorted."""
+        found = self.opt.iterdir() if self.opt.is_dir() else ()
+        return sorted(one.name for one in found if one.is_dir() and not one.name.startswith("."))
 
     @cached_property
     def holds(self) -> Path:

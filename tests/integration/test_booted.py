@@ -126,6 +126,8 @@ def test_a_release_is_installed_and_its_commands_are_units(here: BootedNode) -> 
         assert (shown["ActiveState"], shown["NRestarts"], shown["Type"]) == (
             "active", "0", "notify")  # fmt: skip
     assert "embrasure-hook" not in look("systemctl", "list-units", "--all", "--plain")
+    # Blobs and releases are on one mount in the unit: what the app cannot write to is there once.
+    assert look("stat", "-c", "%h", "/opt/embrasure/shop/current/config/mode").strip() == "2"
 
 
 def test_fetch_sees_and_reaches_only_what_its_unit_says(here: BootedNode) -> None:

@@ -63,7 +63,7 @@ _MAYBE_UNSEEN = {SERVES, UNCHANGED}
 # A whole folder, and the two copies of a floor: no installs, and a word why.
 _TRUST = ("var/lib/embrasure/state/floors", "var/lib/embrasure/tuf/tuf-floors",
           "var/lib/embrasure/tuf", "var/lib/embrasure/state")  # fmt: skip
-_HARMLESS = ("var/lib/embrasure/journal", "var/lib/embrasure/outbox", "var/lib/embrasure/blobs",
+_HARMLESS = ("var/lib/embrasure/journal", "var/lib/embrasure/outbox", "opt/embrasure/.blobs",
              "var/lib/embrasure/tuf/trusted")  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from tests.simulate.promises import check_floors, check_link
 from tests.simulate.sweep_install import small
 
 # Written anew at every start, or holding nothing; a release and its blobs are `verify`'s matter.
-_NO_STATE = frozenset({"releases", "blobs", "logs", "lock", "run", "ballast", "shared"})
+_NO_STATE = frozenset({"releases", ".blobs", "logs", "lock", "run", "ballast", "shared"})
 Harm = Callable[[Path], None]
 
 

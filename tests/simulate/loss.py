@@ -25,7 +25,7 @@ Node = int
 Key = tuple[Node, str]  # a name in a folder
 ROOT: Node = 0
 WHOLE = 8  # changes of names: 256 parts
-_LINKED = ("blobs", "releases", "trusted")  # never written in place: a second name will do
+_LINKED = (".blobs", "releases", "trusted")  # never written in place: a second name will do
 
 
 @dataclass(frozen=True, slots=True)

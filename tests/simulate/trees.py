@@ -48,7 +48,7 @@ def _look(folder: str, prefix: str, found: set[tuple[str, tuple[object, ...]]]) 
 
 
 # Never written in place, so a second name is as good as a copy; `run` looks that this stays so.
-_SHARED = ("blobs", "releases", "trusted")
+_SHARED = (".blobs", "releases", "trusted")
 
 
 def copy_tree(source: Path, target: Path, *, ballast: bool = False) -> None:
