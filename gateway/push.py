@@ -157,7 +157,8 @@ async def awaited_by(channel: grpc.aio.Channel, *, seconds: float) -> Awaited | 
 async def _connect(stub: node_pb2_grpc.NodeStub, dial_s: float) -> OrderCall | Ended:
     call: OrderCall = stub.Order()
     try:
-        await asyncio.wait_for(call.wait_for_connection(), dial_s)
+        async with asyncio.timeout(dial_s):
+            await call.wait_for_connection()
     except TimeoutError:
         call.cancel()
         return Ended("unreachable", reason="dial: timed out")
@@ -217,6 +218,9 @@ class _Stream:
             for task in (hear, answer):
                 task.cancel()
             await asyncio.gather(hear, answer, return_exceptions=True)
+            # What failed keeps this frame, and must not be kept by it: the connection would stay
+            # open until the garbage is collected, and a node takes few.
+            del hear, answer, task
         if self.awaits:
             return Ended("awaits", word=self.awaits)
         return self._refusal or Ended("ended")
@@ -224,7 +228,8 @@ class _Stream:
     async def _hear(self, idle_s: float) -> None:
         """Take messages until the node ends the stream well; raises AioRpcError otherwise."""
         while True:
-            message = await asyncio.wait_for(self._call.read(), idle_s)
+            async with asyncio.timeout(idle_s):
+                message = await self._call.read()
             if message is grpc.aio.EOF or not isinstance(message, node_pb2.FromNode):
                 break
             await self._bounds.count(message)
@@ -290,4 +295,5 @@ class _Stream:
             yield body
 
     async def _write(self, message: node_pb2.FromGateway) -> None:
-        await asyncio.wait_for(self._call.write(message), WRITE_SECONDS)
+        async with asyncio.timeout(WRITE_SECONDS):
+            await self._call.write(message)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 import pytest
 
 from embrasure import limits
+from embrasure.errors import Refused
 from embrasure.net.credentials import channel
 from embrasure.trust import layout
 from embrasure.trust.folder import FolderSource
@@ -21,6 +25,7 @@ from gateway.push import RECEIPTS, Ended, push
 from tests.ablation import Ablation
 from tests.simulate.authority import Authority, Leaf
 from tests.simulate.liars import Requests, Script, lying
+from tests.simulate.listener import listening
 
 NODE = "n-" + "a" * 26
 BLOB = layout.blob_file("ab" * 32)
@@ -261,6 +266,36 @@ def test_a_closed_port_is_unreachable(feed: Feed) -> None:
 
     ended = asyncio.run(course())
     assert ended.kind == "unreachable" and ended.reason.startswith("dial: ")
+
+
+def test_a_push_that_failed_lets_go_of_its_connection(feed: Feed) -> None:
+    """A node takes few at once, and must not wait until this end collects its garbage."""
+    own = AUTHORITY.leaf("gateway", "g1")
+
+    async def course() -> bool:
+        async with listening(AUTHORITY, connections=4) as listener:
+            listener.handlers.fail = lambda: Refused("order", expected="another", got="this")
+            for _ in range(12):
+                async with listener.channel(own) as line:
+                    ended = await push(
+                        line, b"order", feed=feed, listener=Heard(), dial_s=3.0, idle_s=5.0,
+                        handshakes=asyncio.Semaphore(1),
+                    )  # fmt: skip
+                assert ended.kind in ("broken", "unreachable")
+            listener.handlers.fail = None
+            end = time.monotonic() + 10
+            while time.monotonic() < end:
+                with suppress(grpc.aio.AioRpcError):
+                    return bool(await listener.call("unary_unary", own))
+                await asyncio.sleep(0.1)
+            return False
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(course())
+    finally:
+        gc.enable()
 
 
 # --- floods ------------------------------------------------------------------------------------
