@@ -103,10 +103,12 @@ def read_bounded(fd: int, *, limit: int, thing: str, seems: int | None = None) -
         # What is asked for is set aside first, and cleared: 256 KiB for each small file would be
         # most of its cost.
         step = about(os.fstat(fd).st_size if seems is None else seems)
-        while piece := os.read(fd, min(step, limit + 1 - len(held))):
+        while piece := os.read(fd, asked := min(step, limit + 1 - len(held))):
             held += piece
             if len(held) > limit:
                 raise Refused(thing, expected=f"at most {limit} bytes", got="more", reason="limit")
+            if len(held) == seems and len(piece) < asked:
+                break  # more was asked for, and there is none
     return bytes(held)
 
 

@@ -52,6 +52,7 @@ ROOT_STEPS = 64  # root versions walked in one refresh
 VISITED_ROLES = 32  # delegations looked at for one target
 DOCUMENTS_HELD = 512  # target files kept beside the metadata; the longest unused go first
 DOCUMENTS_HELD_BYTES = 256 * MIB
+DOCUMENTS_IN_MEMORY_BYTES = MIB  # those in use beside it; what does not fit is read each time
 MARK_SECONDS = 60  # between two notes that a held document is in use: its age decides who goes
 KEYS_PER_ROLE = 32  # distinct keys; CVE-2026-23992 is a threshold of 0
 PARSED_BYTES = 512 * KIB  # documents that are kept parsed: a manifest of 2,000 files is 440 KB

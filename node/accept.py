@@ -263,6 +263,8 @@ class Acceptor:
         return self._installer.act(app, judgement, source, report, nonce=NO_NONCE, confirm=confirm)
 
     def _in_maintenance(self) -> bool:
+        if not hold.is_written(self._ground.paths):
+            return False
         told = datetime.fromtimestamp(self._ground.floors.load().time, tz=UTC)
         return bool(hold.held(self._ground.paths, hold.NODE, max(self._clock(), told)))
 

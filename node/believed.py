@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 from embrasure import limits
@@ -33,7 +34,7 @@ class Told(Document, frozen=True, kw_only=True):
 
 def keep_bundle(paths: Paths, tls: TlsBundle) -> None:
     """`tls`, verified and of this fleet, is what fetch reads from now on."""
-    _keep(paths, paths.tls_bundle.name, write(tls), limit=limits.TLS_BUNDLE_BYTES)
+    _keep(paths.tls_bundle, write(tls), limit=limits.TLS_BUNDLE_BYTES)
 
 
 def keep_denials(paths: Paths, policy: Policy | None, union: Union, *, root: str, env: str) -> None:
@@ -46,13 +47,13 @@ def keep_denials(paths: Paths, policy: Policy | None, union: Union, *, root: str
     if policy is None:
         found = found.joined(held_denials(paths))
     raw = write_denials(found, root=root, env=env)
-    _keep(paths, paths.tls_denials.name, raw, limit=limits.FLOORS_BYTES)
+    _keep(paths.tls_denials, raw, limit=limits.FLOORS_BYTES)
 
 
 def keep_time(paths: Paths, seconds: int) -> None:
     """This time, which verified files told, is what fetch knows from now on."""
     raw = write(Told(v=1, time=seconds))
-    _keep(paths, paths.told.name, raw, limit=limits.ORDER_BYTES)
+    _keep(paths.told, raw, limit=limits.ORDER_BYTES)
 
 
 def told_time(paths: Paths) -> datetime:
@@ -81,12 +82,10 @@ def held_denials(paths: Paths) -> TlsDenials:
     return read_denials(raw)
 
 
-def _keep(paths: Paths, name: str, raw: bytes, *, limit: int) -> None:
-    with Folder.open(paths.state) as folder:
-        set_aside(folder, name)
-        try:
-            if folder.read(name, limit=limit) == raw:
-                return
-        except NotFound:
-            pass
-        folder.replace(name, raw, mode=0o644)
+def _keep(path: Path, raw: bytes, *, limit: int) -> None:
+    with suppress(EmbrasureError):  # whatever is wrong with it, it is made anew
+        if read_file(path, limit=limit) == raw:
+            return
+    with Folder.open(path.parent) as folder:
+        set_aside(folder, path.name)
+        folder.replace(path.name, raw, mode=0o644)

@@ -6,6 +6,7 @@ let it go. A hold stops installs; what runs, the way back and the metadata door 
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from logging import getLogger
 from typing import Annotated, Literal
@@ -63,8 +64,21 @@ def moment(paths: Paths) -> datetime:
     return max(now, datetime.fromtimestamp(told, tz=UTC))
 
 
+def is_written(paths: Paths) -> bool:
+    """Return whether there are holds, or what nobody can look at in their place."""
+    try:
+        os.lstat(paths.holds)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def load(paths: Paths) -> tuple[Hold, ...]:
     """Return what was written, ended holds too; raises Denied, Refused for what cannot be read."""
+    if not is_written(paths):
+        return ()  # every look asks, and an error costs more than a look
     try:
         raw = read_file(paths.holds, limit=limits.HOLDS_BYTES, unshared=True)
     except NotFound:

@@ -258,6 +258,8 @@ def _names(folder: Path) -> list[str]:
 
 def _entries(folder: Path, names: list[str]) -> Iterator[Posted]:
     """Yield the receipts that can be read; one taken or damaged meanwhile is passed over."""
+    if not names:
+        return
     with Folder.open(folder) as held:
         for name in names:
             try:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from embrasure import limits
 from embrasure.errors import Refused
+from embrasure.fs import read_file
 from embrasure.trust.cache import DocumentCache
 from embrasure.trust.canonical import sha256_hex
 from embrasure.trust.client import TrustClient
@@ -128,3 +130,76 @@ def test_what_is_known_to_be_young_is_bounded(tmp_path: Path) -> None:
         cache.put(raw)
         assert cache.get(sha256_hex(raw), length=len(raw)) == raw
         assert len(cache._marked) <= 4
+
+
+def held_in(cache: DocumentCache, raw: bytes) -> Path:
+    """Return the file of a document that the cache has in memory."""
+    cache.put(raw)
+    assert cache.get(sha256_hex(raw), length=len(raw)) == raw
+    # Behind the mark, which makes it look like another file.
+    assert cache.get(sha256_hex(raw), length=len(raw)) is cache._read[sha256_hex(raw)][1]
+    return cache.folder / sha256_hex(raw)
+
+
+def test_a_document_in_memory_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = DocumentCache(tmp_path / "documents")
+    path = held_in(cache, b"policy")
+    monkeypatch.setattr("embrasure.trust.cache.read_file", None)
+    assert cache.get(path.name, length=6) == b"policy"
+
+
+@pytest.mark.parametrize("kind", ["gone", "rotted", "replaced", "a link", "a folder"])
+def test_a_document_in_memory_is_healed_on_disk(tmp_path: Path, kind: str) -> None:
+    cache = DocumentCache(tmp_path / "documents")
+    path = held_in(cache, b"policy")
+    if kind == "rotted":
+        path.write_bytes(b"polici")
+    else:
+        path.unlink()
+    if kind == "replaced":
+        path.write_bytes(b"polici")
+    if kind == "a link":
+        path.symlink_to("/etc/hostname")
+    if kind == "a folder":
+        path.mkdir()
+    assert cache.get(path.name, length=6) is None, "it is fetched again"
+    assert not path.exists()
+    cache.put(b"policy")
+    assert cache.get(path.name, length=6) == b"policy"
+
+
+def test_a_document_in_memory_is_read_again_after_each_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rot that changes no time of the file is seen within a minute."""
+    cache, now, seen = DocumentCache(tmp_path / "documents"), [0.0], list[float]()
+    cache.put(b"policy")
+    monkeypatch.setattr("embrasure.trust.cache.time.monotonic", lambda: now[0])
+
+    def reading(path: Path, *, limit: int) -> bytes:
+        seen.append(now[0])
+        return read_file(path, limit=limit)
+
+    monkeypatch.setattr("embrasure.trust.cache.read_file", reading)
+    for now[0] in (1000.0, 1001.0, 1002.0, 1061.0, 1062.0, 1063.0):
+        assert cache.get(sha256_hex(b"policy"), length=6) == b"policy"
+    assert seen == [1000.0, 1001.0, 1062.0]
+
+
+def test_no_longer_document_is_given_than_was_asked_for(tmp_path: Path) -> None:
+    cache = DocumentCache(tmp_path / "documents")
+    assert cache.get(held_in(cache, b"policy").name, length=5) is None
+
+
+def test_what_is_in_memory_is_bounded(tmp_path: Path) -> None:
+    cache = DocumentCache(tmp_path / "documents", memory_bytes=100)
+    for number in range(10):
+        held_in(cache, bytes([number]) * 40)
+        assert sum(len(raw) for _, raw in cache._read.values()) <= 100
+    large = bytes(limits.PARSED_BYTES + 1)
+    cache = DocumentCache(tmp_path / "documents")
+    cache.put(large)
+    assert cache.get(sha256_hex(large), length=len(large)) == large
+    assert not cache._read
