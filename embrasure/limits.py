@@ -136,6 +136,7 @@ SNAPSHOT_SECONDS = 7 * 86400
 GATES_SECONDS = 7 * 86400
 LOCK_SECONDS = 10  # wait for a lock file, then a typed error
 METADATA_SECONDS = 30  # one metadata file in all
+ROOT_WORD_SECONDS = 5  # that a mirror's word beside its timestamp stands for an answer of its own
 BLOB_GRACE_SECONDS = 10  # before the minimum speed counts
 BLOB_WINDOW_SECONDS = 30  # over which it is measured
 BLOB_BYTES_PER_SECOND = 16 * KIB  # slower sources are dropped

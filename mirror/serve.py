@@ -35,7 +35,7 @@ def read_app(
     public: Path, watchers: Watchers, *, seconds: float = limits.WATCH_SECONDS
 ) -> Starlette:
     """Return the application that shows `public`; it knows no other verb, path or folder."""
-    packs = Packs(public)
+    packs, steps = Packs(public), RootSteps(public)
 
     async def watch(request: Request) -> Response:
         known = str(request.path_params["known"])
@@ -57,10 +57,13 @@ def read_app(
                 return await packs.answer(path, pack, request)
             # The one gate in front of the disk.
             layout.parse_file(path)
-            fd = await asyncio.to_thread(open_public, public, path)
+            fd, newest = await asyncio.to_thread(open_shown, public, path, steps)
         except EmbrasureError:
             return _plain(404)
-        return send_file(fd, request, immutable=path not in (TIMESTAMP, layout.TRUST_LISTING))
+        answer = send_file(fd, request, immutable=path not in (TIMESTAMP, layout.TRUST_LISTING))
+        if newest:
+            answer.headers[layout.ROOT_HEADER] = str(newest)
+        return answer
 
     return Starlette(
         routes=[
@@ -74,6 +77,37 @@ def open_public(public: Path, path: str) -> int:
     """Return a descriptor of the shown file `path`; no link is followed on the way."""
     with Folder.open(public) as held:
         return held.open_file(path)
+
+
+class RootSteps:
+    """How far the root steps go that are shown, from the first one on without a gap."""
+
+    def __init__(self, public: Path) -> None:
+        self._public, self._newest = public, 0
+
+    def newest(self) -> int:
+        """Return the version of the last one now, 0 for none; a shown file stays. Any thread."""
+        found = self._newest
+        while self._has(found + 1):
+            found += 1
+        self._newest = found
+        return found
+
+    def _has(self, version: int) -> bool:
+        try:
+            os.close(open_public(self._public, layout.metadata_file(layout.ROOT, version)))
+        except EmbrasureError:
+            return False
+        return True
+
+
+def open_shown(public: Path, path: str, steps: RootSteps) -> tuple[int, int]:
+    """Return a descriptor of the file `path`, and beside a timestamp the newest root step, else 0.
+
+    In this order: a root step is shown before the timestamp that needs it.
+    """
+    fd = open_public(public, path)
+    return fd, steps.newest() if path == TIMESTAMP else 0
 
 
 class Packs:

@@ -21,6 +21,8 @@ from embrasure.trust import layout
 _RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
 _LENGTH = re.compile(r"[0-9]{1,15}")
 _VERSION = re.compile(rb"[1-9][0-9]{0,8}")
+_STEP = re.compile(r"[1-9][0-9]{0,8}")
+_TIMESTAMP = layout.metadata_file(layout.TIMESTAMP, 0)
 _ABSENT = frozenset({403, 404, 410})
 
 
@@ -49,6 +51,7 @@ class MirrorSource:
             else Server(address, "mirror", name, trust, clock, steady)
         )
         self._client = HttpsClient(self.server, newest, recheck_s=recheck_s)
+        self._absent: tuple[str, float] | None = None  # said beside the timestamp, until when
 
     def close(self) -> None:
         """Drop the connections."""
@@ -59,10 +62,14 @@ class MirrorSource:
 
         A body that ends early is Unavailable, so nothing cut looks whole. A server that ignores
         the range is taken: the bytes before `offset` are thrown away. Of a pack the range ends
-        where `limit` does; who ignores that has more than is wanted.
+        where `limit` does; who ignores that has more than is wanted. The root step of which the
+        mirror said a moment ago, beside its timestamp, that there is none is not asked for again.
         """
         kind = layout.parse_wanted(path)
         steady = self.server.steady
+        absent, self._absent = self._absent, None  # a word for the next question, and no other
+        if absent is not None and absent[0] == path and steady() <= absent[1]:
+            raise NotFound(path, expected="a file", got="none, as the mirror said")
         pace = Deadline(steady) if kind.metadata else MinimumSpeed(steady)
         is_part = layout.parse_pack(path) is not None
         end = str(offset + limit - 1) if is_part else ""
@@ -76,6 +83,8 @@ class MirrorSource:
                 skip = max(0, skip - len(piece))
                 if kept:
                     yield kept
+            if path == _TIMESTAMP:
+                self._absent = next_step(answer, until=steady() + limits.ROOT_WORD_SECONDS)
 
     def watch(self, version: int, *, seconds: float = limits.WATCH_SECONDS) -> int | None:
         """Return the mirror's timestamp version once it is above `version`, None after a while.
@@ -122,6 +131,18 @@ class LetterboxClient:
             if answer.status not in (200, 201, 204):
                 word = self._client.read_small(answer, limit=200).decode("ascii", "replace")
                 raise _turned_down(answer.status, word)
+
+
+def next_step(answer: HTTPResponse, *, until: float) -> tuple[str, float] | None:
+    """Return the root step that a mirror has not, by its word beside the timestamp, and `until`;
+    None when it says nothing.
+
+    The word of who would answer the question with "no such file": it is believed as that is.
+    """
+    said = answer.headers.get(layout.ROOT_HEADER, "")
+    if not _STEP.fullmatch(said):
+        return None
+    return layout.metadata_file(layout.ROOT, int(said) + 1), until
 
 
 def check_found(answer: HTTPResponse, path: str, *, also: int = 206) -> None:

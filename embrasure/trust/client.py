@@ -113,9 +113,12 @@ class TrustClient:
         view, had = self._last
         if had is not None and (wanted is None or not wanted <= had):
             return None
+        where = layout.metadata_file(layout.TIMESTAMP, 0)
+        # First, because a mirror says beside it whether there is a newer root.
+        timestamp = fetcher.peek(where)
         if has_newer_root(fetcher, view):
+            fetcher.forget(where)  # it belongs to the root before
             return None
-        timestamp = fetcher.peek(layout.metadata_file(layout.TIMESTAMP, 0))
         if timestamp != self._bytes_of(view, layout.TIMESTAMP):
             return None
         floors = self.workflow.floors()

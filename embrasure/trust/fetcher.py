@@ -61,6 +61,10 @@ class SourceFetcher(FetcherInterface):
                 self._peeked[path] = None
         return self._peeked[path]
 
+    def forget(self, path: str) -> None:
+        """The file at `path` is fetched again when it is needed."""
+        self._peeked.pop(path, None)
+
     def _whole(self, path: str) -> bytes:
         # The url is a repository path: `client.METADATA` is python-tuf's base url.
         layout.parse_file(path)

@@ -5,7 +5,8 @@ A repository is a folder that any web server can serve:
 `blobs/<aa>/<sha256>`.
 
 Beside them a server may offer what is no file: `packs/<env>/<app>/<sha256>`, the small blobs of the
-manifest with that digest, one after the other (`bundle/pack.py`).
+manifest with that digest, one after the other (`bundle/pack.py`). Over HTTP it may say beside the
+timestamp how far its root steps go: who looks for the next one then needs no second request.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ TOP_ROLES = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
 # Which trust files there are: unsigned, a hint (`listing.py`).
 METADATA = "metadata/"
 TRUST_LISTING = "metadata/trust.json"
+
+ROOT_HEADER = "Embrasure-Root"  # of an answer with the timestamp: its newest root version
 
 _FILE = re.compile(
     r"metadata/(?:timestamp|trust|[1-9][0-9]{0,8}\.[a-z][a-z0-9-]{0,80})\.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -60,7 +61,31 @@ def refused(bench: Bench, source: MemorySource) -> str:
 def test_the_same_bytes_are_the_same_view_for_two_requests(bench: Bench) -> None:
     source = bench.repo.source()
     assert bench.look(source) is bench.view
-    assert source.asked == ["metadata/2.root.json", "metadata/timestamp.json"]
+    assert source.asked == ["metadata/timestamp.json", "metadata/2.root.json"]
+
+
+def test_beside_a_new_root_the_timestamp_is_asked_for_again(bench: Bench) -> None:
+    """It came before the root, and may be signed by a key that this one takes away."""
+    old = bench.repo.files["metadata/timestamp.json"]
+    bench.repo.replace_keys("timestamp", [CryptoSigner.generate_ed25519()])
+    bench.repo.publish()
+
+    class Between(MemorySource):
+        """The new timestamp is published just after the old one was fetched."""
+
+        def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+            first = path == "metadata/timestamp.json" and path not in self.asked
+            now = self.files
+            self.files = {**now, path: old} if first else now
+            yield from super().fetch(path, offset=offset, limit=limit)
+            self.files = now
+
+    source = Between(bench.repo.files)
+    assert bench.look(source).roles["root"].version == 2
+    assert source.asked[:4] == [
+        "metadata/timestamp.json", "metadata/2.root.json", "metadata/3.root.json",
+        "metadata/timestamp.json",
+    ]  # fmt: skip
 
 
 @pytest.mark.misuse
