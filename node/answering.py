@@ -193,10 +193,19 @@ def serve(channel: Channel[FromApply], want: Want, source: Giver, hints: Hints) 
                     return _serve_by_pipe(channel, want, told, bytes(head), hints)
                 _listen(channel, hints)  # who has hung up waits for no drip
             body = pack(bytes(head)) if told.status == "ok" else ""
-            channel.send(Whole(id=want.id, status=told.status, body=body, got=told.got))
+            absent = foretold_by(source)
+            channel.send(
+                Whole(id=want.id, status=told.status, body=body, got=told.got, absent=absent)
+            )
             return len(head)
     with _closing(_Told(source, want)) as told:
         return _serve_by_pipe(channel, want, told, b"", hints)
+
+
+def foretold_by(source: Giver) -> str:
+    """Return the path that the source said it has not, empty for a source that says nothing."""
+    foretold: Callable[[], str] | None = getattr(source, "foretold", None)
+    return foretold() if foretold is not None else ""
 
 
 def _serve_by_pipe(

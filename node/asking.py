@@ -14,6 +14,7 @@ from contextlib import suppress
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
 from embrasure.pipes import Drain
+from embrasure.trust.foretold import Foretold
 from embrasure.trust.layout import parse_wanted
 from embrasure.trust.receipt import read_record
 from node.confirm_messages import AwaitsNote
@@ -77,6 +78,7 @@ class IpcSource:
     def __init__(self, channel: Channel[FromFetch], *, tick: Tick = time.monotonic) -> None:
         self._channel, self._tick = channel, tick
         self._id, self._is_broken = 0, False
+        self._foretold = Foretold(tick)
 
     def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
         """Yield the bytes of `path` from `offset` on; one want at a time.
@@ -84,6 +86,9 @@ class IpcSource:
         Raises NotFound, Unavailable, Refused; after a broken conversation always Unavailable.
         """
         kind = parse_wanted(path)
+        if self._foretold.take() == path:
+            self._check_whole()
+            raise NotFound(path, expected="a file of the source", got="none, as it said")
         pace = Pace(whole_seconds=limits.METADATA_SECONDS if kind.metadata else None)
         answer, pipe = self._open(path, offset=offset, limit=limit)
         if isinstance(answer, Whole):
@@ -140,6 +145,7 @@ class IpcSource:
         if body:
             yield body
         check_end(path, answer.status, len(body), len(body), answer.got)
+        self._foretold.keep(answer.absent)
 
     def _pieces(self, pipe: int, limit: int, pace: Pace) -> Iterator[bytes]:
         waiting = select.poll()

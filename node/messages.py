@@ -104,12 +104,17 @@ class End(Message, frozen=True, kw_only=True, tag="end"):
 
 
 class Whole(Message, frozen=True, kw_only=True, tag="whole"):
-    """Fetch: all that comes for want `id`, when it is little: the bytes themselves, or why not."""
+    """Fetch: all that comes for want `id`, when it is little: the bytes themselves, or why not.
+
+    absent: a path that the source said beside them it has not: the answer to the next want, if it
+    is for that
+    """
 
     id: Positive
     status: EndStatus
     body: Base64
     got: Sentence
+    absent: Annotated[str, Meta(max_length=400)] = ""
 
 
 class Want(Message, frozen=True, kw_only=True, tag="want"):

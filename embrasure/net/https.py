@@ -17,6 +17,7 @@ from embrasure.net.door_dial import DoorServer
 from embrasure.net.pace import Deadline, MinimumSpeed, Seconds
 from embrasure.net.trustbundle import Trust
 from embrasure.trust import layout
+from embrasure.trust.foretold import Foretold
 
 _RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})")
 _LENGTH = re.compile(r"[0-9]{1,15}")
@@ -51,7 +52,7 @@ class MirrorSource:
             else Server(address, "mirror", name, trust, clock, steady)
         )
         self._client = HttpsClient(self.server, newest, recheck_s=recheck_s)
-        self._absent: tuple[str, float] | None = None  # said beside the timestamp, until when
+        self._foretold = Foretold(steady)
 
     def close(self) -> None:
         """Drop the connections."""
@@ -67,8 +68,7 @@ class MirrorSource:
         """
         kind = layout.parse_wanted(path)
         steady = self.server.steady
-        absent, self._absent = self._absent, None  # a word for the next question, and no other
-        if absent is not None and absent[0] == path and steady() <= absent[1]:
+        if self._foretold.take() == path:
             raise NotFound(path, expected="a file", got="none, as the mirror said")
         pace = Deadline(steady) if kind.metadata else MinimumSpeed(steady)
         is_part = layout.parse_pack(path) is not None
@@ -84,7 +84,11 @@ class MirrorSource:
                 if kept:
                     yield kept
             if path == _TIMESTAMP:
-                self._absent = next_step(answer, until=steady() + limits.ROOT_WORD_SECONDS)
+                self._foretold.keep(step_after(answer.headers.get(layout.ROOT_HEADER, "")))
+
+    def foretold(self) -> str:
+        """Return the path that the mirror said it has not, unless it was asked for more since."""
+        return self._foretold.take()
 
     def watch(self, version: int, *, seconds: float = limits.WATCH_SECONDS) -> int | None:
         """Return the mirror's timestamp version once it is above `version`, None after a while.
@@ -133,16 +137,13 @@ class LetterboxClient:
                 raise _turned_down(answer.status, word)
 
 
-def next_step(answer: HTTPResponse, *, until: float) -> tuple[str, float] | None:
-    """Return the root step that a mirror has not, by its word beside the timestamp, and `until`;
-    None when it says nothing.
+def step_after(said: str) -> str:
+    """Return the root step that a mirror has not, by its word beside the timestamp; empty when it
+    says nothing.
 
     The word of who would answer the question with "no such file": it is believed as that is.
     """
-    said = answer.headers.get(layout.ROOT_HEADER, "")
-    if not _STEP.fullmatch(said):
-        return None
-    return layout.metadata_file(layout.ROOT, int(said) + 1), until
+    return layout.metadata_file(layout.ROOT, int(said) + 1) if _STEP.fullmatch(said) else ""
 
 
 def check_found(answer: HTTPResponse, path: str, *, also: int = 206) -> None:

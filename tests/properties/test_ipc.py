@@ -62,7 +62,9 @@ FROM_FETCH: st.SearchStrategy[Message] = st.one_of(
     st.builds(PostedAsk, rseq=ID),
     st.builds(Pipe, id=ID),
     st.builds(End, id=ID, status=STATUS, length=COUNT, got=TEXT),
-    st.builds(Whole, id=ID, status=STATUS, body=BYTES, got=TEXT),
+    st.builds(
+        Whole, id=ID, status=STATUS, body=BYTES, got=TEXT, absent=TEXT.map(lambda t: t[:400])
+    ),
 )
 STATES = st.builds(
     AppState, app=APP, state=WORD, seq=COUNT, gseq=COUNT, manifest=DIGEST, detail=TEXT, hold=HOLD,
