@@ -75,7 +75,8 @@ class DocumentCache:
         self._read.pop(sha256, None)
         if stamp is None or len(raw) > limits.PARSED_BYTES:
             return
-        if sum(len(one) for _, one in self._read.values()) + len(raw) > self.memory_bytes:
+        others = tuple(self._read.values())  # in one step: other threads put theirs in
+        if sum(len(one) for _, one in others) + len(raw) > self.memory_bytes:
             self._read.clear()
         self._read[sha256] = stamp, raw
 

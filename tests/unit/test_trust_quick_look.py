@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -228,3 +230,22 @@ def test_what_is_in_memory_is_bounded(tmp_path: Path) -> None:
     cache.put(large)
     assert cache.get(sha256_hex(large), length=len(large)) == large
     assert not cache._read
+
+
+def test_threads_may_share_what_is_in_memory(tmp_path: Path) -> None:
+    cache = DocumentCache(tmp_path / "documents", memory_bytes=2_000)
+    every = [f"document {number}".encode() * 4 for number in range(100)]
+    for raw in every:
+        cache.put(raw)
+
+    def look(start: int) -> bool:
+        mine = (every[start:] + every[:start]) * 5
+        return all(cache.get(sha256_hex(raw), length=len(raw)) == raw for raw in mine)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(look, range(0, 80, 10)))
+    finally:
+        sys.setswitchinterval(interval)
