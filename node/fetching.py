@@ -5,33 +5,45 @@ one by itself; hashed before it counts, resumed at its byte.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from logging import getLogger
 
+from embrasure import limits
 from embrasure.bundle.pack import Cutter, Run, members, runs
-from embrasure.errors import NotFound, Refused, Unavailable
+from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.fs import Folder
 from embrasure.trust import layout
 from embrasure.trust.pace import paced
+from node.early import Early
 from node.logs import FIELDS
 from node.states import State
 from node.transaction import To, Transaction, offer_of
 
 LOG = getLogger(__name__)
+_SECOND_NAMES = frozenset({"hardlink", "copy"})  # a file may be its blob, and blocks are not shared
 _TELL_SECONDS = 0.25  # between two words on how far it is
 
 
 def fetching(tx: Transaction) -> To:
     """Every blob is here, hashed on the way, and durable."""
     blobs, manifest = tx.ground.blobs, offer_of(tx).manifest
-    wanted = manifest.blobs()
-    missing = blobs.missing(wanted) if tx.missing is None else tx.missing
-    tx.missing = None  # for one look: they are about to come
+    wanted, found = manifest.blobs(), tx.found
+    missing = blobs.missing(wanted) if found is None else found.missing
+    tx.found = None  # for one look: they are about to come
     coming = _Coming(tx, sum(missing.values()))
     # What an earlier transfer has begun goes on at its byte.
     fresh = missing.keys() - blobs.begun()
-    for run in runs(members(wanted), fresh):
-        if not coming.take_run(run):
-            break
+    many = runs(members(wanted), fresh)
+    if many and found is not None and found.ways == _SECOND_NAMES:
+        with (
+            Folder.open(tx.ground.paths.releases(tx.app)) as releases,
+            Early(releases, tx=tx.record.tx, manifest=manifest, blobs=blobs) as early,
+        ):
+            coming.take_all(many, early)
+            tx.placed = early.done
+    else:
+        coming.take_all(many)
     for digest, length in missing.items():
         if digest in tx.came or blobs.has(digest, length=length):
             continue
@@ -48,8 +60,33 @@ class _Coming:
         self._tx, self._total = tx, total
         self._blobs, self._source = tx.ground.blobs, offer_of(tx).source
         self._done, self._told = 0, time.monotonic()
+        self._unnamed, self._named_at = 0, time.monotonic()
 
-    def take_run(self, run: Run) -> bool:
+    def take_all(self, many: Iterable[Run], early: Early | None = None) -> None:
+        """What the pack gives of its runs is durable and in the store, however they end.
+
+        early: where files lie that may be their blobs
+        """
+        try:
+            for run in many:
+                if not self.take_run(run, early):
+                    break
+        except BaseException:
+            with suppress(EmbrasureError):
+                self._blobs.sync()
+            raise
+        self._blobs.sync()
+
+    def _note(self, length: int) -> None:
+        """What a crash could take of what lies early is little: the rest has its name."""
+        self._unnamed += length
+        if self._unnamed >= limits.UNNAMED_BYTES or (
+            time.monotonic() - self._named_at >= limits.UNNAMED_SECONDS
+        ):
+            self._blobs.sync()
+            self._unnamed, self._named_at = 0, time.monotonic()
+
+    def take_run(self, run: Run, early: Early | None = None) -> bool:
         """Return whether all blobs of the run came; False: the pack is not asked for again.
 
         A pack only makes it faster. Whatever is wrong with one, what was verified stays, and the
@@ -59,8 +96,11 @@ class _Coming:
         try:
             for piece in self._pieces(path, run.offset, run.length):
                 for digest, data in cutter.cut(piece):
-                    if self._blobs.put(digest, data):
+                    at = early if early is not None and digest in early else None
+                    if self._blobs.put(digest, data, at=at):
                         self._tx.came.add(digest)
+                        if at is not None:
+                            self._note(len(data))
             if cutter.current is not None:
                 raise Refused("pack", expected="all of it", got="less", reason="bad-length")
         except (NotFound, Refused, Unavailable) as problem:

@@ -58,16 +58,16 @@ def reserved(tx: Transaction) -> To:
     ground = tx.ground
     with Folder.open(ground.paths.releases(tx.app), create=True) as releases:
 
-        def check_room() -> dict[str, int]:
+        def check_room() -> space.Found:
             return space.check_all(
                 offer.manifest, blobs=ground.blobs, releases=releases, user=_user(tx)
             )
 
         try:
-            tx.missing = check_room()
+            tx.found = check_room()
         except Failed:
             collection.make_room(tx, offer.manifest)
-            tx.missing = check_room()
+            tx.found = check_room()
     return To(State.FETCHING)
 
 
@@ -80,6 +80,7 @@ def verified(tx: Transaction) -> To:
                 tree.build(
                     releases, tx=record.tx, manifest=offer.manifest, documents=offer.documents,
                     blobs=tx.ground.blobs, user=_user(tx), came=tx.came,
+                    placed=tx.placed,
                 )  # fmt: skip
             except EmbrasureError as problem:
                 if problem.reason == "bad-hash":

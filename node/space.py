@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from embrasure.bundle.store import BlobStore
 from embrasure.descriptor import explaining
 from embrasure.errors import EmbrasureError, Failed
 from embrasure.fs import Folder
-from node.placing import Placer
+from node.placing import Placer, Way
 from node.tree import folders_of
 
 _PROBE = b"which ways work from here to there"
@@ -34,7 +34,7 @@ class Need:
         return Need(self.bytes + other.bytes, self.inodes + other.inodes)
 
 
-def copied_bytes(manifest: Manifest, ways: frozenset[str]) -> int:
+def copied_bytes(manifest: Manifest, ways: Collection[str]) -> int:
     """Return how many bytes of the release are written once more beside its blobs.
 
     A second name is of a file of the same mode: what may be run has a copy in the store for that.
@@ -45,7 +45,7 @@ def copied_bytes(manifest: Manifest, ways: frozenset[str]) -> int:
     return sum(e.length for e in manifest.files if e.kind == "file" and is_copied(e.mode))
 
 
-def ways_between(blobs: BlobStore, releases: Folder, *, user: int) -> frozenset[str]:
+def ways_between(blobs: BlobStore, releases: Folder, *, user: int) -> frozenset[Way]:
     """Return how blobs can come into a release here, found by trying with a small file.
 
     Nothing of it is left. A disk that is too full to try counts as one where all is copied.
@@ -102,12 +102,18 @@ def check(need: Need, folder: Folder, *, app: str) -> None:
             )  # fmt: skip
 
 
-def check_all(
-    manifest: Manifest, *, blobs: BlobStore, releases: Folder, user: int
-) -> dict[str, int]:
-    """Return the blobs (digest -> length) that are not here, when there is room for all of an
-    install; raises Failed (`no-space`).
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look at the disk found. missing: blobs that are not here, digest -> length; ways: how
+    blobs can come into a release.
     """
+
+    missing: dict[str, int]
+    ways: frozenset[Way]
+
+
+def check_all(manifest: Manifest, *, blobs: BlobStore, releases: Folder, user: int) -> Found:
+    """Return what is here when there is room for all of an install; raises Failed (`no-space`)."""
     missing = blobs.missing(manifest.blobs())
     ways = ways_between(blobs, releases, user=user)
     fetch, build = needs(
@@ -120,4 +126,4 @@ def check_all(
         else:
             check(fetch, store, app=manifest.app)
             check(build, releases, app=manifest.app)
-    return missing
+    return Found(missing, ways)

@@ -25,6 +25,7 @@ from node.reasons import REASONS, explain
 from node.receipts import Event
 from node.releases import Installed, load_release
 from node.rooms import room_of
+from node.space import Found
 from node.states import BACK, HARMLESS, OPEN, RESTING, Record, Release, State, advance, ending_of
 from node.supervisor import Instance
 from node.tree import gently
@@ -80,8 +81,9 @@ class Transaction:
         self.offer = offer
         self.log = b""  # what the last command or app printed, for the receipt
         self.waits = Pause()  # why it stays in WAITING
-        self.missing: dict[str, int] | None = None  # blobs, as a look a moment ago found
-        self.came: set[str] = set()  # blobs that were hashed in memory, written and synced just now
+        self.found: Found | None = None  # what a look at the disk found a moment ago
+        self.came = set[str]()  # blobs that were hashed in memory, written and synced just now
+        self.placed = set[str]()  # paths of those that were written into staging at once
         self.is_resumed = record.state is State.WAITING
         self._steps = steps
         self._again = 0
@@ -343,7 +345,6 @@ def offer_of(tx: Transaction) -> Offer:
     """Return what is to be installed; raises Failed when a crash has taken the sources away."""
     if tx.offer is None:
         # Recovery never resumes before PREPARING.
-        raise Failed(
-            f"install of {tx.app}", expected="an offer", got="a record alone", reason="internal"
-        )
+        raise Failed(f"install of {tx.app}", expected="an offer", got="a record alone",
+                     reason="internal")  # fmt: skip
     return tx.offer

@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -72,6 +72,23 @@ def folders_of(manifest: Manifest) -> list[str]:
     return sorted(found)
 
 
+def begin(releases: Folder, *, tx: str, manifest: Manifest) -> Folder:
+    """Return the staging folder of `tx`, open: new, with all folders of the release and no file."""
+    name = staging_name(tx)
+    if releases.has(name):
+        releases.remove_tree(name)
+    staging = releases.mkdir(name, mode=0o700)
+    try:
+        for path in folders_of(manifest):
+            parent, _, last = path.rpartition("/")
+            with _inside(staging, parent) as folder:
+                folder.mkdir(last, mode=0o700).close()
+    except BaseException:
+        staging.close()
+        raise
+    return staging
+
+
 def build(
     releases: Folder,
     *,
@@ -81,6 +98,7 @@ def build(
     blobs: BlobStore,
     user: int,
     came: Container[str] = (),
+    placed: Collection[str] = (),
 ) -> Counter[Way]:
     """Return how the files came into the staging folder of `tx`, which holds the whole release, on
     disk, and read back. Each byte is hashed here: a copied one, or that of a new twin, between blob
@@ -89,22 +107,21 @@ def build(
     documents: files beside `code/` and `config/`, byte for byte; user: whom the app runs as;
     came: blobs that this very transaction hashed in memory, wrote, and synced without an error: to
     read them out of the same memory once more would tell nothing new
+    placed: paths of such blobs that were written here at once, into the folder of `begin`
     Raises Damaged (a blob is not what its name says, or the disk lost bytes), Failed (`no-space`).
     Nothing of it runs: the folder has no name that `current` could ever point to.
     """
-    name, placer = staging_name(tx), Placer(blobs, user=user, each=tick, came=came)
-    if releases.has(name):
-        releases.remove_tree(name)
-    folders, hashed = folders_of(manifest), set[str]()
-    with placer.twins, releases.mkdir(name, mode=0o700) as staging:
-        for path in folders:
-            parent, _, last = path.rpartition("/")
-            with _inside(staging, parent) as folder:
-                folder.mkdir(last, mode=0o700).close()
+    placer, hashed = Placer(blobs, user=user, each=tick, came=came), set(placed)
+    if not placed:
+        begin(releases, tx=tx, manifest=manifest).close()
+    with placer.twins, releases.child(staging_name(tx)) as staging:
         for path, entries in _by_folder(manifest, "file"):
             with staging.child(path) as folder:
                 for entry in entries:
                     tick()
+                    if entry.path in placed:
+                        placer.ways["hardlink"] += 1
+                        continue
                     way = placer.place(folder, entry.path.rpartition("/")[2], entry)
                     if placer.is_hashed(entry, way):
                         hashed.add(entry.path)
@@ -114,7 +131,7 @@ def build(
                     folder.symlink(entry.target or "", entry.path.rpartition("/")[2])
         for document, raw in documents.items():
             staging.write(document, [raw], mode=_DOCUMENT_MODE)
-        for path in reversed(folders):
+        for path in reversed(folders_of(manifest)):
             with staging.child(path) as folder:
                 folder.chmod(_FOLDER_MODE)
         staging.chmod(_FOLDER_MODE)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embrasure import limits
+from embrasure.bundle.digests import check_digest
 from embrasure.bundle.manifest import Manifest, parse_manifest
-from embrasure.bundle.store import check_digest
 from embrasure.errors import Misuse, NotFound, Refused
 from embrasure.fs import Folder
 from embrasure.trust.canonical import sha256_hex

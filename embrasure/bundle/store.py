@@ -1,7 +1,7 @@
 """Blobs on disk, each named by the SHA-256 of its bytes; a broken transfer goes on at its byte.
 
-`<aa>/<sha256>` holds whole blobs, `.partial/<sha256>` what is not whole or not yet durable.
-One process writes a store at a time; its threads may share it.
+`<aa>/<sha256>` holds whole blobs, `.partial/<sha256>` what is not whole or not yet durable, unless
+it lies in a `Place` elsewhere. One process writes a store at a time; its threads may share it.
 """
 
 from __future__ import annotations
@@ -10,47 +10,23 @@ import contextlib
 import hashlib
 import itertools
 import os
-import re
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from embrasure import fsops, limits
+from embrasure.bundle.digests import check_bytes, check_digest, check_digests
 from embrasure.bundle.incoming import BLOB_MODE, BlobWriter, lock, open_partial, seal
+from embrasure.bundle.place import Place
 from embrasure.bundle.twins import TWIN, Twins, hash_of
 from embrasure.descriptor import explained, explaining, write_all
 from embrasure.errors import Damaged, EmbrasureError, NotFound, Refused
 from embrasure.fs import Folder
-from embrasure.trust.layout import DIGEST
 
 PARTIAL = ".partial"
-_OTHER = re.compile(r"[^0-9a-f]")
 _FEW_FOLDERS = 8  # synced one by one
-
-
-def check_digest(digest: str) -> str:
-    """Return `digest` when it is 64 lower-case hex digits; raises Refused (`bad-path`)."""
-    if not DIGEST.fullmatch(digest):
-        raise Refused("blob", expected="64 hex digits", got=digest, reason="bad-path")
-    return digest
-
-
-def check_digests(digests: Collection[str]) -> None:
-    """Return only when each is a digest, with one look at all: a release has thousands."""
-    many = "".join(digests)
-    if set(map(len, digests)) - {64} or _OTHER.search(many):
-        for digest in digests:
-            check_digest(digest)
-
-
-def check_bytes(digest: str, data: bytes | memoryview) -> None:
-    """Return only when `digest` is the SHA-256 of `data`; raises Refused (`bad-hash`)."""
-    found = hashlib.sha256(data).hexdigest()
-    if found != digest:
-        raise Refused(f"blob {digest}", expected="the bytes of its name",
-                      got=f"bytes of {found}", reason="bad-hash")  # fmt: skip
 
 
 def is_young(folder: Folder, name: str, unused_s: float, now: float) -> bool:
@@ -77,6 +53,7 @@ class BlobStore:
         self._partials = self._root.ensure(PARTIAL)
         self._mutex = threading.Lock()
         self._pending: dict[str, int] = {}  # digest -> length: whole, not yet durable
+        self._placed: dict[str, Place] = {}  # where those of them lie that are no partial files
         self._twinned = set[str]()  # names of twins that have none on the shelf yet
 
     def close(self) -> None:
@@ -120,7 +97,7 @@ class BlobStore:
 
     def path(self, digest: str) -> Path:
         """Return where the bytes of the blob are now, or will be."""
-        if check_digest(digest) in self._pending:
+        if check_digest(digest) in self._pending and digest not in self._placed:
             return self.folder / PARTIAL / digest
         return self.folder / digest[:2] / digest
 
@@ -139,13 +116,8 @@ class BlobStore:
         finally:
             os.close(fd)
         if hashed.hexdigest() != digest:
-            raise Damaged(
-                f"blob {digest}",
-                expected="the bytes of its name",
-                got="others",
-                hint="forget it, then fetch it again",
-                reason="bad-hash",
-            )
+            raise Damaged(f"blob {digest}", expected="the bytes of its name", got="others",
+                          hint="forget it, then fetch it again", reason="bad-hash")  # fmt: skip
 
     def writer(self, digest: str, *, length: int) -> BlobWriter:
         """Return a writer that goes on where an earlier one broke off."""
@@ -158,32 +130,51 @@ class BlobStore:
             )
         return BlobWriter(self, digest, length=length)
 
-    def put(self, digest: str, data: bytes | memoryview) -> bool:
+    def put(self, digest: str, data: bytes | memoryview, *, at: Place | None = None) -> bool:
         """Return whether the blob came in just now: readable, and durable after `sync`; False when
         an earlier transfer has left something of it, where `writer` goes on.
 
         For blobs that fit into memory: nothing is locked, nothing is set aside on the disk.
+        at: where it lies; None: in a partial file
         Raises Refused (`bad-hash`) before anything is written, Failed (`no-space`).
         """
         check_bytes(check_digest(digest), data)
         with self._mutex:  # a sweep must not take it for one that nobody writes
             try:
-                fd = fsops.create(self._partials.fd, digest, os.O_WRONLY | os.O_EXCL, 0o600)
+                fd = self._create(digest) if at is None else at.create(digest)
             except FileExistsError:
                 return False
             except OSError as problem:
                 raise explained(problem, f"blob {digest}") from problem
+            if at is not None:
+                self._placed[digest] = at
             try:
                 with explaining(f"blob {digest}"):
                     write_all(fd, data)
                     seal(fd)
             except BaseException:
                 os.close(fd)
-                self._partials.unlink(digest, missing_ok=True)
+                self._drop(digest)
                 raise
             os.close(fd)
             self._pending[digest] = len(data)
         return True
+
+    def _create(self, digest: str) -> int:
+        return fsops.create(self._partials.fd, digest, os.O_WRONLY | os.O_EXCL, 0o600)
+
+    def _drop(self, digest: str) -> None:
+        """What is not durable of the blob is gone."""
+        if (place := self._placed.pop(digest, None)) is not None:
+            place.drop(digest)
+        else:
+            self._partials.unlink(digest, missing_ok=True)
+
+    def leave(self, place: Place) -> None:
+        """What lies there and was not synced is no blob: its place may go."""
+        with self._mutex:
+            for digest in [one for one, at in self._placed.items() if at is place]:
+                del self._placed[digest], self._pending[digest]
 
     def begun(self) -> frozenset[str]:
         """Return the digests of which an earlier transfer has left something."""
@@ -203,7 +194,7 @@ class BlobStore:
             except EmbrasureError:
                 # The kernel may have marked lost pages clean: a second sync would lie.
                 for digest in pending:
-                    self._partials.unlink(digest, missing_ok=True)
+                    self._drop(digest)
                     del self._pending[digest]
                 raise
             folders = {digest[:2] for digest in pending}
@@ -213,7 +204,7 @@ class BlobStore:
             for aa, digests in itertools.groupby(sorted(pending), key=lambda digest: digest[:2]):
                 with self._open(aa, is_made=many) as folder, explaining(f"blobs {aa}"):
                     for digest in digests:
-                        self._name(digest, folder.fd)
+                        self._name(digest, folder)
                     if not many:
                         folder.fsync()
             if many:
@@ -247,7 +238,7 @@ class BlobStore:
         """The blob is not here; used for one that was found damaged."""
         with self._mutex:
             self._pending.pop(check_digest(digest), None)
-            self._partials.unlink(digest, missing_ok=True)
+            self._drop(digest)
         if self._root.has(digest[:2]):
             with self._root.child(digest[:2]) as folder:
                 folder.unlink(digest, missing_ok=True)
@@ -300,7 +291,8 @@ class BlobStore:
         """Return a descriptor of the blob's bytes, which nobody has hashed since they are here."""
         if check_digest(digest) in self._pending:
             with contextlib.suppress(NotFound):  # named by another thread's sync meanwhile
-                return self._partials.open_file(digest)
+                place = self._placed.get(digest)
+                return self._partials.open_file(digest) if place is None else place.open(digest)
         return self._root.open_file(f"{digest[:2]}/{digest}")
 
     def _size(self, digest: str) -> int | None:
@@ -314,8 +306,12 @@ class BlobStore:
     def _open(self, aa: str, *, is_made: bool) -> Folder:
         return self._root.child(aa) if is_made else self._root.ensure(aa, mode=self._mode)
 
-    def _name(self, digest: str, fd: int) -> None:
-        fsops.rename(self._partials.fd, digest, fd, digest, replaces=True)
+    def _name(self, digest: str, shelf: Folder) -> None:
+        if (place := self._placed.get(digest)) is None:
+            fsops.rename(self._partials.fd, digest, shelf.fd, digest, replaces=True)
+        else:
+            place.name(digest, shelf)
+            del self._placed[digest]
         del self._pending[digest]
 
     def _is_written(self, digest: str) -> bool:

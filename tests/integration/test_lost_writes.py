@@ -32,6 +32,7 @@ def scenes() -> Iterator[dict[str, InstallScene]]:
             InstallScene(top, "upgrade", held=FOUR[:1]),
             InstallScene(top, "rollback", held=FOUR[:1], mode="crash"),
             InstallScene(top, "collect", held=FOUR, owned=True),
+            InstallScene(top, "packed", more=limits.PACK_LEAST_BLOBS, owned=True),
         ]
         yield {scene.name: scene for scene in found}
 

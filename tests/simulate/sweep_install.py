@@ -42,6 +42,7 @@ SWITCHED = 0  # slot of the counters
 MIGRATED = "migrated"  # in the data folder while the data is as the new release wants it
 _UNFINISHED = re.compile(r"\.tmp-.*|\.current\.new|\.[0-9a-f]{32}\.new|.*\.next|\..*\.json\.new")
 _NEW, _NEXT = "5.0", "9.0"
+_FOLDERS = "config", "code/lib"  # of what comes as a pack; what is code may be run
 
 
 def sign_of_life() -> FileAgeProbe:
@@ -62,7 +63,7 @@ def small(
         "code/main.py": b"# an app that is a file of the node\n",
         "code/lib/deep/a.py": f"version = {version!r}\n".encode(),
         "code/lib/b.py": b"same in all\n",
-        **{f"code/lib/more/{n}.py": f"number = {n}\n".encode() for n in range(more)},
+        **{f"{_FOLDERS[n % 4 == 0]}/more/{n}.py": b"number = %d\n" % n for n in range(more)},
     }
     if bench.owned and version in (_NEW, _NEXT):
         files["code/lib/c.py"] = b"new in both\n"
@@ -383,7 +384,7 @@ def install_scenes(root: Path) -> list[InstallScene]:
         InstallScene(root, "upgrade", held=four[:1]),
         InstallScene(root, "rollback", held=four[:1], mode="crash"),
         InstallScene(root, "collect", held=four, owned=True),
-        InstallScene(root, "packed", more=limits.PACK_LEAST_BLOBS),
+        InstallScene(root, "packed", more=limits.PACK_LEAST_BLOBS, owned=True),
     ]
 
 
