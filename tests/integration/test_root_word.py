@@ -97,6 +97,14 @@ def test_a_word_counts_for_the_next_question_alone(authority: Authority, tmp_pat
             assert teller.asked[-1] == "metadata/4.root.json"
 
 
+def test_a_word_that_was_passed_on_is_not_kept(authority: Authority, tmp_path: Path) -> None:
+    with telling("3", authority, tmp_path) as (source, teller):
+        assert source.foretold() == "metadata/4.root.json"
+        assert source.foretold() == ""
+        absent(source, 4)
+        assert teller.asked == [TIMESTAMP, "metadata/4.root.json"]
+
+
 @pytest.mark.misuse
 def test_an_old_word_hides_no_root(
     authority: Authority, tmp_path: Path, ablation: Ablation
