@@ -315,12 +315,14 @@ def test_a_broken_upload_goes_on_at_its_byte(mine: Office, monkeypatch: pytest.M
     from gateway import proposing
 
     honest, sent = proposing._pieces, []
+    cuts: list[str] = []
     partial = mine.gateway_folder / "repository" / "blobs" / ".partial"
 
-    def cut(*arguments: Any) -> Any:
-        for number, piece in enumerate(honest(*arguments)):
+    def cut(bundle: Any, small: Any, digest: str, length: int, offset: int) -> Any:
+        for number, piece in enumerate(honest(bundle, small, digest, length, offset)):
             if number == 2:
-                until(lambda: _size(partial / arguments[1]) >= 1000, what="the first piece")
+                until(lambda: _size(partial / digest) >= 1000, what="the first piece")
+                cuts.append(digest)
                 raise ConnectionError("the line is cut")
             yield piece
 
@@ -338,6 +340,7 @@ def test_a_broken_upload_goes_on_at_its_byte(mine: Office, monkeypatch: pytest.M
         bundle = mine.folder / "shop-1.0.bundle"
         words = ("release", "propose", bundle, "--plan", mine.plan_file())
         assert mine.verb(*words, person="anna", signs=True).code != 0
+        assert len(cuts) == 1
         monkeypatch.setattr(proposing, "_pieces", counted)
         assert mine.verb(*words, person="anna", signs=True).code == 0
     offsets = [offset for offset, _ in sent if offset]

@@ -39,8 +39,10 @@ class Heard:
 
     words: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    since: float = 0.0  # when the node was reached
 
     async def reached(self) -> None:
+        self.since = time.monotonic()
         self.words.append("reached")
 
     async def progress(self, state: str, *, done: int, total: int) -> None:
@@ -307,10 +309,13 @@ def test_a_node_that_never_ends_holds_its_stream_for_a_bounded_time(
     feed: Feed, kind: str, monkeypatch: pytest.MonkeyPatch, ablation: Ablation
 ) -> None:
     receipt = wire.FromNode(receipt=wire.Receipt(signed=b"x" * 320))
+    # A drop every 50 ms: longer than a stream lasts, and each within a silence that is let be, on
+    # a busy machine too. The others are far more than the bounds let through.
+    idle_s, count = (0.5, 52) if kind == "drops" else (0.2, 5_000)
 
     async def script(requests: Requests) -> AsyncIterator[wire.FromNode]:
         await anext(requests)
-        for number in range(5_000):  # far more than the bounds let through
+        for number in range(count):
             if kind == "drops":
                 await asyncio.sleep(0.05)
             word = wire.FromNode(progress=wire.Progress(state=f"s{number}"))
@@ -318,18 +323,17 @@ def test_a_node_that_never_ends_holds_its_stream_for_a_bounded_time(
 
     monkeypatch.setattr("gateway.push.MESSAGES_A_SECOND", 200)
     heard = Heard()
-    began = time.monotonic()
-    ended = asyncio.run(dial(feed, script, heard, idle_s=0.2))
+    ended = asyncio.run(dial(feed, script, heard, idle_s=idle_s))
     assert ended.kind == "broken"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - heard.since < 3
     # reached, then what one stream may make us do
-    most = {"receipts": RECEIPTS, "words": 400, "drops": 100}[kind]
+    most = {"receipts": RECEIPTS, "words": 400, "drops": 40}[kind]
     assert 0 < len(heard.words) <= most + 1
     with ablation("the bounds of one stream") as attack:
         attack.without("gateway.push.Bounds.count", uncounted)
-        attack.without("gateway.push.STREAM_FACTOR", 7)
+        attack.without("gateway.push.STREAM_FACTOR", 100)
         more = Heard()
-        asyncio.run(dial(feed, script, more, idle_s=0.2))
+        asyncio.run(dial(feed, script, more, idle_s=idle_s))
         attack.succeeded(len(more.words) > len(heard.words))
 
 

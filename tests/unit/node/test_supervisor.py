@@ -203,13 +203,16 @@ def test_an_app_started_from_a_thread_outlives_that_thread(
     direct: list[subprocess.Popen[bytes]] = []
 
     def spawn() -> None:
-        direct.append(subprocess.Popen(processes.launched((*PYTHON, SLEEP))))
-        time.sleep(0.2)
+        app = subprocess.Popen(processes.launched((*PYTHON, SLEEP)), stdout=subprocess.PIPE)
+        direct.append(app)
+        assert app.stdout is not None
+        assert app.stdout.readline() == b"up\n"  # so it is bound to the thread that asked
 
     thread = threading.Thread(target=spawn)
     thread.start()
     thread.join()
-    assert direct[0].wait(5) == -signal.SIGKILL
+    with direct[0]:
+        assert direct[0].wait(20) == -signal.SIGKILL
 
 
 def test_a_killed_node_takes_its_apps_with_it_and_the_next_one_clears_the_rest(
