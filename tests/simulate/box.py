@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from embrasure.net.https import LetterboxClient, MirrorSource
 from embrasure.net.identity import dns_name
+from embrasure.trust import layout
 from embrasure.trust.directory import TlsBundle
 from mirror.config import Config, Paths, load_config
 from mirror.letterbox import letterbox
+from mirror.listener import HttpsListener, tls_context
 from mirror.run import mirror
+from mirror.serve import read_app
+from mirror.watch import Watchers
 from tests.simulate.authority import Authority, Leaf, der_text
 from tests.simulate.listener import trust_from
 from tests.simulate.repository import SimRepository
@@ -130,3 +135,51 @@ async def running(
 async def away(function: Callable[..., T], *arguments: object) -> T:
     """Return what `function` returns in a thread: what a node does must not block the service."""
     return await asyncio.to_thread(function, *arguments)
+
+
+def published(authority: Authority) -> SimRepository:
+    """Return a repository of one pull node and one app, with all that a mirror shows."""
+    found = SimRepository()
+    node = found.add_node(mode="pull")
+    found.add_app("shop")
+    found.set_bundle(bundle_of(authority, found))
+    files = {"code/main": b"#!/bin/sh\n" * 100, "code/big": os.urandom(2_500_000)}
+    plan = found.set_plan(found.add_release("shop", files), canary=[node])
+    found.set_gate(plan, open_wave=0)
+    found.publish()
+    return found
+
+
+def shown(repo: SimRepository) -> dict[str, bytes]:
+    """Return the files of `repo` that a mirror must show: all that metadata names now."""
+    names = {layout.target_file(p, f.hashes["sha256"]) for r in repo.roles.values()
+             for p, f in r.targets.items()}  # fmt: skip
+    current = {layout.metadata_file(role, version) for role, version in repo.versions.items()}
+    return {
+        path: body
+        for path, body in repo.files.items()
+        if path in names or path in current or path.startswith("blobs/")
+    }
+
+
+@asynccontextmanager
+async def bare(
+    tmp_path: Path,
+    authority: Authority,
+    watchers: Watchers,
+    *,
+    oldest: ssl.TLSVersion | None = None,
+    **limits: Any,
+) -> AsyncIterator[Running]:
+    """Only the HTTPS half of a mirror, with limits of the test."""
+    config = make_service(tmp_path / "m", authority, SimRepository().anchor)
+    app = read_app(tmp_path / "m" / "public", watchers, seconds=0.2)
+    context = tls_context(tmp_path / "m" / "tls.key", tmp_path / "m" / "tls.crt")
+    if oldest is not None:
+        context.minimum_version = oldest
+    listener = HttpsListener(app, context, **limits)
+    port = await listener.start("127.0.0.1", 0)
+    try:
+        yield Running(tmp_path / "m", config, authority, {"read": port})
+    finally:
+        await listener.stop()
