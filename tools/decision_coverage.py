@@ -84,8 +84,10 @@ DECISIONS = (
     "embrasure/trust/workflow/vouching.py",
 )
 TESTS = (
+    "tests/integration/test_net_calls.py",
     "tests/integration/test_net_door.py",
     "tests/integration/test_net_grpc.py",
+    "tests/integration/test_net_handshakes.py",
     "tests/integration/test_net_https.py",
     "tests/integration/test_root_word.py",
     "tests/properties/test_decide.py",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import pytest
 
 from embrasure import limits
 from embrasure.clock import Clock, now
@@ -21,6 +22,7 @@ from embrasure.wire import mirror_pb2, mirror_pb2_grpc, node_pb2, node_pb2_grpc
 from tests.simulate.authority import Authority, Leaf
 
 GATEWAY = frozenset({"gateway"})
+DENIED = (grpc.StatusCode.PERMISSION_DENIED, "denied")
 # One of each kind: unary, writing stream, reading stream, both.
 METHODS = {
     "unary_unary": "/embrasure.v1.Node/Status",
@@ -137,6 +139,19 @@ async def call(open_channel: grpc.aio.Channel, kind: str, method: str) -> object
     if kind.endswith("unary"):
         return await running
     return [item async for item in running]
+
+
+async def refused(listener: Listener, leaf: Leaf, kind: str, method: str | None = None) -> None:
+    """The call is refused, and no handler ran."""
+    before = sum(listener.handlers.ran.values())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await listener.call(kind, leaf, method)
+    # A writer on a refused stream may see its own local error first.
+    assert (caught.value.code(), caught.value.details()) == DENIED or caught.value.code() in (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.INTERNAL,
+    )
+    assert sum(listener.handlers.ran.values()) == before
 
 
 def trust_from(authority: Authority, gateways: frozenset[str] | None = None) -> Trust:
