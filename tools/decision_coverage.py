@@ -122,11 +122,14 @@ TESTS = (
     "tests/unit/test_renewal.py",
     "tests/unit/test_statements.py",
     "tests/unit/test_trust_client.py",
+    "tests/unit/test_trust_delay.py",
     "tests/unit/test_trust_door.py",
     "tests/unit/test_trust_door_forms.py",
     "tests/unit/test_trust_edges.py",
     "tests/unit/test_trust_held.py",
     "tests/unit/test_trust_quick_look.py",
+    "tests/unit/test_trust_rollback.py",
+    "tests/unit/test_trust_signatures.py",
     "tests/unit/test_trust_vouching.py",
 )
 

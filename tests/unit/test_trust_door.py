@@ -22,7 +22,7 @@ from embrasure.trust.policy import parse_policy
 from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.doors import given, newest_files, real_bundle
-from tests.unit.test_trust_client import Bench
+from tests.simulate.trustbench import Bench
 
 AUTHORITY = Authority()
 

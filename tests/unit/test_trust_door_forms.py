@@ -27,7 +27,7 @@ from tests.ablation import Ablation
 from tests.simulate.authority import Authority
 from tests.simulate.doors import newest_files, real_bundle
 from tests.simulate.sources import DeadSource
-from tests.unit.test_trust_client import Bench
+from tests.simulate.trustbench import Bench
 
 AUTHORITY = Authority()
 

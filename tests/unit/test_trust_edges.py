@@ -36,8 +36,8 @@ from embrasure.trust.workflow.updater import ClockedUpdater, explained
 from embrasure.trust.workflow.verified import held_metadata, view_of
 from tests.simulate.nodes import SimNode
 from tests.simulate.sources import DeadSource
+from tests.simulate.trustbench import ROLES, Bench
 from tests.unit.test_decide import Scene, _docs, build
-from tests.unit.test_trust_client import ROLES, Bench
 
 BAD = Refused("document", expected="another", got="this")
 

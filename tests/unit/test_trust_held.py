@@ -8,7 +8,7 @@ from pathlib import Path
 from embrasure.trust import layout
 from embrasure.trust.door import Door
 from embrasure.trust.held import HeldFiles
-from tests.unit.test_trust_client import Bench
+from tests.simulate.trustbench import Bench
 
 
 def test_a_refresh_while_the_files_are_read_is_seen(tmp_path: Path) -> None:
