@@ -12,7 +12,7 @@ import msgspec
 from embrasure.trust.documents import digest
 from embrasure.trust.evidence import counts_as_evidence
 from embrasure.trust.plan import Plan
-from embrasure.trust.receipt import Receipt, parse_receipt
+from embrasure.trust.receipt import Kind, Outcome, Ran, Reason, Receipt, parse_receipt
 from embrasure.trust.waves import wave_of
 from gateway import reports
 from gateway.rollout import Facts, Member, Publish, Rollout, Step, step
@@ -22,6 +22,7 @@ from tests.simulate.releases import make_plan, make_release
 AT = datetime(2030, 1, 1, 12, tzinfo=UTC)
 START = int(AT.timestamp())
 ROOT = "ab" * 32
+LENIENT: dict[str, Any] = {"max_failed_pct": 50, "min_reached_pct": 50}
 
 
 def make_nodes(count: int, *, pull: Sequence[int] = ()) -> list[SimNode]:
@@ -147,3 +148,19 @@ class SimRollout:
         for member in self.of(wave):
             if self.members[member.node].state != "healthy":
                 self.receipt(member.node)
+
+
+def start(count: int = 8, *, pull: tuple[int, ...] = (), **failure: Any) -> SimRollout:
+    """Return a roll-out of new nodes; failure: the plan's failure policy."""
+    nodes = make_nodes(count, pull=pull)
+    return SimRollout(nodes, plan_for(nodes, **failure))
+
+
+def canary(run: SimRollout) -> str:
+    """Return the id of the canary."""
+    return run.of(0)[0].node
+
+
+def fail(run: SimRollout, node: str, outcome: Outcome = Outcome.ROLLED_BACK) -> None:
+    """The node tells that it went back."""
+    run.receipt(node, kind=Kind.STATUS, outcome=outcome, ran=Ran.PREVIOUS, reason=Reason.PROBE)

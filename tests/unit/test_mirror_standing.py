@@ -16,11 +16,20 @@ from mirror.doorway import Held
 from mirror.inbox import TIMESTAMP
 from tests.ablation import Ablation
 from tests.simulate.gateway import trust_files
+from tests.simulate.mirrorbox import Box, grow, published
 from tests.simulate.repository import SimRepository
-from tests.unit.test_mirror_publish import Box, box, grow, repo
 
-__all__ = ["box", "repo"]
 ONLINE = (layout.TIMESTAMP, layout.SNAPSHOT, "gates-dev")
+
+
+@pytest.fixture
+def repo() -> SimRepository:
+    return published()
+
+
+@pytest.fixture
+def box(tmp_path: Path, repo: SimRepository) -> Box:
+    return Box(tmp_path / "m", repo)
 
 
 def rotate(repo: SimRepository) -> None:
