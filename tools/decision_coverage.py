@@ -85,6 +85,7 @@ DECISIONS = (
 )
 TESTS = (
     "tests/integration/test_net_calls.py",
+    "tests/integration/test_net_deliveries.py",
     "tests/integration/test_net_door.py",
     "tests/integration/test_net_grpc.py",
     "tests/integration/test_net_handshakes.py",
