@@ -57,7 +57,7 @@ def double(ground: Ground, count: int, further: Further = always) -> None:
     print("\n".join(outcome.figures("double_crash")))
     assert outcome.broken == []
     assert outcome.cases + outcome.unmet == count
-    assert outcome.cases > count * 0.9
+    assert outcome.cases > count * 0.85  # of the others the recovery was over before
 
 
 @pytest.mark.long
