@@ -26,6 +26,7 @@ from embrasure.trust.receipt import Outcome, Reason, Receipt, chain_hash
 from embrasure.trust.source import Source
 from node.collection import live_blobs
 from node.ground import Report
+from node.journal import Journal
 from node.judge import Judge, Judgement
 from node.paths import Paths
 from node.states import RESTING
@@ -128,6 +129,7 @@ class InstallScene:
         owned: bool = False,
     ) -> None:
         self.name, self.why, self.gives_back = name, "", True
+        self._hook_took = False
         self._bench = SimInstaller(root / name, inner=True, owned=owned)
         self._bench.paths.app_toml(APP).chmod(0o600)
         self.approved = set[str]()  # digests of manifests
@@ -188,8 +190,16 @@ class InstallScene:
             self._bench.close()
 
     def serving(self) -> list[str]:
-        """I8: a disk that takes nothing does not stop what was committed, nor what replaces it."""
-        return ["I8: nothing runs any more"] if self._held and self._ran is None else []
+        """I8: a disk that takes nothing does not stop what was committed, nor what replaces it; but
+        what was committed never runs on data whose migration has begun.
+        """
+        if not self._held or self._ran is not None:
+            return []
+        record = Journal(self.paths).read(APP).record
+        if record is None or record.state in RESTING or record.migrated == "no":
+            return ["I8: nothing runs any more"]
+        self._hook_took = True  # what the ballast gave, perhaps
+        return []
 
     def starts(self) -> list[str]:
         """I8: nor does a start on it."""
@@ -199,7 +209,7 @@ class InstallScene:
 
     def act(self, faults: Faults) -> str:
         assert self._judged is not None
-        self.why = ""
+        self.why, self._hook_took = "", False
         try:
             with self.opened(), faults, self._watched():
                 answer = self._bench.acceptor._installer.act(
@@ -301,7 +311,8 @@ class InstallScene:
             return
         ended = (Outcome.OK, Outcome.ROLLED_BACK)
         # Where even the ballast gives nothing back, the record of why is lost: an interruption.
-        reasons = (Reason.NO_SPACE,) if self.gives_back else (Reason.NO_SPACE, Reason.POWER)
+        is_kept = self.gives_back and not self._hook_took
+        reasons = (Reason.NO_SPACE,) if is_kept else (Reason.NO_SPACE, Reason.POWER)
         if not told or (told[0].outcome not in ended and told[0].reason not in reasons):
             yield f"it had no room, and says {told[0].reason.name if told else 'nothing'}"
 
