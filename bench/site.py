@@ -138,17 +138,14 @@ def child_cpu(command: Sequence[str], *, cwd: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def copying_and_hashing(tree: Path, folder: Path, *, rounds: int = 3) -> Mapping[str, float]:
-    """Return what `cp -a` of the tree and `sha256sum` of every file of the copy cost, in seconds.
-
-    The least of some rounds, on the same disk: other work there only adds.
+def plain_tools(tree: Path, folder: Path) -> Mapping[str, float]:
+    """Return what `cp -a` of the tree, `sha256sum` of every file of the copy, and `rm -r` of it
+    cost, in seconds, on the same disk.
     """
-    found: dict[str, list[float]] = {"cp": [], "sha256sum": []}
-    for number in range(rounds):
-        copy = folder / f"copy{number}"
-        found["cp"].append(child_cpu(["cp", "-a", str(tree), str(copy)], cwd=folder))
-        every = ["sh", "-c", "find . -type f -print0 | xargs -0 sha256sum"]
-        found["sha256sum"].append(child_cpu(every, cwd=copy))
-        subprocess.run(["chmod", "-R", "u+w", str(copy)], check=True)
-        subprocess.run(["rm", "-r", str(copy)], check=True)
-    return {name: min(costs) for name, costs in found.items()}
+    copy = folder / "copy"
+    copied = child_cpu(["cp", "-a", str(tree), str(copy)], cwd=folder)
+    every = ["sh", "-c", "find . -type f -print0 | xargs -0 sha256sum"]
+    hashed = child_cpu(every, cwd=copy)
+    subprocess.run(["chmod", "-R", "u+w", str(copy)], check=True)
+    removed = child_cpu(["rm", "-r", str(copy)], cwd=folder)
+    return {"cp": copied, "sha256sum": hashed, "rm": removed}
