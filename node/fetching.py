@@ -21,7 +21,6 @@ from node.states import State
 from node.transaction import To, Transaction, offer_of
 
 LOG = getLogger(__name__)
-_SECOND_NAMES = frozenset({"hardlink", "copy"})  # a file may be its blob, and blocks are not shared
 _TELL_SECONDS = 0.25  # between two words on how far it is
 
 
@@ -35,7 +34,7 @@ def fetching(tx: Transaction) -> To:
     # What an earlier transfer has begun goes on at its byte.
     fresh = missing.keys() - blobs.begun()
     many = runs(members(wanted), fresh)
-    if many and found is not None and found.ways == _SECOND_NAMES:
+    if many and found is not None and "hardlink" in found.ways:
         with (
             Folder.open(tx.ground.paths.releases(tx.app)) as releases,
             Early(releases, tx=tx.record.tx, manifest=manifest, blobs=blobs) as early,

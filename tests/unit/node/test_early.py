@@ -20,6 +20,7 @@ from embrasure.fsops import Op
 from embrasure.trust.layout import parse_pack
 from node.early import Early
 from tests.ablation import Ablation
+from tests.simulate.disk import make_image, missing_need, mounted
 from tests.simulate.installer import SimInstaller
 from tests.simulate.releases import make_release
 from tests.simulate.sources import MemorySource
@@ -136,6 +137,34 @@ def test_a_release_of_many_folders_holds_few_of_them(tmp_path: Path, place: Plac
         place.blobs.sync()
     assert all(place.shelf(data).read_bytes() == data for data in many.values())
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@needs_root
+@pytest.mark.skipif(bool(missing_need()), reason=f"needs {missing_need()}")
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_a_release_that_reuses_a_blob_shares_no_file_where_blocks_can_be_shared(
+    tmp_path: Path, kind: str
+) -> None:
+    """On xfs the way back does not change with what root writes into the release that runs."""
+    tmp_path.chmod(0o755)
+    with mounted(make_image(tmp_path / "image", kind), tmp_path / "disk", kind) as disk:
+        disk.chmod(0o755)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            closing(SimInstaller(disk / "node", inner=True, owned=True)) as bench,
+        ):
+            patch.setattr(limits, "FREE_BYTES", 0)
+            for version in ("1.0", "2.0"):
+                bench.publish(release=small(bench, version, more=20))
+                assert bench.poll(PackedSource(MemorySource(bench.repo.files))) == "committed"
+            old, new = sorted(bench.paths.releases("shop").iterdir())
+            one, two = (path / "config/more/1.py" for path in (old, new))
+            blob = bench.paths.blobs / name(one.read_bytes())[:2] / name(one.read_bytes())
+            assert one.samefile(blob), "it came early"
+            assert one.samefile(two) == (kind == "ext4")
+            two.chmod(0o644)
+            two.write_bytes(b"by hand")
+            assert (one.read_bytes() == b"by hand") == (kind == "ext4")
 
 
 class Ends:
