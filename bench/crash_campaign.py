@@ -21,6 +21,7 @@ from tests.simulate.sweep import Case, Kind, Outcome, every_case, sweep
 from tests.simulate.sweep_ground import CAMPAIGN_PAIRS, Ground, pairs
 from tests.simulate.trees import room
 
+_NEVER = "the fault was never met"
 _SLICE = 1_000  # cases between two lines
 _KINDS = {
     "memory": ("bytes", "inodes"),
@@ -40,8 +41,8 @@ def cases_of(ground: Ground, what: str) -> list[Case]:
         case
         for scene in (*ground.swept, *ground.hooked)
         for case in every_case(scene.name, ground.traces[scene.name], kinds)
-        # The secrets of what runs lie in memory; here they would lie on what turns read-only.
-        if (scene.name, case.kind) != ("errands", "readonly")
+        # The secrets of what runs lie in memory; here they would lie on what takes no removal.
+        if scene.name != "errands" or case.kind not in ("readonly", "quota")
     ]
 
 
@@ -67,6 +68,10 @@ def main() -> int:
                 (*ground.swept, *ground.hooked), cases[first : first + _SLICE],
                 workers=wanted.workers, disk=disk,
             )  # fmt: skip
+            if disk == "btrfs":  # blocks are shared there: an install has fewer operations
+                unmet = [line for line in found.broken if line.endswith(_NEVER)]
+                found.broken = [line for line in found.broken if line not in unmet]
+                found.cases, found.unmet = found.cases - len(unmet), found.unmet + len(unmet)
             whole = whole.joined(found)
             print("\n".join(found.broken), end="", flush=True)
             at = wanted.start + min(first + _SLICE, len(cases)) * wanted.every
