@@ -243,7 +243,11 @@ class Folder:
         with explaining(self._text, name):
             fsops.mkdir(self.fd, check_name(name), mode)
         made = self.child(name)
-        made.chmod(mode)  # whatever the umask says
+        try:
+            made.chmod(mode)  # whatever the umask says
+        except BaseException:
+            made.close()  # its error keeps this frame, and a held folder keeps its disk
+            raise
         return made
 
     def ensure(self, name: str, *, mode: int = 0o700) -> Folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from embrasure import kernel
+from embrasure import fsops, kernel
 from embrasure.errors import Denied, EmbrasureError, NotFound, Refused
 from embrasure.fs import Folder
+from embrasure.fsops import Op
 from tests.ablation import Ablation
 
 
@@ -376,3 +378,23 @@ def test_a_kernel_without_openat2_is_as_strict(
     with ablation("the walk without links") as attack:
         attack.without("embrasure.kernel.walk_inside", follows_links)
         attack.succeeded(folder.read("a/link/secret", limit=100) == b"secret")
+
+
+def test_a_folder_that_does_not_get_its_mode_is_not_held(tmp_path: Path) -> None:
+    """The error keeps the frame that it came from; a descriptor in it would keep the disk busy."""
+
+    class Refuses:
+        def before(self, op: Op) -> int | None:
+            if op.call == "chmod":
+                raise OSError(errno.EROFS, "read-only")
+            return None
+
+        def after(self, op: Op, result: int) -> None:
+            pass
+
+    with Folder.open(tmp_path) as held:
+        before = os.listdir("/proc/self/fd")  # noqa: PTH208  # names are enough
+        with fsops.watched(Refuses()), pytest.raises(Denied) as kept:
+            held.mkdir("new")
+        assert os.listdir("/proc/self/fd") == before  # noqa: PTH208  # as above
+        assert kept.value.reason == "permissions"
