@@ -93,11 +93,10 @@ class Folder:
         found = os.fstat(self.fd)
         if found.st_uid != os.geteuid() or found.st_mode & 0o022:
             raise Denied(
-                str(self.path),
-                expected="a folder of our own that no other user can write to",
+                str(self.path), expected="a folder of our own that no other user can write to",
                 got=f"owner {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}",
                 reason="bad-owner",
-            )
+            )  # fmt: skip
 
     # Look
 
@@ -229,10 +228,7 @@ class Folder:
         self.fsync()
 
     def remove_unfinished(self) -> int:
-        """Return how many files a crash had left unfinished here; they are gone.
-
-        Only for a caller that holds the lock of all writers of this folder.
-        """
+        """Return how many unfinished files of a crash are gone; for who has all writers' lock."""
         stale = [name for name in self.list() if _UNFINISHED.fullmatch(name)]
         for name in stale:
             self.unlink(name, missing_ok=True)
@@ -246,7 +242,7 @@ class Folder:
         try:
             made.chmod(mode)  # whatever the umask says
         except BaseException:
-            made.close()  # its error keeps this frame, and a held folder keeps its disk
+            made.close()  # the error keeps this frame, and a held folder keeps its disk
             raise
         return made
 
