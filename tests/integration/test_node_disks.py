@@ -103,6 +103,7 @@ _WORKPLACE = "never on a node"
 _ELSEWHERE = {
     "embrasure/bundle/build.py": _WORKPLACE,
     "embrasure/bundle/folder.py": _WORKPLACE,
+    "embrasure/bundle/place.py": "what another module writes through: node/early.py",
     "embrasure/bundle/tree.py": _WORKPLACE,
     "embrasure/trust/carry.py": _WORKPLACE,
     "embrasure/trust/folder.py": _READS,
@@ -112,6 +113,7 @@ _ELSEWHERE = {
     "node/bubblewrap.py": _READS,
     "node/companions.py": "who stands beside an app, in memory",
     "node/care.py": _READS,
+    "node/fetching.py": _READS,
     "node/ground.py": _READS,
     "node/halfmade.py": "before there is a node, what a making that was cut off has left",
     "node/installer.py": _READS,
