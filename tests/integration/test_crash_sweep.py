@@ -19,7 +19,7 @@ from tests.unit.node.test_sync_order import without
 pytestmark = [pytest.mark.sweep, pytest.mark.timeout(1200)]
 LEAST, IN_CI = 5_000, 5_050
 HOOKS_SHARE = 40  # each case of a scene whose hooks are programs takes ten times as long
-PAIRS = 200
+PAIRS = 220
 
 
 @pytest.fixture(scope="module")
