@@ -84,7 +84,7 @@ def take_receipts(paths: Paths) -> None:
     """What the node has told of its install is taken, as by a letterbox: nobody is told again."""
     for rseq in (1, 2):
         with to_apply(paths) as channel:
-            converse(channel, PostedAsk(rseq=rseq), NoSource(), Deaf())
+            converse(channel, PostedAsk(rseqs=(rseq,)), NoSource(), Deaf())
 
 
 def least(apply: int, work: Callable[[], object], rounds: int) -> float:

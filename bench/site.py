@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.integration.test_node_units import unit
+from tests.simulate.along import sent_along
 from tests.simulate.fleet import APP, RealNode, SimFleet
 from tests.simulate.installer import SERVER, free_port, quick_http
 from tests.simulate.production import in_production
@@ -102,7 +103,9 @@ class PushSite:
         gate = repository.set_gate(plan)
         repository.publish()
         envelope = self.fleet.order(self.node, plan, gate)
-        said = asyncio.run(self.fleet.gateway(self.node).order(envelope, serve=serve))
+        ahead = sent_along(repository.files, env=plan.env, app=APP, manifest=release.digest)
+        gateway = self.fleet.gateway(self.node)
+        said = asyncio.run(gateway.order(envelope, serve=serve, ahead=ahead))
         if len(said.receipts) != 2:
             raise SystemExit(f"not installed: {said.refusals} {said.details}")
         return said

@@ -164,11 +164,17 @@ class Dialler:
                 sign_order, self.parts, self.steering.keeper, stored, entry,
                 floor=line.floor, awaited=found,
             )  # fmt: skip
+            library, plan = self.steering.library, stored.plan
+            # Read behind the order: what is published is no older than its gate.
+            along = await asyncio.to_thread(
+                library.ahead, plan.env, plan.app, plan.manifest.sha256
+            ) if found is None else []  # fmt: skip
             pushed = push(
                 line_out,
                 order.envelope,
-                feed=self.steering.library.feed,
+                feed=library.feed,
                 listener=ear,
+                ahead=along,
                 dial_s=self.parts.pace.dial_s,
                 idle_s=wave.deadline_s + wave.soak_s,
                 handshakes=self._handshakes,

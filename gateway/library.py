@@ -10,6 +10,8 @@ from embrasure.net.denials import tls_denials
 from embrasure.net.trustbundle import Trust, trust_of
 from embrasure.trust import layout
 from embrasure.trust.view import View
+from embrasure.wire.node_pb2 import Ahead
+from gateway.ahead import ahead_of
 from gateway.feed import Feed
 from gateway.gates import Ground, load_ground
 from gateway.published import Contents, Shelf
@@ -51,6 +53,12 @@ class Library:
                 held = (_version(view), found)
                 self._grounds[(env, app)] = held
             return held[1]
+
+    def ahead(self, env: str, app: str, manifest: str) -> list[Ahead]:
+        """Return what an order for the app is sent with; manifest: digest of the plan's."""
+        with self._lock:
+            view = self._repository.view()
+        return ahead_of(self.feed, view, env=env, app=app, manifest=manifest)
 
     def trust(self, env: str, app: str) -> Trust:
         """Return whom to believe on TLS in `env`: its verified `tls.json`, less what is denied."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -80,13 +80,14 @@ async def push(
     dial_s: float,
     idle_s: float,
     handshakes: asyncio.Semaphore,
+    ahead: Sequence[node_pb2.Ahead] = (),
     confirms: bool = False,
 ) -> Ended:
     """Return how it ended after offering `order` (an envelope) and serving the node's wants.
 
     dial_s: until the connection stands; idle_s: longest silence of the node, which also bounds the
-    whole stream; handshakes: how many connect at once; confirms: the order confirms. Raises nothing
-    that the network or the node can cause.
+    whole stream; handshakes: how many connect at once; ahead: files that go along with the order;
+    confirms: the order confirms. Raises nothing that the network or the node can cause.
     """
     stub = node_pb2_grpc.NodeStub(channel)
     async with handshakes:
@@ -97,7 +98,7 @@ async def push(
     if confirms:
         first = node_pb2.FromGateway(confirm=node_pb2.Confirm(order=order))
     else:
-        first = node_pb2.FromGateway(offer=node_pb2.Offer(order=order))
+        first = node_pb2.FromGateway(offer=node_pb2.Offer(order=order, ahead=ahead))
     try:
         async with asyncio.timeout(STREAM_FACTOR * idle_s):
             return await stream.run(first, idle_s=idle_s)
@@ -114,16 +115,16 @@ async def push(
 
 
 async def status_of(
-    channel: grpc.aio.Channel, *, seconds: float, approval: str = ""
+    channel: grpc.aio.Channel, *, seconds: float, approval: str = "", only_awaited: bool = False
 ) -> node_pb2.StatusReply:
     """Return what the node says of itself; raises what its call raised.
 
-    approval: a role whose file it is asked for too
+    approval: a role whose file it is asked for too; only_awaited: nothing else is asked for
     """
     found: node_pb2.StatusReply
     try:
         found = await node_pb2_grpc.NodeStub(channel).Status(
-            node_pb2.StatusRequest(approval=approval), timeout=seconds
+            node_pb2.StatusRequest(approval=approval, only_awaited=only_awaited), timeout=seconds
         )
     except grpc.aio.AioRpcError as problem:
         raise error_of(problem, thing="node") from None
@@ -145,7 +146,7 @@ async def awaited_by(channel: grpc.aio.Channel, *, seconds: float) -> Awaited | 
     """Return what the node wants confirmed, None for nothing; raises what its call raised, and
     Refused for words that no order can carry.
     """
-    found = await status_of(channel, seconds=seconds)
+    found = await status_of(channel, seconds=seconds, only_awaited=True)
     if not found.HasField("awaited"):
         return None
     told = found.awaited

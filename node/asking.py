@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from embrasure import limits
@@ -17,6 +17,7 @@ from embrasure.pipes import Drain
 from embrasure.trust.foretold import Foretold
 from embrasure.trust.layout import parse_wanted
 from embrasure.trust.receipt import read_record
+from node.ahead import Ahead, Held
 from node.confirm_messages import AwaitsNote
 from node.ipc import Channel
 from node.messages import (
@@ -78,7 +79,11 @@ class IpcSource:
     def __init__(self, channel: Channel[FromFetch], *, tick: Tick = time.monotonic) -> None:
         self._channel, self._tick = channel, tick
         self._id, self._is_broken = 0, False
-        self._foretold = Foretold(tick)
+        self._foretold, self._ahead = Foretold(tick), Held(tick)
+
+    def came_along(self, files: Iterable[Ahead]) -> None:
+        """Each of the files that came with an order answers the first want of its path."""
+        self._ahead.keep(files)
 
     def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
         """Yield the bytes of `path` from `offset` on; one want at a time.
@@ -89,6 +94,11 @@ class IpcSource:
         if self._foretold.take() == path:
             self._check_whole()
             raise NotFound(path, expected="a file of the source", got="none, as it said")
+        if not offset and (file := self._ahead.take(path)) is not None:
+            self._check_whole()
+            if body := said(file, limit):
+                yield body
+            return
         pace = Pace(whole_seconds=limits.METADATA_SECONDS if kind.metadata else None)
         answer, pipe = self._open(path, offset=offset, limit=limit)
         if isinstance(answer, Whole):
@@ -187,6 +197,16 @@ class IpcSource:
         """No want is answered any more: the two sides have lost each other."""
         self._is_broken = True
         self._channel.close()
+
+
+def said(file: Ahead, limit: int) -> bytes:
+    """Return the bytes of a file that came along; raises NotFound, Refused (`limit`)."""
+    body = unpack(file.body)
+    if len(body) > limit:
+        raise Refused("source", expected=f"{limit} bytes", got="more", reason="limit")
+    status: EndStatus = "not-found" if file.absent else "ok"
+    check_end(file.path, status, len(body), len(body), "none, as it said")
+    return body
 
 
 def check_little(body: bytes, limit: int) -> None:

@@ -111,8 +111,8 @@ class Records(Protocol):
         """The oldest receipts that no letterbox has taken."""
         ...
 
-    def posted(self, rseq: int) -> None:
-        """A letterbox or the gateway has taken this receipt."""
+    def posted(self, *rseqs: int) -> None:
+        """A letterbox or the gateway has taken these receipts."""
         ...
 
     def network(self, until: int, trouble: str) -> None:
@@ -204,6 +204,7 @@ class Desk:
                     is_mine = self._working.acquire(blocking=False)
                 self._work(ask, source, report, is_mine=is_mine)
             case OrderAsk() | PollAsk():
+                source.came_along(ask.ahead if isinstance(ask, OrderAsk) else ())
                 with self._precedence.guest(source):
                     is_mine = self._working.acquire(blocking=False)
                     self._work(ask, source, report, is_mine=is_mine)
@@ -231,7 +232,7 @@ class Desk:
                 for post in self._records.posts(ask.limit):
                     channel.send(post)
             case PostedAsk():
-                self._records.posted(ask.rseq)
+                self._records.posted(*ask.rseqs)
             case NetworkAsk():
                 self._records.network(ask.until, ask.trouble)
             case ProveAsk() if self._joiner:

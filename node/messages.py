@@ -23,6 +23,7 @@ from embrasure.trust import canonical as form
 from embrasure.trust import layout
 from embrasure.trust.documents import DATED, Base64, Count, Digest, Name, Positive, convert
 from embrasure.trust.plain import read_plain
+from node.ahead import Many
 from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk, FreshAsk, LocalAsk, RepairAsk
 from node.message import App, Sentence, Word
 from node.message import EndStatus as EndStatus
@@ -38,9 +39,10 @@ ApprovalRole = Annotated[str, Meta(pattern=rf"^({layout.APPROVAL.pattern})?$")]
 
 
 class OrderAsk(Message, frozen=True, kw_only=True, tag="order"):
-    """Fetch: the gateway offers this order (a DSSE envelope); obey it if it holds."""
+    """Fetch: the gateway offers this order (a DSSE envelope), with files along; obey it."""
 
     envelope: Base64
+    ahead: Many = ()
 
 
 class PollAsk(Message, frozen=True, kw_only=True, tag="poll"):
@@ -70,9 +72,9 @@ class OutboxAsk(Message, frozen=True, kw_only=True, tag="outbox"):
 
 
 class PostedAsk(Message, frozen=True, kw_only=True, tag="posted"):
-    """Fetch: a letterbox has taken this receipt."""
+    """Fetch: a letterbox, or the gateway, has taken these receipts."""
 
-    rseq: Positive
+    rseqs: Annotated[tuple[Positive, ...], Meta(max_length=limits.OUTBOX_RECEIPTS)]
 
 
 class ProveAsk(Message, frozen=True, kw_only=True, tag="prove"):

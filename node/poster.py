@@ -107,4 +107,4 @@ class Poster:
             if problem.reason != FILLED:
                 raise
         with self._connect() as channel:
-            converse(channel, PostedAsk(rseq=post.rseq), NoSource(), Deaf())
+            converse(channel, PostedAsk(rseqs=(post.rseq,)), NoSource(), Deaf())

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import grpc
 
 from embrasure import __version__, limits
-from embrasure.errors import Denied, EmbrasureError, Failed, Refused, Unavailable, shown
+from embrasure.errors import Denied, EmbrasureError, Failed, Unavailable, shown
 from embrasure.net.identity import Role
 from embrasure.trust import layout
 from embrasure.wire import node_pb2 as wire
 from node.answering import Deaf, Heard, Hearer, NoSource, converse
 from node.confirm_messages import AwaitedAsk, AwaitsNote, ConfirmAsk
-from node.frames import Data, parse
 from node.ipc import Channel
 from node.messages import (
     FromApply,
@@ -32,10 +31,10 @@ from node.messages import (
     SeenNote,
     StateNote,
     StatusAsk,
-    pack,
     unpack,
 )
-from node.stream import Stream, StreamSource, silent
+from node.offer import first_ask
+from node.stream import Stream, StreamSource
 
 if TYPE_CHECKING:
     from embrasure.net.authorize import Context
@@ -139,6 +138,10 @@ class NodeService:
     async def Status(self, request: wire.StatusRequest, context: Context) -> wire.StatusReply:
         """Floors and states, read from the node's disk; over a new connection, the nonce, too."""
         opened_ms = self._line.opened_ms
+        if request.only_awaited:
+            reply = wire.StatusReply()
+            await self._show_awaited(reply, opened_ms)
+            return reply
         loop = asyncio.get_running_loop()
         heard = await loop.run_in_executor(self._pool, ask, self._connect, StatusAsk())
         if heard.state is None:
@@ -181,28 +184,8 @@ class NodeService:
         else:
             refuse(heard, teller)
         # The node keeps copies: a gateway that lost them asks again with the same order.
-        for rseq in teller.receipts:
-            ask(self._connect, PostedAsk(rseq=rseq))
-
-
-async def first_ask(requests: AsyncIterator[bytes], opened_ms: int) -> OrderAsk | ConfirmAsk:
-    """Return what the first message asks of apply; raises Refused, Unavailable."""
-    try:
-        raw = await asyncio.wait_for(anext(requests, None), limits.FIRST_WORD_SECONDS)
-    except TimeoutError:
-        raise silent() from None
-    if raw is None:
-        raise Refused("stream", expected="an offer", got="its end", reason="bad-schema")
-    first = parse(raw)
-    if isinstance(first, Data):
-        raise Refused("stream", expected="an offer first", got="data", reason="bad-schema")
-    kind = first.WhichOneof("kind")
-    order = first.confirm.order if kind == "confirm" else first.offer.order
-    if kind not in ("offer", "confirm") or not 0 < len(order) <= limits.ORDER_BYTES:
-        raise Refused("stream", expected="an offer first", got="else", reason="bad-schema")
-    if kind == "confirm":
-        return ConfirmAsk(envelope=pack(order), opened_ms=opened_ms)
-    return OrderAsk(envelope=pack(order))
+        if taken := tuple(teller.receipts[-limits.OUTBOX_RECEIPTS :]):
+            ask(self._connect, PostedAsk(rseqs=taken))
 
 
 def add_to_server(service: NodeService, server: grpc.aio.Server) -> None:

@@ -128,14 +128,16 @@ class Outbox:
         """Return how many receipts nobody took yet."""
         return len(_names(self._outbox))
 
-    def acknowledge(self, rseq: int) -> None:
-        """The receipt is taken; a second call does nothing."""
+    def acknowledge(self, *rseqs: int) -> None:
+        """The receipts are taken; a second call does nothing."""
+        wanted = frozenset(rseqs)
         with Folder.open(self._outbox) as outbox, Folder.open(self._sent) as sent:
-            for name in outbox.list():
-                if (found := _NAME.fullmatch(name)) and int(found[1]) == rseq:
+            names = [name for name in outbox.list() if _NAME.fullmatch(name)]
+            if taken := [name for name in names if int(name[:16]) in wanted]:
+                for name in taken:
                     outbox.rename(name, sent, name, replace=True)
-                    sent.fsync()
-                    outbox.fsync()
+                sent.fsync()
+                outbox.fsync()
             kept = [name for name in sent.list() if _NAME.fullmatch(name)]
             for name in kept[: -limits.RECEIPTS_KEPT]:
                 sent.unlink(name, missing_ok=True)

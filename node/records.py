@@ -110,10 +110,11 @@ class NodeRecords:
         """
         return [self._post(one) for one in self._outbox.pending(limit) if one.collect_key]
 
-    def posted(self, rseq: int) -> None:
-        """The receipt is not handed out again."""
-        self._outbox.acknowledge(rseq)
-        self._sealed.pop(rseq, None)
+    def posted(self, *rseqs: int) -> None:
+        """The receipts are not handed out again."""
+        self._outbox.acknowledge(*rseqs)
+        for rseq in rseqs:
+            self._sealed.pop(rseq, None)
 
     def _post(self, posted: Posted) -> PostNote:
         if posted.rseq not in self._sealed:

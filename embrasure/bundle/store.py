@@ -82,10 +82,12 @@ class BlobStore:
         """Return digest -> length of those blobs that the folder has: no other one is looked at."""
         found: dict[str, int] = {}
         with contextlib.suppress(NotFound), self._root.child(aa) as folder:
-            for digest in frozenset(folder.list()).intersection(digests):
-                seen = folder.stat(digest)
-                if stat.S_ISREG(seen.st_mode):
-                    found[digest] = seen.st_size
+            for digest in digests:
+                # An error costs ten times as much as a no, and a list of the folder grows.
+                if os.access(digest, os.F_OK, dir_fd=folder.fd):
+                    seen = folder.stat(digest)
+                    if stat.S_ISREG(seen.st_mode):
+                        found[digest] = seen.st_size
         return found
 
     def still_to_come(self, missing: Mapping[str, int]) -> int:

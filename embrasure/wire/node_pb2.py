@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65mbrasure/wire/node.proto\x12\x0c\x65mbrasure.v1\"\xcf\x01\n\x0b\x46romGateway\x12$\n\x05offer\x18\x01 \x01(\x0b\x32\x13.embrasure.v1.OfferH\x00\x12\"\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x12.embrasure.v1.DataH\x00\x12 \n\x03\x65nd\x18\x03 \x01(\x0b\x32\x11.embrasure.v1.EndH\x00\x12\"\n\x04ping\x18\x04 \x01(\x0b\x32\x12.embrasure.v1.PingH\x00\x12(\n\x07\x63onfirm\x18\x05 \x01(\x0b\x32\x15.embrasure.v1.ConfirmH\x00\x42\x06\n\x04kind\"\x16\n\x05Offer\x12\r\n\x05order\x18\x01 \x01(\x0c\"\x18\n\x07\x43onfirm\x12\r\n\x05order\x18\x01 \x01(\x0c\"2\n\x04\x44\x61ta\x12\x0c\n\x04want\x18\x01 \x01(\x07\x12\x0e\n\x06offset\x18\x02 \x01(\x06\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"3\n\x03\x45nd\x12\x0c\n\x04want\x18\x01 \x01(\r\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06length\x18\x03 \x01(\x04\"\x06\n\x04Ping\"\x82\x02\n\x08\x46romNode\x12\"\n\x04want\x18\x01 \x01(\x0b\x32\x12.embrasure.v1.WantH\x00\x12(\n\x07receipt\x18\x02 \x01(\x0b\x32\x15.embrasure.v1.ReceiptH\x00\x12*\n\x08progress\x18\x03 \x01(\x0b\x32\x16.embrasure.v1.ProgressH\x00\x12(\n\x07refusal\x18\x04 \x01(\x0b\x32\x15.embrasure.v1.RefusalH\x00\x12\"\n\x04ping\x18\x05 \x01(\x0b\x32\x12.embrasure.v1.PingH\x00\x12&\n\x06\x61waits\x18\x06 \x01(\x0b\x32\x14.embrasure.v1.AwaitsH\x00\x42\x06\n\x04kind\"!\n\x06\x41waits\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\n\n\x02tx\x18\x02 \x01(\t\"?\n\x04Want\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\r\n\x05limit\x18\x04 \x01(\x04\"\'\n\x07Receipt\x12\x0e\n\x06signed\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"6\n\x08Progress\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\"6\n\x07Refusal\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66loor\x18\x03 \x01(\x04\"!\n\rStatusRequest\x12\x10\n\x08\x61pproval\x18\x01 \x01(\t\"\xfa\x01\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x0c\n\x04oseq\x18\x04 \x01(\x04\x12\x0c\n\x04rseq\x18\x05 \x01(\x04\x12%\n\x04\x61pps\x18\x06 \x03(\x0b\x32\x17.embrasure.v1.AppStatus\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x0b\n\x03tls\x18\x08 \x01(\t\x12\x11\n\ttimestamp\x18\t \x01(\x0c\x12\x10\n\x08snapshot\x18\n \x01(\x0c\x12&\n\x07\x61waited\x18\x0b \x01(\x0b\x32\x15.embrasure.v1.Awaited\x12\x10\n\x08\x61pproval\x18\x0c \x01(\x0c\"?\n\x07\x41waited\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\x12\n\n\x02tx\x18\x03 \x01(\t\x12\r\n\x05nonce\x18\x04 \x01(\t\"d\n\tAppStatus\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x04\x12\x0c\n\x04gseq\x18\x04 \x01(\x04\x12\x10\n\x08manifest\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t2\x88\x01\n\x04Node\x12>\n\x05Order\x12\x19.embrasure.v1.FromGateway\x1a\x16.embrasure.v1.FromNode(\x01\x30\x01\x12@\n\x06Status\x12\x1b.embrasure.v1.StatusRequest\x1a\x19.embrasure.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65mbrasure/wire/node.proto\x12\x0c\x65mbrasure.v1\"\xcf\x01\n\x0b\x46romGateway\x12$\n\x05offer\x18\x01 \x01(\x0b\x32\x13.embrasure.v1.OfferH\x00\x12\"\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x12.embrasure.v1.DataH\x00\x12 \n\x03\x65nd\x18\x03 \x01(\x0b\x32\x11.embrasure.v1.EndH\x00\x12\"\n\x04ping\x18\x04 \x01(\x0b\x32\x12.embrasure.v1.PingH\x00\x12(\n\x07\x63onfirm\x18\x05 \x01(\x0b\x32\x15.embrasure.v1.ConfirmH\x00\x42\x06\n\x04kind\":\n\x05Offer\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\"\n\x05\x61head\x18\x02 \x03(\x0b\x32\x13.embrasure.v1.Ahead\"3\n\x05\x41head\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61\x62sent\x18\x03 \x01(\x08\"\x18\n\x07\x43onfirm\x12\r\n\x05order\x18\x01 \x01(\x0c\"2\n\x04\x44\x61ta\x12\x0c\n\x04want\x18\x01 \x01(\x07\x12\x0e\n\x06offset\x18\x02 \x01(\x06\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"3\n\x03\x45nd\x12\x0c\n\x04want\x18\x01 \x01(\r\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x0e\n\x06length\x18\x03 \x01(\x04\"\x06\n\x04Ping\"\x82\x02\n\x08\x46romNode\x12\"\n\x04want\x18\x01 \x01(\x0b\x32\x12.embrasure.v1.WantH\x00\x12(\n\x07receipt\x18\x02 \x01(\x0b\x32\x15.embrasure.v1.ReceiptH\x00\x12*\n\x08progress\x18\x03 \x01(\x0b\x32\x16.embrasure.v1.ProgressH\x00\x12(\n\x07refusal\x18\x04 \x01(\x0b\x32\x15.embrasure.v1.RefusalH\x00\x12\"\n\x04ping\x18\x05 \x01(\x0b\x32\x12.embrasure.v1.PingH\x00\x12&\n\x06\x61waits\x18\x06 \x01(\x0b\x32\x14.embrasure.v1.AwaitsH\x00\x42\x06\n\x04kind\"!\n\x06\x41waits\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\n\n\x02tx\x18\x02 \x01(\t\"?\n\x04Want\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\r\n\x05limit\x18\x04 \x01(\x04\"\'\n\x07Receipt\x12\x0e\n\x06signed\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"6\n\x08Progress\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\"6\n\x07Refusal\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66loor\x18\x03 \x01(\x04\"7\n\rStatusRequest\x12\x10\n\x08\x61pproval\x18\x01 \x01(\t\x12\x14\n\x0conly_awaited\x18\x02 \x01(\x08\"\xfa\x01\n\x0bStatusReply\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x0e\n\x06serial\x18\x03 \x01(\t\x12\x0c\n\x04oseq\x18\x04 \x01(\x04\x12\x0c\n\x04rseq\x18\x05 \x01(\x04\x12%\n\x04\x61pps\x18\x06 \x03(\x0b\x32\x17.embrasure.v1.AppStatus\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x0b\n\x03tls\x18\x08 \x01(\t\x12\x11\n\ttimestamp\x18\t \x01(\x0c\x12\x10\n\x08snapshot\x18\n \x01(\x0c\x12&\n\x07\x61waited\x18\x0b \x01(\x0b\x32\x15.embrasure.v1.Awaited\x12\x10\n\x08\x61pproval\x18\x0c \x01(\x0c\"?\n\x07\x41waited\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\x12\n\n\x02tx\x18\x03 \x01(\t\x12\r\n\x05nonce\x18\x04 \x01(\t\"d\n\tAppStatus\x12\x0b\n\x03\x61pp\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x04\x12\x0c\n\x04gseq\x18\x04 \x01(\x04\x12\x10\n\x08manifest\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t2\x88\x01\n\x04Node\x12>\n\x05Order\x12\x19.embrasure.v1.FromGateway\x1a\x16.embrasure.v1.FromNode(\x01\x30\x01\x12@\n\x06Status\x12\x1b.embrasure.v1.StatusRequest\x1a\x19.embrasure.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,35 +34,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FROMGATEWAY']._serialized_start=44
   _globals['_FROMGATEWAY']._serialized_end=251
   _globals['_OFFER']._serialized_start=253
-  _globals['_OFFER']._serialized_end=275
-  _globals['_CONFIRM']._serialized_start=277
-  _globals['_CONFIRM']._serialized_end=301
-  _globals['_DATA']._serialized_start=303
-  _globals['_DATA']._serialized_end=353
-  _globals['_END']._serialized_start=355
-  _globals['_END']._serialized_end=406
-  _globals['_PING']._serialized_start=408
-  _globals['_PING']._serialized_end=414
-  _globals['_FROMNODE']._serialized_start=417
-  _globals['_FROMNODE']._serialized_end=675
-  _globals['_AWAITS']._serialized_start=677
-  _globals['_AWAITS']._serialized_end=710
-  _globals['_WANT']._serialized_start=712
-  _globals['_WANT']._serialized_end=775
-  _globals['_RECEIPT']._serialized_start=777
-  _globals['_RECEIPT']._serialized_end=816
-  _globals['_PROGRESS']._serialized_start=818
-  _globals['_PROGRESS']._serialized_end=872
-  _globals['_REFUSAL']._serialized_start=874
-  _globals['_REFUSAL']._serialized_end=928
-  _globals['_STATUSREQUEST']._serialized_start=930
-  _globals['_STATUSREQUEST']._serialized_end=963
-  _globals['_STATUSREPLY']._serialized_start=966
-  _globals['_STATUSREPLY']._serialized_end=1216
-  _globals['_AWAITED']._serialized_start=1218
-  _globals['_AWAITED']._serialized_end=1281
-  _globals['_APPSTATUS']._serialized_start=1283
-  _globals['_APPSTATUS']._serialized_end=1383
-  _globals['_NODE']._serialized_start=1386
-  _globals['_NODE']._serialized_end=1522
+  _globals['_OFFER']._serialized_end=311
+  _globals['_AHEAD']._serialized_start=313
+  _globals['_AHEAD']._serialized_end=364
+  _globals['_CONFIRM']._serialized_start=366
+  _globals['_CONFIRM']._serialized_end=390
+  _globals['_DATA']._serialized_start=392
+  _globals['_DATA']._serialized_end=442
+  _globals['_END']._serialized_start=444
+  _globals['_END']._serialized_end=495
+  _globals['_PING']._serialized_start=497
+  _globals['_PING']._serialized_end=503
+  _globals['_FROMNODE']._serialized_start=506
+  _globals['_FROMNODE']._serialized_end=764
+  _globals['_AWAITS']._serialized_start=766
+  _globals['_AWAITS']._serialized_end=799
+  _globals['_WANT']._serialized_start=801
+  _globals['_WANT']._serialized_end=864
+  _globals['_RECEIPT']._serialized_start=866
+  _globals['_RECEIPT']._serialized_end=905
+  _globals['_PROGRESS']._serialized_start=907
+  _globals['_PROGRESS']._serialized_end=961
+  _globals['_REFUSAL']._serialized_start=963
+  _globals['_REFUSAL']._serialized_end=1017
+  _globals['_STATUSREQUEST']._serialized_start=1019
+  _globals['_STATUSREQUEST']._serialized_end=1074
+  _globals['_STATUSREPLY']._serialized_start=1077
+  _globals['_STATUSREPLY']._serialized_end=1327
+  _globals['_AWAITED']._serialized_start=1329
+  _globals['_AWAITED']._serialized_end=1392
+  _globals['_APPSTATUS']._serialized_start=1394
+  _globals['_APPSTATUS']._serialized_end=1494
+  _globals['_NODE']._serialized_start=1497
+  _globals['_NODE']._serialized_end=1633
 # @@protoc_insertion_point(module_scope)

@@ -21,10 +21,22 @@ class FromGateway(_message.Message):
     def __init__(self, offer: _Optional[_Union[Offer, _Mapping]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., confirm: _Optional[_Union[Confirm, _Mapping]] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("order",)
+    __slots__ = ("order", "ahead")
     ORDER_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
     order: bytes
-    def __init__(self, order: _Optional[bytes] = ...) -> None: ...
+    ahead: _containers.RepeatedCompositeFieldContainer[Ahead]
+    def __init__(self, order: _Optional[bytes] = ..., ahead: _Optional[_Iterable[_Union[Ahead, _Mapping]]] = ...) -> None: ...
+
+class Ahead(_message.Message):
+    __slots__ = ("path", "body", "absent")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    body: bytes
+    absent: bool
+    def __init__(self, path: _Optional[str] = ..., body: _Optional[bytes] = ..., absent: bool = ...) -> None: ...
 
 class Confirm(_message.Message):
     __slots__ = ("order",)
@@ -121,10 +133,12 @@ class Refusal(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., reason: _Optional[str] = ..., floor: _Optional[int] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ("approval",)
+    __slots__ = ("approval", "only_awaited")
     APPROVAL_FIELD_NUMBER: _ClassVar[int]
+    ONLY_AWAITED_FIELD_NUMBER: _ClassVar[int]
     approval: str
-    def __init__(self, approval: _Optional[str] = ...) -> None: ...
+    only_awaited: bool
+    def __init__(self, approval: _Optional[str] = ..., only_awaited: bool = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("node", "epoch", "serial", "oseq", "rseq", "apps", "version", "tls", "timestamp", "snapshot", "awaited", "approval")

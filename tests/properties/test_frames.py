@@ -24,7 +24,12 @@ def frame(want: int, offset: int, body: bytes) -> wire.FromGateway:
 MESSAGES = st.one_of(
     st.builds(frame, WANTS, OFFSETS, BODIES),
     st.builds(lambda n: wire.FromGateway(end=wire.End(want=n, status="ok", length=n)), WANTS),
-    st.builds(lambda b: wire.FromGateway(offer=wire.Offer(order=b)), st.binary(max_size=40)),
+    st.builds(
+        lambda b: wire.FromGateway(
+            offer=wire.Offer(order=b, ahead=[wire.Ahead(path="x", body=b, absent=not b)])
+        ),
+        st.binary(max_size=40),
+    ),
     st.just(wire.FromGateway(ping=wire.Ping())),
 )
 

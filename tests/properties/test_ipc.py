@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from embrasure import limits
 from embrasure.errors import EmbrasureError, Refused
 from embrasure.trust.layout import blob_file
+from node.ahead import Ahead
 from node.asking import IpcSource
 from node.ipc import Channel
 from node.messages import (
@@ -54,12 +55,13 @@ APP = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
 STATUS = st.sampled_from(["ok", "not-found", "unavailable", "refused"])
 DIGEST = st.binary(min_size=32, max_size=32).map(bytes.hex)
 
+AHEAD = st.builds(Ahead, path=TEXT.map(lambda t: t[:400]), absent=st.booleans(), body=BYTES)
 FROM_FETCH: st.SearchStrategy[Message] = st.one_of(
-    st.builds(OrderAsk, envelope=BYTES),
+    st.builds(OrderAsk, envelope=BYTES, ahead=st.lists(AHEAD, max_size=3).map(tuple)),
     st.just(PollAsk()),
     st.just(StatusAsk()),
     st.builds(OutboxAsk, limit=st.integers(1, limits.LETTERBOX_SLOTS_PER_KEY)),
-    st.builds(PostedAsk, rseq=ID),
+    st.builds(PostedAsk, rseqs=st.lists(ID, max_size=3).map(tuple)),
     st.builds(Pipe, id=ID),
     st.builds(End, id=ID, status=STATUS, length=COUNT, got=TEXT),
     st.builds(

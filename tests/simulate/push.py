@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,35 +131,47 @@ class SimGateway:
         cut: Cut | None = None,
         serve: Serve | None = None,
         until: Callable[[Said], bool] | None = None,
+        ahead: Sequence[wire.Ahead] = (),
     ) -> Said:
         """Return what the node said to the order, after it ended the call or the line broke.
 
         What it wants confirmed is confirmed over a new connection, and what it says there is in the
-        answer, too. until: hang up as soon as it is true.
+        answer, too. until: hang up as soon as it is true; ahead: files that go with the order
         """
         said = Said()
-        first = wire.FromGateway(offer=wire.Offer(order=envelope))
+        first = wire.FromGateway(offer=wire.Offer(order=envelope, ahead=ahead))
         await self._talk(first, said, cut=cut, serve=serve, until=until)
         if said.awaits and self.confirm is not None and not said.is_cut:
             self.leaf = self.confirms_as or self.leaf
-            awaited = await self.awaited()
-            if awaited is not None:
-                first = wire.FromGateway(confirm=wire.Confirm(order=self.confirm(awaited)))
-                await self._talk(first, said, cut=None, serve=serve, until=until)
+            async with self._anew() as (line, awaited):
+                if awaited is not None:
+                    first = wire.FromGateway(confirm=wire.Confirm(order=self.confirm(awaited)))
+                    await self._talk_on(line, first, said, cut=None, serve=serve, until=until)
         return said
 
-    async def awaited(self, *, seconds: float = 10) -> wire.Awaited | None:
+    async def awaited(self) -> wire.Awaited | None:
         """Return what the node wants confirmed, with its nonce, over a connection made now."""
+        async with self._anew() as (_, awaited):
+            return awaited
+
+    @asynccontextmanager
+    async def _anew(
+        self, *, seconds: float = 10
+    ) -> AsyncIterator[tuple[grpc.aio.Channel, wire.Awaited | None]]:
+        """Yield a connection that the node takes for new, and what it wants confirmed over it."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            with suppress(grpc.aio.AioRpcError):
-                found = await self.status()
-                if not found.HasField("awaited"):
-                    return None
-                if found.awaited.nonce:
-                    return found.awaited  # type: ignore[no-any-return]  # of a generated class
+        while True:
+            async with self.channel() as line:
+                found: Any = None
+                with suppress(grpc.aio.AioRpcError):
+                    found = await self._status_on(line, only_awaited=True)
+                if found is not None and (found.awaited.nonce or not found.HasField("awaited")):
+                    yield line, found.awaited if found.awaited.nonce else None
+                    return
+                if time.monotonic() >= end:
+                    yield line, None
+                    return
             await asyncio.sleep(0.02)
-        return None
 
     async def say(self, first: wire.FromGateway) -> Said:
         """Return what the node said to this first message."""
@@ -176,23 +188,35 @@ class SimGateway:
         serve: Serve | None,
         until: Callable[[Said], bool] | None,
     ) -> None:
-        async with self.channel() as open_channel:
-            stub: Any = node_pb2_grpc.NodeStub(open_channel)
-            call = stub.Order(timeout=50)
-            try:
-                await call.write(first)
-                while (message := await call.read()) is not grpc.aio.EOF:
-                    await self._answer(call, message, said, cut=cut, serve=serve)
-                    if until is not None and until(said):
-                        raise CutOff
-                said.code = await call.code()
-            except CutOff:
-                said.is_cut = True
-                call.cancel()
-            except grpc.aio.AioRpcError as problem:
-                said.code, said.details = problem.code(), problem.details() or ""
-            except asyncio.InvalidStateError:  # a write after the node ended the call
-                said.code, said.details = await call.code(), await call.details()
+        async with self.channel() as line:
+            await self._talk_on(line, first, said, cut=cut, serve=serve, until=until)
+
+    async def _talk_on(
+        self,
+        line: grpc.aio.Channel,
+        first: wire.FromGateway,
+        said: Said,
+        *,
+        cut: Cut | None,
+        serve: Serve | None,
+        until: Callable[[Said], bool] | None,
+    ) -> None:
+        stub: Any = node_pb2_grpc.NodeStub(line)
+        call = stub.Order(timeout=50)
+        try:
+            await call.write(first)
+            while (message := await call.read()) is not grpc.aio.EOF:
+                await self._answer(call, message, said, cut=cut, serve=serve)
+                if until is not None and until(said):
+                    raise CutOff
+            said.code = await call.code()
+        except CutOff:
+            said.is_cut = True
+            call.cancel()
+        except grpc.aio.AioRpcError as problem:
+            said.code, said.details = problem.code(), problem.details() or ""
+        except asyncio.InvalidStateError:  # a write after the node ended the call
+            said.code, said.details = await call.code(), await call.details()
 
     async def _answer(
         self, call: Any, message: Any, said: Said, *, cut: Cut | None, serve: Serve | None
@@ -216,9 +240,15 @@ class SimGateway:
 
     async def status(self, approval: str = "") -> Any:
         """Return the node's answer to Status; approval: a role whose file is asked for too."""
-        async with self.channel() as open_channel:
-            stub: Any = node_pb2_grpc.NodeStub(open_channel)
-            return await stub.Status(wire.StatusRequest(approval=approval), timeout=20)
+        async with self.channel() as line:
+            return await self._status_on(line, approval)
+
+    async def _status_on(
+        self, line: grpc.aio.Channel, approval: str = "", *, only_awaited: bool = False
+    ) -> Any:
+        stub: Any = node_pb2_grpc.NodeStub(line)
+        asked = wire.StatusRequest(approval=approval, only_awaited=only_awaited)
+        return await stub.Status(asked, timeout=20)
 
 
 async def check_cut(cut: Cut | None, want: wire.Want, answer: wire.FromGateway) -> None:

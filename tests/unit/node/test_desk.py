@@ -100,7 +100,7 @@ class Still:
     def posts(self, limit: int) -> list[PostNote]:
         raise Damaged("outbox", expected="a disk", got="none")
 
-    def posted(self, rseq: int) -> None:
+    def posted(self, *rseqs: int) -> None:
         raise ValueError("a mistake of ours")
 
     def network(self, until: int, trouble: str) -> None:

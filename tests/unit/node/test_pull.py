@@ -81,9 +81,10 @@ class Waiting:
     def posts(self, limit: int) -> list[PostNote]:
         return [PostNote(rseq=n, header=pack(b"head"), body=pack(b"body")) for n in self.numbers]
 
-    def posted(self, rseq: int) -> None:
-        self.numbers.remove(rseq)
-        self.taken.append(rseq)
+    def posted(self, *rseqs: int) -> None:
+        for rseq in rseqs:
+            self.numbers.remove(rseq)
+        self.taken += rseqs
 
     def network(self, until: int, trouble: str) -> None:
         self.said = until, trouble

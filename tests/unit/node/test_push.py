@@ -119,8 +119,8 @@ class ShownRecords:
     def posts(self, limit: int) -> list[PostNote]:
         return []
 
-    def posted(self, rseq: int) -> None:
-        self.taken.append(rseq)
+    def posted(self, *rseqs: int) -> None:
+        self.taken += rseqs
 
     def network(self, until: int, trouble: str) -> None:
         self.said = until, trouble
