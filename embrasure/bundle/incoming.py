@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from embrasure import fsops, limits
 from embrasure.descriptor import explained, explaining, write_all
-from embrasure.errors import Damaged, Failed, Refused, Unavailable
+from embrasure.errors import Damaged, Failed, NotFound, Refused, Unavailable
 from embrasure.fs import Folder, free
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class BlobWriter:
     def commit(self) -> None:
         """The blob is readable through the store, and durable after its `sync`.
 
-        Raises Refused: `bad-length` (what came stays), `bad-hash` (what came is dropped).
+        Raises Refused: `bad-length` (what came stays), `bad-hash` (what came is dropped), Failed
+        (`io`: a sync failed meanwhile).
         """
         if self.offset != self.length:
             raise Refused(
@@ -91,7 +92,13 @@ class BlobWriter:
             )
         with explaining(f"blob {self.digest}"):
             seal(self._fd)
-        self._store._add_pending(self.digest, self.length)
+        self._store._add_pending(self)
+
+    def check_kept(self) -> None:
+        """Return only when nothing of the blob was lost while it came; raises Failed (`io`)."""
+        if not self._store._is_partial(self._fd, self.digest):
+            raise Failed(f"blob {self.digest}", expected="a disk that takes it",
+                         got="a sync that failed meanwhile", reason="io")  # fmt: skip
 
     def _open(self) -> None:
         while True:
@@ -175,3 +182,15 @@ def lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def is_written(partials: Folder, digest: str) -> bool:
+    """Return whether somebody writes this partial file now."""
+    try:
+        fd = partials.open_file(digest)
+    except NotFound:
+        return False
+    try:
+        return not lock(fd)
+    finally:
+        os.close(fd)

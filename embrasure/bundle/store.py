@@ -18,7 +18,7 @@ from pathlib import Path
 
 from embrasure import fsops, limits
 from embrasure.bundle.digests import check_bytes, check_digest, check_digests
-from embrasure.bundle.incoming import BLOB_MODE, BlobWriter, lock, open_partial, seal
+from embrasure.bundle.incoming import BLOB_MODE, BlobWriter, is_written, open_partial, seal
 from embrasure.bundle.place import Place
 from embrasure.bundle.twins import TWIN, Twins, hash_of
 from embrasure.descriptor import explained, explaining, write_all
@@ -194,10 +194,7 @@ class BlobStore:
             try:
                 self._partials.syncfs()
             except EmbrasureError:
-                # The kernel may have marked lost pages clean: a second sync would lie.
-                for digest in pending:
-                    self._drop(digest)
-                    del self._pending[digest]
+                self._lose()
                 raise
             folders = {digest[:2] for digest in pending}
             if many := len(folders) > _FEW_FOLDERS:
@@ -211,6 +208,16 @@ class BlobStore:
                         folder.fsync()
             if many:
                 self._root.syncfs()  # one, in place of one for each folder
+
+    def _lose(self) -> None:
+        """Nothing that waits is a blob, even where the disk keeps the files; no transfer goes on.
+
+        The kernel may have marked lost pages clean: a second sync would lie, and so would a hash.
+        """
+        self._pending.clear()
+        for digest in {*self._placed, *self._partials.list()}.difference(self._twinned):
+            with contextlib.suppress(EmbrasureError):
+                self._drop(digest)
 
     def sweep(self, live: Container[str], *, unused_s: float = 0, now: float = 0) -> int:
         """Return how many blobs and partial files are gone; those in `live` stay.
@@ -231,7 +238,7 @@ class BlobStore:
                 is_wanted = name in live and self._size(name) is None
                 if is_wanted or is_young(self._partials, name, unused_s, now):
                     continue
-                if not self._is_written(name):
+                if not is_written(self._partials, name):
                     self._partials.unlink(name, missing_ok=True)
                     gone += 1
         return gone
@@ -316,16 +323,6 @@ class BlobStore:
             del self._placed[digest]
         del self._pending[digest]
 
-    def _is_written(self, digest: str) -> bool:
-        try:
-            fd = self._partials.open_file(digest)
-        except NotFound:
-            return False
-        try:
-            return not lock(fd)
-        finally:
-            os.close(fd)
-
     # For the writer
 
     def _open_partial(self, digest: str) -> int:
@@ -343,6 +340,7 @@ class BlobStore:
     def _drop_partial(self, digest: str) -> None:
         self._partials.unlink(digest, missing_ok=True)
 
-    def _add_pending(self, digest: str, length: int) -> None:
+    def _add_pending(self, writer: BlobWriter) -> None:
         with self._mutex:
-            self._pending[digest] = length
+            writer.check_kept()
+            self._pending[writer.digest] = writer.length

@@ -77,7 +77,7 @@ def wrong(store: BlobStore) -> BlobWriter:
 
 def unhashed(self: BlobWriter) -> None:
     """Commit whatever came."""
-    self._store._add_pending(self.digest, self.length)
+    self._store._add_pending(self)
 
 
 @pytest.mark.misuse

@@ -380,7 +380,7 @@ def any_copy(store: BlobStore, source: Path, digest: str, length: int) -> None:
     content = source.read_bytes()
     with store.writer(digest, length=len(content)) as writer:
         writer.write(content)
-        store._add_pending(digest, len(content))
+        store._add_pending(writer)
 
 
 @pytest.mark.misuse

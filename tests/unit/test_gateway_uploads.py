@@ -78,7 +78,7 @@ def test_other_bytes_than_the_named_ones_are_not_kept(blobs: BlobStore, ablation
     with ablation("the hash of what came") as attack:
         attack.without(
             "embrasure.bundle.incoming.BlobWriter.commit",
-            lambda writer: writer._store._add_pending(writer.digest, writer.length),
+            lambda writer: writer._store._add_pending(writer),
         )
         send(blobs, evil)
         attack.succeeded(blobs.path(NAME).read_bytes() == b"x" * len(DATA))
