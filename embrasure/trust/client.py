@@ -17,7 +17,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets
 
 from embrasure import limits
 from embrasure.clock import Clock, now
-from embrasure.errors import Misuse, NotFound, Refused, Unavailable
+from embrasure.errors import EmbrasureError, Misuse, NotFound, Refused, Unavailable
 from embrasure.trust import layout
 from embrasure.trust.anchor import root_id_of
 from embrasure.trust.cache import DocumentCache
@@ -115,7 +115,14 @@ class TrustClient:
             return None
         where = layout.metadata_file(layout.TIMESTAMP, 0)
         # First, because a mirror says beside it whether there is a newer root.
-        timestamp = fetcher.peek(where)
+        try:
+            timestamp = fetcher.peek(where)
+        except EmbrasureError:
+            # A root step is kept, whatever comes behind it: the next look asks for it first.
+            self._last = None
+            if has_newer_root(fetcher, view):
+                return None
+            raise
         if has_newer_root(fetcher, view):
             fetcher.forget(where)  # it belongs to the root before
             return None

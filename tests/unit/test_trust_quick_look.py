@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner
 
 from embrasure import limits
-from embrasure.errors import Refused
+from embrasure.errors import EmbrasureError, Refused, Unavailable
 from embrasure.fs import read_file
 from embrasure.trust.cache import DocumentCache
 from embrasure.trust.canonical import sha256_hex
@@ -88,6 +89,61 @@ def test_beside_a_new_root_the_timestamp_is_asked_for_again(bench: Bench) -> Non
         "metadata/timestamp.json", "metadata/2.root.json", "metadata/3.root.json",
         "metadata/timestamp.json",
     ]  # fmt: skip
+
+
+class Spoilt(MemorySource):
+    """A source whose timestamp is too long, or never comes; or nothing any more behind that."""
+
+    def __init__(self, files: MutableMapping[str, bytes], how: str) -> None:
+        super().__init__(files)
+        self._how = how
+
+    def fetch(self, path: str, *, offset: int, limit: int) -> Iterator[bytes]:
+        is_lost = self._how == "source" and "metadata/timestamp.json" in self.asked
+        if path == "metadata/timestamp.json":
+            self.asked.append(path)
+        elif not is_lost:
+            yield from super().fetch(path, offset=offset, limit=limit)
+            return
+        if self._how == "limit":
+            yield bytes(limit + 1)
+        else:
+            raise Unavailable(path, expected="all its bytes", got="none", reason=self._how)
+
+
+@pytest.mark.misuse
+@pytest.mark.parametrize("how", ["limit", "slow", "source"])
+def test_a_timestamp_that_cannot_be_had_hides_no_root(
+    bench: Bench, ablation: Ablation, how: str
+) -> None:
+    """Its key was stolen, say, and the root that takes it away is there."""
+    bench.repo.replace_keys("timestamp", [CryptoSigner.generate_ed25519()])
+    bench.repo.publish()
+
+    def roots() -> int:
+        """Return the newest root on the disk after two looks."""
+        for _ in range(2):
+            with pytest.raises(EmbrasureError) as found:
+                bench.look(Spoilt(bench.repo.files, how))
+            assert found.value.reason == how
+        return bench.other().workflow.floors().versions["root"]
+
+    quick = TrustClient._unchanged
+
+    def again(self: TrustClient, *about: Any, **more: Any) -> View | None:
+        """Ask for the timestamp first, however the last look ended."""
+        last = self._last
+        try:
+            return quick(self, *about, **more)
+        finally:
+            self._last = last
+
+    # Without its guard first: afterwards the new root is on the disk.
+    with ablation("the root first, behind a timestamp that could not be had") as attack:
+        attack.without("embrasure.trust.client.TrustClient._unchanged", again)
+        attack.without("embrasure.trust.client.has_newer_root", lambda *_: False)
+        attack.succeeded(roots() == 1)
+    assert roots() == 2
 
 
 @pytest.mark.misuse
