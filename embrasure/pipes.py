@@ -28,7 +28,9 @@ class Drain:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._out, self._in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        widen(self._in, limits.BUFFER_BYTES)
+        # A whole message of it is moved at once: each time its writer is woken for the room.
+        widen(self._in, limits.MESSAGE_BYTES)
+        self.held = 0  # bytes that were moved, and not taken yet
 
     def __enter__(self) -> Self:
         """Return the drain."""
@@ -48,8 +50,15 @@ class Drain:
         """Return what is there now, at most `most` bytes: b"" at the end of the pipe, None when
         nothing has come. Never waits.
         """
-        try:
-            count = os.splice(self._fd, self._in, most, flags=os.SPLICE_F_NONBLOCK)
-        except BlockingIOError:
-            return None
-        return os.read(self._out, count) if count else b""
+        if not self.held:
+            try:
+                self.held = os.splice(
+                    self._fd, self._in, limits.MESSAGE_BYTES, flags=os.SPLICE_F_NONBLOCK
+                )
+            except BlockingIOError:
+                return None
+            if not self.held:
+                return b""
+        piece = os.read(self._out, min(most, self.held))
+        self.held -= len(piece)
+        return piece

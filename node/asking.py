@@ -164,7 +164,7 @@ class IpcSource:
         with Drain(pipe) as drain:
             while True:
                 began = self._tick()
-                ready = waiting.poll(int(min(pace.left, _LOOK_SECONDS) * 1000) + 1)
+                ready = drain.held or waiting.poll(int(min(pace.left, _LOOK_SECONDS) * 1000) + 1)
                 self._check_whole()
                 # One byte more than allowed is read, so that too much is seen and not cut off.
                 piece = drain.take(min(limits.BUFFER_BYTES, rest + 1)) if ready else None

