@@ -80,13 +80,21 @@ class Twins:
         return self._partials, name
 
     def drop(self) -> None:
-        """No twin that was made here is left without a name on the shelf."""
+        """No twin that was made here is left without a name on the shelf, nor is its name taken.
+
+        One that the disk does not let go goes when it is made again, or with the next sweep.
+        """
+        kept: EmbrasureError | None = None
         while self._made:
             name = self._made.popitem()[0] + TWIN
             try:
                 self._partials.unlink(name, missing_ok=True)
+            except EmbrasureError as problem:
+                kept = problem
             finally:
                 self._release(name)
+        if kept is not None:
+            raise kept
 
     def _release(self, name: str) -> None:
         with self._mutex:

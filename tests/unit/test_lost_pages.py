@@ -7,13 +7,14 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 
 from embrasure import fsops
 from embrasure.bundle.store import BlobStore
+from embrasure.bundle.twins import Twins
 from embrasure.errors import EmbrasureError, Failed
 from embrasure.fs import Folder
 from embrasure.fsops import Call, Op
@@ -29,6 +30,10 @@ class Failing:
 
     def __init__(self, *errors: Call) -> None:
         self._errors = list(errors)
+
+    def fails(self, call: Call) -> None:
+        """The next one of these fails, too."""
+        self._errors.append(call)
 
     def before(self, op: Op) -> int | None:
         if self._errors and op.call == self._errors[0]:
@@ -154,3 +159,27 @@ def test_a_transfer_that_runs_meanwhile_is_no_blob(
         attack.without("embrasure.bundle.store.BlobStore._lose", only_what_waits)
         goes_on(stores[1])
         attack.succeeded(stores[1].has(name(WHOLE), length=len(WHOLE)))
+
+
+def test_a_twin_that_the_disk_does_not_let_go_takes_no_other_name_for_ever(
+    stores: tuple[BlobStore, BlobStore],
+) -> None:
+    store = stores[0]
+    for data in FILES.values():
+        assert store.put(name(data), data)
+    store.sync()
+
+    def lent(twins: Twins) -> int:
+        with ExitStack() as shelves:
+            held = {name(d): shelves.enter_context(store.shelf(name(d))) for d in FILES.values()}
+            return sum(twins.lend(digest, shelf) is not None for digest, shelf in held.items())
+
+    errors = Failing()
+    with fsops.watched(errors), pytest.raises(EmbrasureError), store.twins() as twins:
+        assert lent(twins) == len(FILES)
+        errors.fails("unlink")
+        raise Failed("sync", expected="a disk that takes it", got="none")
+    with store.twins() as twins:
+        assert lent(twins) == len(FILES)
+        twins.drop()
+    assert not list((store.folder / ".partial").iterdir())
