@@ -215,7 +215,10 @@ class BlobStore:
         The kernel may have marked lost pages clean: a second sync would lie, and so would a hash.
         """
         self._pending.clear()
-        for digest in {*self._placed, *self._partials.list()}.difference(self._twinned):
+        names = set(self._placed)
+        with contextlib.suppress(EmbrasureError):
+            names.update(self._partials.list())
+        for digest in names.difference(self._twinned):
             with contextlib.suppress(EmbrasureError):
                 self._drop(digest)
 

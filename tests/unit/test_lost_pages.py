@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -118,6 +119,26 @@ def test_a_disk_that_does_not_let_lost_files_go_gets_no_second_sync_for_them(
     with ablation("that nothing is pending before anything is dropped") as attack:
         attack.without("embrasure.bundle.store.BlobStore._lose", one_by_one)
         attack.succeeded(attacked(stores[1]) >= 4)
+
+
+def test_a_disk_that_does_not_even_show_its_files_is_called_that(
+    tmp_path: Path, stores: tuple[BlobStore, BlobStore]
+) -> None:
+    store, nowhere = stores[0], os.open(os.devnull, os.O_PATH)
+    manifest = make_release("shop", {"code/main": b"#!", **FILES}).manifest
+    with (
+        Folder.open(tmp_path / "releases", create=True) as releases,
+        pytest.raises(Failed) as problem,
+        Early(releases, tx="ab" * 16, manifest=manifest, blobs=store) as early,
+    ):
+        for data in FILES.values():
+            store.put(name(data), data, at=early)
+        os.dup2(nowhere, store._partials.fd)  # answers neither a sync nor a look
+        store.sync()
+    os.close(nowhere)
+    assert problem.value.reason == "io"
+    assert not early.done
+    assert not any(store.has(name(d), length=len(d)) for d in FILES.values())
 
 
 @pytest.mark.misuse
