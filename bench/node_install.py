@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -98,56 +99,70 @@ def install(*, files: int, rounds: int, nodes: int, slack: float) -> list[str]:
 
     `new`: one whose every byte comes over the stream; `present`: one of the same contents under a
     new version, whose blobs are here; `later`: a new one for which an old one of as many files
-    goes, beside `rm -r` as well; and one of a few files. The best of all rounds counts, of what it
-    is compared with, too, which is measured between them: other work only adds. Of what apply
-    starts the mean counts: the system tells it in steps as long as all of it. The nodes are of
-    production, so the app is a user of its own; without bubblewrap of development, where each file
-    is copied once more.
+    goes, beside `rm -r` as well; and one of a few files. Each round is an install of each, then the
+    plain tools on the tree that it left, and the median of the rounds counts: what slows the host
+    down for a while slows both down. Of what apply starts the mean counts: the system tells it in
+    steps as long as all of it. The nodes are of production, so the app is a user of its own;
+    without bubblewrap of development, where each file is copied once more.
     rounds: of each node, each with contents that nobody has seen
     """
-    broken = list[str]()
     production = "bubblewrap-root" in kinds()
     print(f"installed by a node of {'production' if production else 'development'}", flush=True)
-    found: dict[str, list[Cost]] = {"few": [], "new": [], "later": [], "present": []}
-    plain: dict[str, list[float]] = {"cp": [], "sha256sum": [], "rm": []}
+    few, found = measured(files=files, rounds=rounds, nodes=nodes, production=production)
+    figure("install_fixed_apply_cpu", median(cost.apply for cost in few) * 1000, "ms")
+    figure("install_fixed_cpu", (median(c.own for c in few) + helpers_of(few)) * 1000, "ms")
+    for part in BESIDE["later"]:
+        every = [plain[part] for pairs in found.values() for _, plain in pairs]
+        figure(f"install_{part}_cpu", median(every), "s")
+    return [line for name, pairs in found.items() for line in told(name, pairs, slack)]
+
+
+def told(name: str, pairs: Sequence[Pair], slack: float) -> list[str]:
+    """Print the figures of one kind of install; return what is too much."""
+    costs = [cost for cost, _ in pairs]
+    helpers = helpers_of(costs)
+    plain = [sum(every[part] for part in BESIDE[name]) for _, every in pairs]
+    ratios = [(cost.own + helpers) / beside for cost, beside in zip(costs, plain, strict=True)]
+    figure(f"install_{name}_apply_cpu", median(cost.apply for cost in costs), "s")
+    figure(f"install_{name}_fetch_cpu", median(cost.fetch for cost in costs), "s")
+    figure(f"install_{name}_helpers_cpu", helpers, "s")
+    figure(f"install_{name}_ratio", median(ratios), "x")
+    figure(f"install_{name}_ratio_least", min(ratios), "x")
+    figure(f"install_{name}_ratio_most", max(ratios), "x")
+    best = (min(cost.own for cost in costs) + helpers) / min(plain)
+    figure(f"install_{name}_ratio_of_best", best, "x")
+    figure(f"install_{name}_apply_peak", max(cost.apply_peak for cost in costs), "MiB")
+    figure(f"install_{name}_fetch_peak", max(cost.fetch_peak for cost in costs), "MiB")
+    if median(ratios) < RATIO * slack:
+        return []
+    return [f"install_{name}_ratio: {median(ratios):.2f}, below {RATIO * slack} x"]
+
+
+def measured(
+    *, files: int, rounds: int, nodes: int, production: bool
+) -> tuple[list[Cost], dict[str, list[Pair]]]:
+    """Return what installs of a few files cost, and those of each kind with the plain tools."""
+    few, found = list[Cost](), {name: list[Pair]() for name in BESIDE}
     with ground() as folder:
         for name in (f"node{number}" for number in range(nodes)):
             (folder / name).mkdir(mode=0o755)
             site = PushSite(folder / name, production=production)
             with site.run() as node:
                 time.sleep(1.0)
-                few = [release_of(f"{name}.{n}", files=FEW, size=SIZE) for n in range(rounds + 1)]
+                some = [release_of(f"{name}.{n}", files=FEW, size=SIZE) for n in range(rounds + 1)]
                 # The first one imports.
-                found["few"] += [cost_of(site, node, release) for release in few][1:]
+                few += [cost_of(site, node, release) for release in some][1:]
                 for number in range(rounds):
                     whole = release_of(f"{name}.{number}.0", files=files, size=SIZE)
-                    kind = "new" if number < 2 else "later"
-                    found[kind].append(cost_of(site, node, whole))
-                    more = again(whole, f"{name}.{number}.1")
-                    found["present"].append(cost_of(site, node, more))
-                    for part, seconds in plain_tools(site.installed(), folder).items():
-                        plain[part].append(seconds)
+                    cost = cost_of(site, node, whole)
+                    more = cost_of(site, node, again(whole, f"{name}.{number}.1"))
+                    plain = plain_tools(site.installed(), folder)
+                    found["new" if number < 2 else "later"].append((cost, plain))
+                    found["present"].append((more, plain))
         for path in folder.rglob("*"):
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o700)
-    few_costs = found.pop("few")
-    figure("install_fixed_apply_cpu", min(cost.apply for cost in few_costs) * 1000, "ms")
-    figure("install_fixed_cpu", (best_of(few_costs).own + helpers_of(few_costs)) * 1000, "ms")
-    least = {part: min(every) for part, every in plain.items()}
-    for part, seconds in least.items():
-        figure(f"install_{part}_cpu", seconds, "s")
-    for name, costs in found.items():
-        best, helpers = best_of(costs), helpers_of(costs)
-        ratio = (best.own + helpers) / sum(least[part] for part in BESIDE[name])
-        figure(f"install_{name}_apply_cpu", best.apply, "s")
-        figure(f"install_{name}_fetch_cpu", best.fetch, "s")
-        figure(f"install_{name}_helpers_cpu", helpers, "s")
-        figure(f"install_{name}_ratio", ratio, "x")
-        figure(f"install_{name}_apply_peak", max(cost.apply_peak for cost in costs), "MiB")
-        figure(f"install_{name}_fetch_peak", max(cost.fetch_peak for cost in costs), "MiB")
-        if ratio >= RATIO * slack:
-            broken.append(f"install_{name}_ratio: {ratio:.2f}, below {RATIO * slack} x")
-    return broken
+    return few, found
 
 
 @contextmanager
@@ -188,14 +203,12 @@ class Cost:
         return self.apply + self.fetch
 
 
-def best_of(costs: Sequence[Cost]) -> Cost:
-    """Return the one in which both processes used least."""
-    return min(costs, key=lambda cost: cost.own)
-
-
 def helpers_of(costs: Sequence[Cost]) -> float:
     """Return the seconds of what apply started, of one install of these."""
     return sum(cost.helpers for cost in costs) / len(costs)
+
+
+Pair = tuple[Cost, Mapping[str, float]]
 
 
 def cost_of(site: PushSite, node: Processes, release: SimRelease) -> Cost:
