@@ -93,8 +93,11 @@ class Twins:
                 kept = problem
             finally:
                 self._release(name)
-        if kept is not None:
-            raise kept
+        try:
+            if kept is not None:
+                raise kept
+        finally:
+            del kept  # the error keeps this frame, and must not be kept by it with its folders
 
     def _release(self, name: str) -> None:
         with self._mutex:
