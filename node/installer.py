@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import getLogger
 from typing import Literal
 
@@ -102,7 +102,12 @@ class Installer:
         if record is not None and is_staged(record, docs):
             asked = self._record(docs, record, nonce=nonce, wave=verdict.wave, confirm=confirm)
             return self._install(resumed(record, asked), docs, source, report)
+        was_open = record is not None and record.state not in RESTING
         record = self._settled(app, report)
+        if was_open and record is not None and record.state in RESTING:
+            # What was judged is a node that stood elsewhere: it may have just committed the plan.
+            anew = replace(judgement, verdict=self._judge.again(docs))
+            return self.act(app, anew, source, report, nonce=nonce, confirm=confirm)
         if self._is_too_early(record, docs):
             told = self.told(app, docs.plan_digest, taken=nonce != NO_NONCE)
             return Answer("wait", "later", app, told)
