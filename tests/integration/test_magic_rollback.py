@@ -232,7 +232,7 @@ def test_whoever_is_killed_before_the_word_came_it_comes_after_the_next_start(
     node = fleet.make("n1", port=web)
     settings(node, confirm_s=60, listen=f"127.0.0.1:{port}")
     gateway = RealGateway(fleet, node, f"127.0.0.1:{port}")
-    gateway.approve(release("1.0"))
+    gateway.approve(release("1.0"), soak_s=2)  # it is healthy, and not yet to be confirmed
     agent = Running(node)
     try:
         until(agent.is_ready, what="node run")

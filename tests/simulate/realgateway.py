@@ -31,11 +31,11 @@ class RealGateway:
         self.log = (fleet.folder / "gateway.log").open("ab")
         self.process: subprocess.Popen[bytes] | None = None
 
-    def approve(self, release: SimRelease) -> None:
+    def approve(self, release: SimRelease, *, soak_s: int = 0) -> None:
         """The next process starts the roll-out of this release."""
-        asyncio.run(self._approve(release))
+        asyncio.run(self._approve(release, soak_s))
 
-    async def _approve(self, release: SimRelease) -> None:
+    async def _approve(self, release: SimRelease, soak_s: int) -> None:
         host = SimEngine(self.folder, self._served)
         try:
             with host.gateway.database.write() as connection:
@@ -45,7 +45,9 @@ class RealGateway:
                         address=self._address,
                     )
                 )  # fmt: skip
-            plan = host.approved("", percents=(100,), release=release, supersede=True)
+            plan = host.approved(
+                "", percents=(100,), release=release, supersede=True, soak_s=soak_s
+            )
             write_config(self._config, self.folder, self._served, host, plan)
         finally:
             host.gateway.close()
