@@ -41,7 +41,7 @@ def _read(feed: Feed, path: str, room: int) -> Ahead | None:
 
 
 def _paths(view: View, *, env: str, app: str, manifest: str) -> Iterator[str]:
-    """Yield what a node asks for, in its order: the next root first of all that may be missing."""
+    """Yield what a node asks for, in the order in which it asks."""
     own, gates = layout.app_role(env, app), layout.gates_role(env)
     yield layout.metadata_file(layout.TIMESTAMP, 0)
     yield layout.metadata_file(layout.ROOT, view.roles[layout.ROOT].version + 1)

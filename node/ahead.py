@@ -29,7 +29,7 @@ Many = Annotated[tuple[Ahead, ...], Meta(max_length=limits.AHEAD_FILES)]
 
 
 class Held:
-    """What came along and was not asked for yet, for `limits.ROOT_WORD_SECONDS`: whoever sent it
+    """What came along and was not asked for yet, for `limits.FORETOLD_SECONDS`: whoever sent it
     would have said the same when asked, and no longer.
     """
 
@@ -41,7 +41,7 @@ class Held:
     def keep(self, files: Iterable[Ahead]) -> None:
         """The files came just now."""
         self._files = {file.path: file for file in files}
-        self._until = self._ticks() + limits.ROOT_WORD_SECONDS
+        self._until = self._ticks() + limits.FORETOLD_SECONDS
 
     def take(self, path: str) -> Ahead | None:
         """Return what came for `path`, None for nothing; it is never returned again."""

@@ -10,7 +10,7 @@ from embrasure.trust.pace import Ticks
 
 class Foretold:
     """The one path that a source said it has not. It counts for the next question alone, and for
-    `limits.ROOT_WORD_SECONDS`: who has it would say the same when he is asked, and no longer.
+    `limits.FORETOLD_SECONDS`: who has it would say the same when he is asked, and no longer.
     """
 
     def __init__(self, ticks: Ticks = time.monotonic) -> None:
@@ -19,7 +19,7 @@ class Foretold:
 
     def keep(self, path: str) -> None:
         """The source said just now that it has no file `path`; empty: it said nothing."""
-        self._path, self._until = path, self._ticks() + limits.ROOT_WORD_SECONDS
+        self._path, self._until = path, self._ticks() + limits.FORETOLD_SECONDS
 
     def take(self) -> str:
         """Return the path, empty for none; it is never returned again."""

@@ -110,11 +110,11 @@ def test_an_old_word_hides_no_root(
     authority: Authority, tmp_path: Path, ablation: Ablation
 ) -> None:
     with telling("3", authority, tmp_path) as (source, teller):
-        teller.now += limits.ROOT_WORD_SECONDS + 1
+        teller.now += limits.FORETOLD_SECONDS + 1
         absent(source, 4)
         assert teller.asked[-1] == "metadata/4.root.json"
     with ablation("the time that a word counts") as attack:
-        attack.without("embrasure.limits.ROOT_WORD_SECONDS", 10**6)
+        attack.without("embrasure.limits.FORETOLD_SECONDS", 10**6)
         with telling("3", authority, tmp_path) as (source, teller):
             teller.now += 10**5
             absent(source, 4)

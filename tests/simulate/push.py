@@ -140,13 +140,14 @@ class SimGateway:
         """
         said = Said()
         first = wire.FromGateway(offer=wire.Offer(order=envelope, ahead=ahead))
-        await self._talk(first, said, cut=cut, serve=serve, until=until)
+        async with self.channel() as line:
+            await self._talk(line, first, said, cut=cut, serve=serve, until=until)
         if said.awaits and self.confirm is not None and not said.is_cut:
             self.leaf = self.confirms_as or self.leaf
             async with self._anew() as (line, awaited):
                 if awaited is not None:
                     first = wire.FromGateway(confirm=wire.Confirm(order=self.confirm(awaited)))
-                    await self._talk_on(line, first, said, cut=None, serve=serve, until=until)
+                    await self._talk(line, first, said, serve=serve, until=until)
         return said
 
     async def awaited(self) -> wire.Awaited | None:
@@ -176,30 +177,19 @@ class SimGateway:
     async def say(self, first: wire.FromGateway) -> Said:
         """Return what the node said to this first message."""
         said = Said()
-        await self._talk(first, said, cut=None, serve=None, until=None)
+        async with self.channel() as line:
+            await self._talk(line, first, said)
         return said
 
     async def _talk(
-        self,
-        first: wire.FromGateway,
-        said: Said,
-        *,
-        cut: Cut | None,
-        serve: Serve | None,
-        until: Callable[[Said], bool] | None,
-    ) -> None:
-        async with self.channel() as line:
-            await self._talk_on(line, first, said, cut=cut, serve=serve, until=until)
-
-    async def _talk_on(
         self,
         line: grpc.aio.Channel,
         first: wire.FromGateway,
         said: Said,
         *,
-        cut: Cut | None,
-        serve: Serve | None,
-        until: Callable[[Said], bool] | None,
+        cut: Cut | None = None,
+        serve: Serve | None = None,
+        until: Callable[[Said], bool] | None = None,
     ) -> None:
         stub: Any = node_pb2_grpc.NodeStub(line)
         call = stub.Order(timeout=50)

@@ -5,6 +5,7 @@ and counts for seconds.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from embrasure import limits
 from embrasure.errors import EmbrasureError, NotFound, Refused, Unavailable
+from embrasure.trust import layout
+from embrasure.trust.client import TrustClient
 from embrasure.wire import node_pb2 as wire
 from node.ahead import Ahead
 from node.ahead import Held as Along
@@ -21,6 +24,7 @@ from node.ipc import Channel
 from node.messages import FromFetch, OrderAsk, pack, parse_from_fetch, write_message
 from node.offer import ahead_of
 from tests.ablation import Ablation
+from tests.simulate.repository import SimRepository
 from tests.unit.node.test_push import BLOB, MISSING, TIMESTAMP, Bench, bench
 from tests.unit.node.test_wants import Held, run, whole
 
@@ -98,6 +102,61 @@ def test_an_offer_out_of_bounds_is_refused_whole(bench: Bench, ahead: list[wire.
     assert not bench.door.started.is_set(), "nothing of it reaches apply"
 
 
+@pytest.mark.misuse
+def test_a_gateway_cannot_fill_the_agent_with_what_nobody_wants(
+    bench: Bench, ablation: Ablation
+) -> None:
+    bench.door.paths = []
+    large = [wire.Ahead(path=TIMESTAMP, body=bytes(limits.AHEAD_BYTES + 1))]
+
+    def attack() -> bool:
+        async def main() -> None:
+            async with bench.listening():
+                await bench.gateway({}).order(b"envelope", ahead=large)
+
+        asyncio.run(main())
+        return bench.door.started.is_set()
+
+    assert not attack()
+    with ablation("the bytes that may come along with an order") as without:
+        without.without("embrasure.limits.AHEAD_BYTES", 2 * limits.AHEAD_BYTES)
+        without.succeeded(attack())
+
+
+@pytest.mark.misuse
+def test_a_document_that_came_along_is_the_one_that_was_signed(
+    tmp_path: Path, ablation: Ablation
+) -> None:
+    repo = SimRepository()
+    repo.add_app("shop")
+    node = repo.add_node()
+    repo.set_gate(repo.set_plan(repo.add_release("shop"), canary=[node]))
+    repo.publish()
+    role, path = layout.app_role("dev", "shop"), layout.plan_path("dev", "shop")
+
+    def attack(folder: Path) -> bytes:
+        client, got = TrustClient(folder, repo.anchor), bytearray()
+        view = client.refresh(repo.source(), roles=None)
+        listed = view.target(role, path)
+        assert listed is not None
+        where = layout.target_file(path, listed.sha256)
+        lie = bytes(reversed(repo.files[where]))
+
+        def work(source: IpcSource, _: Channel[FromFetch]) -> None:
+            source.came_along([file(where, lie)])
+            got.extend(client.target(view, role, path, source, limit=limits.PLAN_BYTES))
+
+        run(Held({}), work)
+        return bytes(got)
+
+    with pytest.raises(Refused) as refused:
+        attack(tmp_path / "guarded")
+    assert refused.value.reason == "bad-hash"
+    with ablation("the hash of a target file") as without:
+        without.without("embrasure.trust.client.check_target")
+        without.succeeded(attack(tmp_path / "open"))
+
+
 def test_the_most_that_may_come_along_fits_one_message() -> None:
     each = limits.AHEAD_BYTES // limits.AHEAD_FILES
     longest = f"targets/{'a' * 48}/{'b' * 48}/{'c' * 48}/{'d' * 64}.{'e' * 80}.json"
@@ -144,7 +203,7 @@ def test_an_old_timestamp_does_not_lie_in_wait(ablation: Ablation) -> None:
         nonlocal now
         along = Along(lambda: now)
         along.keep([file(TIMESTAMP, b"of today"), Ahead(path=ROOT, absent=True, body="")])
-        now += limits.ROOT_WORD_SECONDS + 0.001
+        now += limits.FORETOLD_SECONDS + 0.001
         got = bytearray()
 
         def work(source: IpcSource, _: Channel[FromFetch]) -> None:
@@ -158,7 +217,7 @@ def test_an_old_timestamp_does_not_lie_in_wait(ablation: Ablation) -> None:
 
     assert attack() == b"with the stop"
     with ablation("the seconds for which a word ahead counts") as without:
-        without.without("embrasure.limits.ROOT_WORD_SECONDS", float("inf"))
+        without.without("embrasure.limits.FORETOLD_SECONDS", float("inf"))
         without.succeeded(attack() == b"of today")
 
 

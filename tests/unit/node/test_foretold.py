@@ -99,10 +99,10 @@ def test_a_word_is_for_once_and_for_a_while() -> None:
     foretold.keep(ROOT)
     assert [foretold.take(), foretold.take()] == [ROOT, ""]
     foretold.keep(ROOT)
-    now = float(limits.ROOT_WORD_SECONDS)
+    now = float(limits.FORETOLD_SECONDS)
     assert foretold.take() == ROOT
     foretold.keep(ROOT)
-    now += limits.ROOT_WORD_SECONDS + 0.001
+    now += limits.FORETOLD_SECONDS + 0.001
     assert foretold.take() == ""
     foretold.keep(ROOT)
     foretold.keep("")
