@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 
@@ -64,6 +65,9 @@ def check_key(cert: x509.Certificate, role: Role) -> None:
         "a signature by ECDSA with SHA-256",
         cert.signature_algorithm_oid.dotted_string,
     )
+    # A bit string may leave bits out of its last byte: the same signature, in another certificate.
+    left_out = cert.public_bytes(Encoding.DER)[-len(cert.signature) - 1]
+    _require(not left_out, role, "a signature of whole bytes", f"{left_out} bits left out")
 
 
 def check_life(cert: x509.Certificate, *, role: Role, at: datetime) -> None:

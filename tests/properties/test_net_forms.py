@@ -87,6 +87,20 @@ def test_one_changed_bit_of_a_certificate_is_one_kind_of_refusal(place: int, bit
         check_issuer(load_der(base64.b64encode(der).decode(), what="x"), roots=issuers, name="x")
 
 
+def test_a_signature_that_leaves_bits_out_is_another_certificate() -> None:
+    """Of every second signature the last bit is 0, so one bit may be left out of it."""
+    leaf = LEAF
+    while leaf.signature[-1] & 1:
+        leaf = AUTHORITY.leaf("node", "n1").certificate
+    der = bytearray(leaf.public_bytes(Encoding.DER))
+    der[-len(leaf.signature) - 1] = 1
+    found = load_der(base64.b64encode(der).decode("ascii"), what="leaf")
+    assert found.signature == leaf.signature and found != leaf
+    check_leaf(leaf, role="node", issuers=[ISSUER], domain=LEAF_DOMAIN, at=now())
+    with pytest.raises(Refused, match="whole bytes"):
+        check_leaf(found, role="node", issuers=[ISSUER], domain=LEAF_DOMAIN, at=now())
+
+
 @given(st.binary(min_size=1, max_size=limits.POST_BYTES), st.integers(1, 2**53 - 1))
 def test_a_post_reads_back(body: bytes, rseq: int) -> None:
     sealed = seal_post(body, node=NODE, epoch=1, rseq=rseq, signer=post_signer(KEY))
